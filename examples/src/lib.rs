@@ -1,0 +1,1 @@
+//! Programs that use the client library; see the files beside this package.

@@ -1,0 +1,227 @@
+//! The compute trait: about thirty deterministic whole-buffer operations.
+//!
+//! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major. "Row" operations take
+//! one word for each row, "column" operations one for each column.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A device shared by everything that computes on it.
+pub type Device = Arc<dyn Backend>;
+
+/// Where the words of a buffer live.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Storage {
+    /// Main memory.
+    Host(Vec<u64>),
+}
+
+impl Storage {
+    /// The words in main memory.
+    pub fn host(&self) -> &[u64] {
+        match self {
+            Storage::Host(v) => v,
+        }
+    }
+
+    /// The words in main memory, writable.
+    pub fn host_mut(&mut self) -> &mut Vec<u64> {
+        match self {
+            Storage::Host(v) => v,
+        }
+    }
+}
+
+/// Element-wise operation of two buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zip {
+    /// a + b
+    Add,
+    /// a − b
+    Sub,
+    /// a · b
+    Mul,
+    /// a xor b
+    Xor,
+    /// a and b
+    And,
+}
+
+/// Element-wise operation of a buffer and a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Map {
+    /// −a
+    Neg,
+    /// a + c
+    Add(u64),
+    /// a · c
+    Mul(u64),
+    /// a and c
+    And(u64),
+    /// a xor c
+    Xor(u64),
+    /// a << s (0 for s ≥ 64)
+    Shl(u32),
+    /// a >> s, logical (0 for s ≥ 64)
+    Shr(u32),
+}
+
+/// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strides {
+    /// Words from one row to the next.
+    pub row: usize,
+    /// Words from one column to the next.
+    pub col: usize,
+}
+
+/// Many products of one shape: `C_i[m×n] = A_i[m×k] · B_i[k×n]`, matrices given by strides and offsets.
+/// C's columns are contiguous.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GemmBatch {
+    /// Rows of A and C.
+    pub m: usize,
+    /// Columns of B and C.
+    pub n: usize,
+    /// Columns of A, rows of B.
+    pub k: usize,
+    /// Layout of each A_i.
+    pub a: Strides,
+    /// Layout of each B_i (row index runs over k, column index over n).
+    pub b: Strides,
+    /// Words between rows of each C_i.
+    pub c_row: usize,
+    /// Offsets of A_i, B_i and C_i for each product.
+    pub offsets: Vec<[usize; 3]>,
+    /// Length of the result buffer; words no product writes are zero.
+    pub c_len: usize,
+}
+
+/// Correction words of a batch of distributed comparison functions over `bits`-bit inputs.
+#[derive(Clone, Debug)]
+pub struct DcfKeys<W> {
+    /// Seed corrections, 2 words for each key and level.
+    pub seeds: W,
+    /// Value corrections, `bits + 1` words for each key (the last one is the output correction).
+    pub values: W,
+    /// Control-bit corrections, one word for each key and level: bit 0 left, bit 1 right.
+    pub controls: W,
+}
+
+/// One device. Implementations agree bit for bit.
+pub trait Backend: Send + Sync + Debug {
+    /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
+    fn name(&self) -> String;
+
+    /// Moves words to the device.
+    fn upload(&self, words: Vec<u64>) -> Storage;
+    /// Reads words back.
+    fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]>;
+    /// Number of words.
+    fn len(&self, a: &Storage) -> usize;
+    /// Appends the low `bits` of every word to `out`, little-endian bit order, padded to a whole byte at the end.
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>);
+    /// The inverse of `pack` for `n` words. `bytes` has exactly ⌈n·bits/8⌉ bytes.
+    fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage;
+
+    /// a ← a op b.
+    fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
+    /// a ← op(a).
+    fn map(&self, op: Map, a: &mut Storage);
+    /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.
+    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
+    /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.
+    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage);
+    /// `out[i] = Σ_{offsets[i] ≤ j < offsets[i+1]} a[j]` (wrapping sum, or xor).
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage;
+    /// `out[i] = a[idx[i]]`.
+    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage;
+    /// Words `range` of a.
+    fn slice(&self, a: &Storage, range: std::ops::Range<usize>) -> Storage;
+    /// The buffers one after the other.
+    fn concat(&self, parts: &[&Storage]) -> Storage;
+    /// zeros of length `len`, except `out[idx[i]] = a[i]`.
+    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage;
+
+    /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each
+    /// masked to its low `bits`. Equal to `rand_chacha::ChaCha12Rng` with that key and stream.
+    fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
+
+    /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
+    fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
+    /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
+    fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// Many small products, see [`GemmBatch`].
+    fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;
+
+    /// Each row of `u` is a bit string of `width` bits kept in ⌈width/64⌉ words. Flips bit
+    /// `idx[i] mod width` of row i. All other bits stay; the operations below ignore bits beyond the width and
+    /// clear them in their results.
+    fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage);
+    /// `out[i]` = bit `idx[i] mod width` of row i (0 or 1).
+    fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage;
+    /// Moves bit j of row i to bit `(j + rot[i]) mod width`. `width` is a power of two.
+    fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
+    /// out bit j of each row = xor of its bits j, j+1, …, width−1.
+    fn suffix_xor(&self, u: &Storage, width: usize) -> Storage;
+    /// `out[i]` = parity of (row i and mask), `mask` being one row.
+    fn masked_parity(&self, u: &Storage, width: usize, mask: &[u64]) -> Storage;
+    /// For each segment s and plane p < planes: `out[s][p]` = xor over i in s of (u row i and `rho[i][p]`); rows of
+    /// u, `rho[i][p]` and `out[s][p]` are `width` bits.
+    fn masked_xor_segments(
+        &self,
+        u: &Storage,
+        rho: &Storage,
+        width: usize,
+        planes: usize,
+        offsets: &[usize],
+    ) -> Storage;
+    /// planes: rows × planes × width bits. `out[row][j] = Σ_b bit j of planes[row][first + b] · 2^b`, b < count.
+    fn transpose_bits(
+        &self,
+        planes: &Storage,
+        width: usize,
+        total_planes: usize,
+        first: usize,
+        count: usize,
+    ) -> Storage;
+
+    /// Tables for `select`: `columns[c][phase·entries + i]`, all columns of the same length.
+    fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage;
+    /// `out[c][e] = Σ_{i < entries} (bit i of row e of u) · columns[c][phase[e]·entries + (i + rot[e]) mod entries]`;
+    /// entries is a power of two, phases are taken modulo their number.
+    /// Reads every entry, so that the access pattern depends on `rot` and `phase` only.
+    fn select(
+        &self,
+        u: &Storage,
+        tables: &Storage,
+        entries: usize,
+        columns: usize,
+        rot: &Storage,
+        phase: &Storage,
+    ) -> Vec<Storage>;
+
+    /// Generates one distributed comparison function a row: f(x) = beta if x < alpha else 0, on `bits`-bit x, over
+    /// Z_2^64 (Boyle et al., eprint 2020/1392, Fig. 1). The roots (2 words a key) are the two evaluators' secret
+    /// seeds. The tree's PRG is one ChaCha12 block keyed by (seed, domain constant).
+    fn dcf_generate(
+        &self,
+        bits: u32,
+        alpha: &Storage,
+        beta: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DcfKeys<Storage>;
+    /// Evaluator `party`'s additive share of f at `points` (keys × per_key, each < 2^bits).
+    fn dcf_evaluate(
+        &self,
+        party: u8,
+        bits: u32,
+        root: &Storage,
+        keys: &DcfKeys<&Storage>,
+        points: &Storage,
+        per_key: usize,
+    ) -> Storage;
+}

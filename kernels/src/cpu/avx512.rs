@@ -1,0 +1,356 @@
+//! Inner loops with 512-bit vectors.
+
+mod tree;
+
+use super::bits::rotate;
+use super::lanes::{Expansion, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile};
+use super::scalar::{self, SIGMA, key_words};
+use crate::backend::{Map, Zip};
+use std::arch::x86_64::*;
+
+/// Proof that this processor has AVX-512 F, DQ, BW and VL.
+#[derive(Debug)]
+pub(super) struct Avx512(());
+
+static AVX512: Avx512 = Avx512(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<&'static Avx512> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        all.then_some(&AVX512)
+    }
+}
+
+impl Lanes for Avx512 {
+    fn zip(&self, op: Zip, a: &mut [u64], b: &[u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { zip(op, a, b) }
+    }
+
+    fn map(&self, op: Map, a: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { map(op, a) }
+    }
+
+    fn dot(&self, a: &[u64], b: &[u64]) -> u64 {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { dot(a, b) }
+    }
+
+    fn tile_rows(&self) -> usize {
+        8
+    }
+
+    fn block(&self) -> usize {
+        1536 // 192 KiB of the second-level cache
+    }
+
+    fn tile(&self, t: Tile<'_>) {
+        assert!(t.in_bounds(), "tile outside its buffers");
+        let strip = t.a_row == 1 && t.a_col == 8;
+        // SAFETY: an `Avx512` exists only after detection, and the tile lies inside its buffers.
+        unsafe {
+            match t.rows {
+                1 => tile::<1, false>(t),
+                2 => tile::<2, false>(t),
+                3 => tile::<3, false>(t),
+                4 => tile::<4, false>(t),
+                5 => tile::<5, false>(t),
+                6 => tile::<6, false>(t),
+                7 => tile::<7, false>(t),
+                8 if strip => tile::<8, true>(t),
+                8 => tile::<8, false>(t),
+                rows => panic!("tile of {rows} rows"),
+            }
+        }
+    }
+
+    fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
+        assert!(first.is_multiple_of(16), "streams start at whole groups of blocks");
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { chacha12(key, nonce, first, mask, out) }
+    }
+
+    fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
+        if s.entries < 8 {
+            return scalar::select(s, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { select(s, out) }
+    }
+
+    fn expand(&self, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+        if count == 1 {
+            return scalar::expand(seed, count, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::expand(seed, out) }
+    }
+
+    fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
+        if count == 1 {
+            return scalar::children(&scalar::Scalar, nodes, count, level, key, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::children(nodes, level, key, out) }
+    }
+
+    fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
+        if count == 1 {
+            return scalar::descend(&scalar::Scalar, nodes, count, level, points, key);
+        }
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::descend(nodes, level, points, key) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
+    scalar::zip(op, a, b);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn map(op: Map, a: &mut [u64]) {
+    scalar::map(op, a);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn dot(a: &[u64], b: &[u64]) -> u64 {
+    scalar::dot(a, b)
+}
+
+/// `R` rows; `STRIP`: A's rows are consecutive words and its columns `R` words apart.
+///
+/// # Safety
+/// `t.in_bounds()` and `t.rows == R`.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+unsafe fn tile<const R: usize, const STRIP: bool>(t: Tile<'_>) {
+    // The hardware stops prefetching at each 4 KiB page; the distances were found by measuring.
+    const AHEAD: usize = 512;
+    let mut acc = [[_mm512_setzero_si512(); 2]; R];
+    let (a, mut b) = (t.a.as_ptr(), t.b.as_ptr());
+    for l in 0..t.k {
+        // SAFETY: l < k, so rows l of B and columns l of A are in bounds; prefetching never faults.
+        unsafe {
+            let b0 = _mm512_loadu_si512(b.cast());
+            let b1 = _mm512_loadu_si512(b.add(8).cast());
+            {
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 8).cast());
+                if STRIP {
+                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(l * R + 128).cast());
+                }
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let a = if STRIP { a.add(l * R + r) } else { a.add(r * t.a_row + l * t.a_col) };
+                let x = _mm512_set1_epi64(*a as i64);
+                acc[0] = _mm512_add_epi64(acc[0], _mm512_mullo_epi64(x, b0));
+                acc[1] = _mm512_add_epi64(acc[1], _mm512_mullo_epi64(x, b1));
+            }
+        }
+        b = b.wrapping_add(t.b_row);
+    }
+    let mask = (1u32 << t.cols).wrapping_sub(1);
+    let masks = [mask as u8, (mask >> 8) as u8];
+    for (r, acc) in acc.iter().enumerate() {
+        for (v, (&mask, &acc)) in masks.iter().zip(acc).enumerate() {
+            let c = t.c.as_mut_ptr().wrapping_add(r * t.c_row + 8 * v).cast();
+            // SAFETY: the mask keeps both accesses inside the tile's `cols` columns of row r.
+            unsafe {
+                let old =
+                    if t.accumulate { _mm512_maskz_loadu_epi64(mask, c) } else { _mm512_setzero_si512() };
+                _mm512_mask_storeu_epi64(c, mask, _mm512_add_epi64(old, acc));
+            }
+        }
+    }
+}
+
+/// The twelve rounds.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn rounds(x: &mut [__m512i; 16]) {
+    /// One step of four quarter rounds: x[a] += x[b], x[d] = (x[d] ^ x[a]) <<< r.
+    macro_rules! step {
+        ($r:literal: $($a:literal $b:literal $d:literal),*) => {
+            $(x[$a] = _mm512_add_epi32(x[$a], x[$b]);)*
+            $(x[$d] = _mm512_xor_si512(x[$d], x[$a]);)*
+            $(x[$d] = _mm512_rol_epi32::<$r>(x[$d]);)*
+        };
+    }
+    // The four are interleaved because each of them is one chain of dependent instructions.
+    for _ in 0..6 {
+        step!(16: 0 4 12, 1 5 13, 2 6 14, 3 7 15);
+        step!(12: 8 12 4, 9 13 5, 10 14 6, 11 15 7);
+        step!(8: 0 4 12, 1 5 13, 2 6 14, 3 7 15);
+        step!(7: 8 12 4, 9 13 5, 10 14 6, 11 15 7);
+        step!(16: 0 5 15, 1 6 12, 2 7 13, 3 4 14);
+        step!(12: 10 15 5, 11 12 6, 8 13 7, 9 14 4);
+        step!(8: 0 5 15, 1 6 12, 2 7 13, 3 4 14);
+        step!(7: 10 15 5, 11 12 6, 8 13 7, 9 14 4);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn set1(x: u32) -> __m512i {
+    _mm512_set1_epi32(x as i32)
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
+    let key = key_words(key);
+    let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mask = _mm512_set1_epi64(mask as i64);
+    for (group, words) in out.chunks_mut(128).enumerate() {
+        // A multiple of 16: the low half of the counter does not overflow within the group.
+        let counter = first + 16 * group as u64;
+        let mut s = [_mm512_setzero_si512(); 16];
+        for i in 0..4 {
+            s[i] = set1(SIGMA[i]);
+        }
+        for i in 0..8 {
+            s[4 + i] = set1(key[i]);
+        }
+        s[12] = _mm512_add_epi32(set1(counter as u32), lane);
+        s[13] = set1((counter >> 32) as u32);
+        s[14] = set1(nonce as u32);
+        s[15] = set1((nonce >> 32) as u32);
+        let mut x = s;
+        rounds(&mut x);
+        for i in 0..16 {
+            x[i] = _mm512_add_epi32(x[i], s[i]);
+        }
+        transpose(&mut x);
+        if let Ok(words) = <&mut [u64; 128]>::try_from(&mut *words) {
+            for (words, x) in words.as_chunks_mut::<8>().0.iter_mut().zip(x) {
+                // SAFETY: `words` is 64 bytes.
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(x, mask)) };
+            }
+        } else {
+            for (words, x) in words.chunks_mut(8).zip(x) {
+                let keep = u8::MAX >> (8 - words.len());
+                // SAFETY: the mask keeps the store inside `words`.
+                unsafe {
+                    _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), keep, _mm512_and_si512(x, mask))
+                };
+            }
+        }
+    }
+}
+
+/// From one vector for each word of a block to one vector for each block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn transpose(x: &mut [__m512i; 16]) {
+    // Within each 128-bit quarter q: y[4i + j] holds words 4i..4i + 4 of block 4q + j.
+    let mut y = *x;
+    for i in (0..16).step_by(4) {
+        let (a, b) = (_mm512_unpacklo_epi32(x[i], x[i + 1]), _mm512_unpackhi_epi32(x[i], x[i + 1]));
+        let (c, d) = (_mm512_unpacklo_epi32(x[i + 2], x[i + 3]), _mm512_unpackhi_epi32(x[i + 2], x[i + 3]));
+        y[i] = _mm512_unpacklo_epi64(a, c);
+        y[i + 1] = _mm512_unpackhi_epi64(a, c);
+        y[i + 2] = _mm512_unpacklo_epi64(b, d);
+        y[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // Then a transposition of 4 × 4 quarters for each j.
+    for j in 0..4 {
+        let a = _mm512_shuffle_i32x4::<0x44>(y[j], y[4 + j]); // 0.q0 0.q1 1.q0 1.q1
+        let b = _mm512_shuffle_i32x4::<0xee>(y[j], y[4 + j]); // 0.q2 0.q3 1.q2 1.q3
+        let c = _mm512_shuffle_i32x4::<0x44>(y[8 + j], y[12 + j]);
+        let d = _mm512_shuffle_i32x4::<0xee>(y[8 + j], y[12 + j]);
+        x[j] = _mm512_shuffle_i32x4::<0x88>(a, c);
+        x[4 + j] = _mm512_shuffle_i32x4::<0xdd>(a, c);
+        x[8 + j] = _mm512_shuffle_i32x4::<0x88>(b, d);
+        x[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
+    }
+}
+
+/// Rows that read a table together: a masked addition from memory costs twice as much as one from a register.
+const TOGETHER: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
+    let mut turned = vec![0; TOGETHER * s.entries.div_ceil(64)];
+    let mut waiting = vec![([0; TOGETHER], 0); s.phases()];
+    for e in 0..s.rot.len() {
+        let phase = s.phase(e);
+        let (rows, count) = &mut waiting[phase];
+        rows[*count] = e;
+        *count += 1;
+        if *count == TOGETHER {
+            *count = 0;
+            select_rows(s, phase, *rows, &mut turned, out);
+        }
+    }
+    for (phase, (mut rows, count)) in waiting.into_iter().enumerate() {
+        if count > 0 {
+            let last = rows[count - 1];
+            rows[count..].fill(last);
+            select_rows(s, phase, rows, &mut turned, out);
+        }
+    }
+}
+
+/// Rows of one phase. `turned` is scratch.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn select_rows(
+    s: &Selection<'_>,
+    phase: usize,
+    rows: [usize; TOGETHER],
+    turned: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    let words = turned.len() / TOGETHER;
+    // Loads that cross a cache line cost twice as much. Any `entries` consecutive words of a table's cycle
+    // will do, if the bits are turned to match; tables are whole lines apart.
+    let skip = s.tables.as_ptr().align_offset(64) % PAD;
+    for (&e, turned) in rows.iter().zip(turned.chunks_exact_mut(words)) {
+        rotate(&s.u[e * words..][..words], s.entries, s.rot[e].wrapping_sub(skip as u64), turned);
+    }
+    let column = |c: usize| &s.tables[c * s.column_len() + phase * (s.entries + PAD) + skip..][..s.entries];
+    for c in (0..s.columns).step_by(2) {
+        if c + 1 < s.columns {
+            let sums = sums([column(c), column(c + 1)], turned);
+            rows.iter().zip(sums).for_each(|(&e, sums)| (out[c][e], out[c + 1][e]) = (sums[0], sums[1]));
+        } else {
+            let sums = sums([column(c)], turned);
+            rows.iter().zip(sums).for_each(|(&e, sums)| out[c][e] = sums[0]);
+        }
+    }
+}
+
+/// For each row of bits and each column, the sum of the words whose bit is set. Columns have one length, a power
+/// of two from 8 on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn sums<const C: usize>(columns: [&[u64]; C], rows: &[u64]) -> [[u64; C]; TOGETHER] {
+    let n = columns[0].len();
+    let words = n.div_ceil(64);
+    assert!(columns.iter().all(|c| c.len() == n) && n.is_power_of_two() && n >= 8);
+    assert!(rows.len() == TOGETHER * words);
+    let mut acc = [[_mm512_setzero_si512(); C]; TOGETHER];
+    let bits: [*const u8; TOGETHER] = std::array::from_fn(|r| rows[r * words..].as_ptr().cast());
+    for i in 0..n / 8 {
+        // SAFETY: byte i of a row holds the bits of entries 8·i .. 8·i + 8, all of them below n.
+        let masks = bits.map(|b| unsafe { *b.add(i) });
+        for (c, column) in columns.iter().enumerate() {
+            // SAFETY: 8·i + 8 ≤ n, the length of the column.
+            let t = unsafe { _mm512_loadu_si512(column.as_ptr().add(8 * i).cast()) };
+            for (acc, mask) in acc.iter_mut().zip(masks) {
+                acc[c] = _mm512_mask_add_epi64(acc[c], mask, acc[c], t);
+            }
+        }
+    }
+    let mut sums = [[0; C]; TOGETHER];
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum = _mm512_reduce_add_epi64(acc) as u64;
+        }
+    }
+    sums
+}
+
+const _: () = assert!(PANEL == 16 && NODES == 16);

@@ -1,0 +1,90 @@
+//! Element-wise operations, reductions and moves of whole buffers.
+
+use super::lanes::Lanes;
+use super::par;
+use crate::backend::{Map, Zip};
+
+/// Words that one task handles.
+const CHUNK: usize = 1 << 14;
+
+pub(super) fn zip(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64]) {
+    assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
+    par::chunks(a, CHUNK, |i, a| lanes.zip(op, a, &b[i * CHUNK..][..a.len()]));
+}
+
+pub(super) fn map(lanes: &dyn Lanes, op: Map, a: &mut [u64]) {
+    par::chunks(a, CHUNK, |_, a| lanes.map(op, a));
+}
+
+pub(super) fn zip_rows(lanes: &dyn Lanes, op: Zip, a: &mut [u64], r: &[u64]) {
+    let Some(cols) = columns(a.len(), r.len()) else { return };
+    let rows = CHUNK.div_ceil(cols);
+    par::chunks(a, rows * cols, |i, a| {
+        for (row, &c) in a.chunks_exact_mut(cols).zip(&r[i * rows..]) {
+            let op = match op {
+                Zip::Add => Map::Add(c),
+                Zip::Sub => Map::Add(c.wrapping_neg()),
+                Zip::Mul => Map::Mul(c),
+                Zip::Xor => Map::Xor(c),
+                Zip::And => Map::And(c),
+            };
+            lanes.map(op, row);
+        }
+    });
+}
+
+pub(super) fn zip_cols(lanes: &dyn Lanes, op: Zip, a: &mut [u64], c: &[u64]) {
+    if columns(a.len(), c.len()).is_none() {
+        return;
+    }
+    let rows = CHUNK.div_ceil(c.len());
+    par::chunks(a, rows * c.len(), |_, a| {
+        a.chunks_exact_mut(c.len()).for_each(|row| lanes.zip(op, row, c));
+    });
+}
+
+/// `len / rows`, or `None` if there is nothing to do.
+fn columns(len: usize, rows: usize) -> Option<usize> {
+    if len == 0 {
+        return None;
+    }
+    assert!(rows > 0 && len.is_multiple_of(rows), "broadcast of {rows} words over a buffer of {len}");
+    Some(len / rows)
+}
+
+pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &[usize]) -> Vec<u64> {
+    check_offsets(offsets, a.len());
+    let f = match op {
+        Zip::Add => |a: &[u64]| a.iter().fold(0, |s: u64, x| s.wrapping_add(*x)),
+        Zip::Xor => |a: &[u64]| a.iter().fold(0, |s, x| s ^ x),
+        _ => panic!("segments are reduced by Add or Xor, not by {op:?}"),
+    };
+    let mut out = vec![0; offsets.len().saturating_sub(1)];
+    par::chunks_if(a.len() >= par::WORDS, &mut out, 256, |i, out| {
+        for (o, s) in out.iter_mut().zip(offsets[i * 256..].windows(2)) {
+            *o = f(&a[s[0]..s[1]]);
+        }
+    });
+    out
+}
+
+/// Offsets are non-decreasing and end inside `len` elements.
+pub(super) fn check_offsets(offsets: &[usize], len: usize) {
+    assert!(offsets.is_sorted(), "segment offsets decrease");
+    assert!(offsets.last().is_none_or(|&l| l <= len), "segments end after the buffer");
+}
+
+pub(super) fn gather(a: &[u64], idx: &[u32]) -> Vec<u64> {
+    let mut out = vec![0; idx.len()];
+    par::chunks(&mut out, CHUNK, |i, out| {
+        out.iter_mut().zip(&idx[i * CHUNK..]).for_each(|(o, &j)| *o = a[j as usize]);
+    });
+    out
+}
+
+pub(super) fn scatter(a: &[u64], idx: &[u32], len: usize) -> Vec<u64> {
+    assert_eq!(a.len(), idx.len(), "scatter needs one index for each word");
+    let mut out = vec![0; len];
+    a.iter().zip(idx).for_each(|(&w, &j)| out[j as usize] = w);
+    out
+}

@@ -1,0 +1,230 @@
+//! Products of matrices over Z_2^64.
+//!
+//! A packed matrix is a sequence of panels of [`PANEL`] outputs, the last one filled up with zeros; a panel
+//! holds, for each of the k inputs, its outputs' weights. A product with few rows reads it once from start to
+//! end; a larger one keeps a block of a panel in a cache while the rows pass by.
+
+use super::lanes::{Lanes, PANEL, Tile};
+use super::par;
+use crate::backend::GemmBatch;
+use rayon::prelude::*;
+
+/// Multiply-adds below which one thread is faster.
+const SMALL: usize = 1 << 19;
+
+pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
+    assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
+    let mut out = vec![0; n.div_ceil(PANEL) * PANEL * k];
+    par::chunks(&mut out, PANEL * k, |p, panel| {
+        let cols = PANEL.min(n - p * PANEL);
+        for (j, row) in b[p * PANEL * k..].chunks_exact(k).take(cols).enumerate() {
+            panel[j..].iter_mut().step_by(PANEL).zip(row).for_each(|(o, w)| *o = *w);
+        }
+    });
+    out
+}
+
+pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, n: usize) -> Vec<u64> {
+    assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
+    assert_eq!(b.len(), n.div_ceil(PANEL) * PANEL * k, "packed matrix of {n} × {k}");
+    let mut c = vec![0; m * n];
+    if m == 0 || n == 0 || k == 0 {
+        return c;
+    }
+    let step = lanes.tile_rows();
+    let threads = rayon::current_num_threads();
+    let parallel = threads > 1 && m * k * n >= SMALL;
+    let product = Product { lanes, a: &Rows::new(lanes, a, m, k), b, k, n };
+    if parallel && m < 2 * step * threads {
+        // Few rows: each thread takes some panels.
+        let panels = n.div_ceil(PANEL);
+        let each = panels.div_ceil(4 * threads);
+        let mut parts = vec![0; panels * m * PANEL];
+        parts.par_chunks_mut(each * m * PANEL).enumerate().for_each(|(i, part)| {
+            for (j, part) in part.chunks_exact_mut(m * PANEL).enumerate() {
+                product.panel(i * each + j, 0, m, part, 0, PANEL);
+            }
+        });
+        for (i, row) in c.chunks_exact_mut(n).enumerate() {
+            for (row, part) in row.chunks_mut(PANEL).zip(parts.chunks_exact(m * PANEL)) {
+                row.copy_from_slice(&part[i * PANEL..][..row.len()]);
+            }
+        }
+    } else {
+        // Many rows: each thread takes some of them.
+        let each = if parallel { m.div_ceil(2 * threads).next_multiple_of(step) } else { m };
+        par::chunks_if(parallel, &mut c, each * n, |i, c| {
+            for p in 0..n.div_ceil(PANEL) {
+                product.panel(p, i * each, c.len() / n, c, p * PANEL, n);
+            }
+        });
+    }
+    c
+}
+
+/// The left matrix: as it is when it has few rows, else in strips of a tile's rows.
+struct Rows<'a> {
+    plain: &'a [u64],
+    strips: Vec<u64>,
+    step: usize,
+    k: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(lanes: &dyn Lanes, a: &'a [u64], m: usize, k: usize) -> Rows<'a> {
+        let step = lanes.tile_rows();
+        let mut strips = Vec::new();
+        if m >= step {
+            strips = vec![0; m / step * step * k];
+            par::chunks(&mut strips, step * k, |i, strip| {
+                for (r, row) in a[i * step * k..].chunks_exact(k).take(step).enumerate() {
+                    strip[r..].iter_mut().step_by(step).zip(row).for_each(|(o, w)| *o = *w);
+                }
+            });
+        }
+        Rows { plain: a, strips, step, k }
+    }
+
+    /// Rows `i..i + rows` from input `l` on, with the strides of their rows and columns.
+    fn tile(&self, i: usize, rows: usize, l: usize) -> (&[u64], usize, usize) {
+        let strip = i * self.k + l * self.step;
+        if rows == self.step && i.is_multiple_of(self.step) && strip < self.strips.len() {
+            (&self.strips[strip..], 1, self.step)
+        } else {
+            (&self.plain[i * self.k + l..], self.k, 1)
+        }
+    }
+}
+
+struct Product<'a> {
+    lanes: &'a dyn Lanes,
+    a: &'a Rows<'a>,
+    b: &'a [u64],
+    k: usize,
+    n: usize,
+}
+
+impl Product<'_> {
+    /// The outputs of panel `p` for rows `i0..i0 + m`, at `c[i·c_row + at]`.
+    fn panel(&self, p: usize, i0: usize, m: usize, c: &mut [u64], at: usize, c_row: usize) {
+        let step = self.lanes.tile_rows();
+        let cols = PANEL.min(self.n - p * PANEL);
+        let panel = &self.b[p * PANEL * self.k..][..PANEL * self.k];
+        // A single strip reads the panel once anyway.
+        let blocks = if m <= step { 1 } else { self.k.div_ceil(self.lanes.block()) };
+        let block = self.k.div_ceil(blocks);
+        for l in (0..self.k).step_by(block) {
+            for i in (0..m).step_by(step) {
+                let rows = step.min(m - i);
+                let (a, a_row, a_col) = self.a.tile(i0 + i, rows, l);
+                self.lanes.tile(Tile {
+                    a,
+                    a_row,
+                    a_col,
+                    b: &panel[l * PANEL..],
+                    b_row: PANEL,
+                    c: &mut c[i * c_row + at..],
+                    c_row,
+                    rows,
+                    cols,
+                    k: block.min(self.k - l),
+                    accumulate: l > 0,
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn gemm_batch(lanes: &dyn Lanes, a: &[u64], b: &[u64], s: &GemmBatch) -> Vec<u64> {
+    let mut c = vec![0; s.c_len];
+    let (m, n, k) = (s.m, s.n, s.k);
+    if m == 0 || n == 0 {
+        return c;
+    }
+    if k == 0 {
+        return c;
+    }
+    let work = m * n * k * s.offsets.len();
+    if work < SMALL || s.offsets.len() == 1 || rayon::current_num_threads() == 1 {
+        let mut packed = Vec::new();
+        for &[a0, b0, c0] in &s.offsets {
+            one(lanes, &a[a0..], &b[b0..], &mut c[c0..], s.c_row, s, &mut packed);
+        }
+        return c;
+    }
+    // Results may interleave in `c`, so each thread fills buffers of its own.
+    let parts: Vec<Vec<u64>> = s
+        .offsets
+        .par_iter()
+        .map_init(Vec::new, |packed, &[a0, b0, _]| {
+            let mut part = vec![0; m * n];
+            one(lanes, &a[a0..], &b[b0..], &mut part, n, s, packed);
+            part
+        })
+        .collect();
+    for (part, &[_, _, c0]) in parts.iter().zip(&s.offsets) {
+        for (i, row) in part.chunks_exact(n).enumerate() {
+            c[c0 + i * s.c_row..][..n].copy_from_slice(row);
+        }
+    }
+    c
+}
+
+/// One product of a batch. `packed` is scratch.
+fn one(
+    lanes: &dyn Lanes,
+    a: &[u64],
+    b: &[u64],
+    c: &mut [u64],
+    c_row: usize,
+    s: &GemmBatch,
+    packed: &mut Vec<u64>,
+) {
+    let (m, n, k) = (s.m, s.n, s.k);
+    if m <= 2 && s.a.col == 1 && s.b.row == 1 && k >= 8 {
+        for i in 0..m {
+            for j in 0..n {
+                c[i * c_row + j] = lanes.dot(&a[i * s.a.row..][..k], &b[j * s.b.col..][..k]);
+            }
+        }
+        return;
+    }
+    for j0 in (0..n).step_by(PANEL) {
+        let cols = PANEL.min(n - j0);
+        let direct = s.b.col == 1 && cols == PANEL && m <= lanes.tile_rows();
+        if !direct {
+            packed.clear();
+            packed.resize(k * PANEL, 0);
+            pack_panel(&b[j0 * s.b.col..], s, cols, packed);
+        }
+        for i in (0..m).step_by(lanes.tile_rows()) {
+            lanes.tile(Tile {
+                a: &a[i * s.a.row..],
+                a_row: s.a.row,
+                a_col: s.a.col,
+                b: if direct { &b[j0..] } else { packed },
+                b_row: if direct { s.b.row } else { PANEL },
+                c: &mut c[i * c_row + j0..],
+                c_row,
+                rows: lanes.tile_rows().min(m - i),
+                cols,
+                k,
+                accumulate: false,
+            });
+        }
+    }
+}
+
+/// Copies `cols` columns into a panel of zeros.
+fn pack_panel(b: &[u64], s: &GemmBatch, cols: usize, panel: &mut [u64]) {
+    if s.b.col == 1 {
+        for (l, row) in panel.chunks_exact_mut(PANEL).enumerate() {
+            row[..cols].copy_from_slice(&b[l * s.b.row..][..cols]);
+        }
+    } else {
+        for j in 0..cols {
+            let column = b[j * s.b.col..].iter().step_by(s.b.row.max(1));
+            panel[j..].iter_mut().step_by(PANEL).zip(column).for_each(|(o, w)| *o = *w);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The inner loops that each instruction set provides. Every default is the scalar reference.
+
+use super::scalar;
+use crate::backend::{Map, Zip};
+use std::fmt::Debug;
+
+/// Outputs of one panel of a packed matrix.
+pub(super) const PANEL: usize = 16;
+
+/// Tree nodes that are expanded together.
+pub(super) const NODES: usize = 16;
+
+/// One 32-bit word of each of [`NODES`] nodes.
+pub(super) type Plane = [u32; NODES];
+
+/// The low 13 words of a node's ChaCha12 block, a plane each; see [`super::dcf`] for their meaning.
+pub(super) type Expansion = [Plane; 13];
+
+/// C[rows × cols] = (C +) A[rows × k] · B[k × cols], one tile of a product.
+pub(super) struct Tile<'a> {
+    /// A; element (i, l) is `a[i·a_row + l·a_col]`.
+    pub(super) a: &'a [u64],
+    pub(super) a_row: usize,
+    pub(super) a_col: usize,
+    /// B; element (l, j) is `b[l·b_row + j]`. All [`PANEL`] words of each row are readable.
+    pub(super) b: &'a [u64],
+    pub(super) b_row: usize,
+    /// C; element (i, j) is `c[i·c_row + j]`.
+    pub(super) c: &'a mut [u64],
+    pub(super) c_row: usize,
+    /// At most [`Lanes::tile_rows`].
+    pub(super) rows: usize,
+    /// At most [`PANEL`].
+    pub(super) cols: usize,
+    pub(super) k: usize,
+    /// Whether to add to C instead of overwriting it.
+    pub(super) accumulate: bool,
+}
+
+impl Tile<'_> {
+    /// Whether everything the tile reads and writes lies inside its buffers.
+    pub(super) fn in_bounds(&self) -> bool {
+        let (rows, cols, k) = (self.rows, self.cols, self.k);
+        rows >= 1
+            && (1..=PANEL).contains(&cols)
+            && self.c.len() >= (rows - 1) * self.c_row + cols
+            && (k == 0
+                || self.a.len() > (rows - 1) * self.a_row + (k - 1) * self.a_col
+                    && self.b.len() >= (k - 1) * self.b_row + PANEL)
+    }
+}
+
+/// Words after a table's entries that repeat them from the first one on, so that a table may be read from any
+/// of its first words.
+pub(super) const PAD: usize = 8;
+
+/// Rows of bit strings and the tables they select from.
+#[derive(Clone, Copy)]
+pub(super) struct Selection<'a> {
+    /// ⌈entries/64⌉ words a row.
+    pub(super) u: &'a [u64],
+    /// For each column and phase, `entries + PAD` words.
+    pub(super) tables: &'a [u64],
+    /// A power of two.
+    pub(super) entries: usize,
+    pub(super) columns: usize,
+    pub(super) rot: &'a [u64],
+    pub(super) phase: &'a [u64],
+}
+
+impl Selection<'_> {
+    /// Words of one column.
+    pub(super) fn column_len(&self) -> usize {
+        self.tables.len() / self.columns
+    }
+
+    /// Tables of one column.
+    pub(super) fn phases(&self) -> usize {
+        self.column_len() / (self.entries + PAD)
+    }
+
+    /// The phase of row `e`.
+    pub(super) fn phase(&self, e: usize) -> usize {
+        let phases = self.phases() as u64;
+        (if self.phase[e] < phases { self.phase[e] } else { self.phase[e] % phases }) as usize
+    }
+}
+
+/// What one party learns about [`NODES`] tree nodes while it walks down.
+#[derive(Clone)]
+pub(super) struct Nodes {
+    /// The four 32-bit words of each seed.
+    pub(super) seed: [Plane; 4],
+    /// Control bits, spread: 0 or `u32::MAX`.
+    pub(super) control: Plane,
+    /// Sum of the values on the path, without the party's sign.
+    pub(super) value: [u64; NODES],
+}
+
+impl Nodes {
+    pub(super) const ZERO: Nodes = Nodes { seed: [[0; NODES]; 4], control: [0; NODES], value: [0; NODES] };
+
+    pub(super) fn set_seed(&mut self, lane: usize, seed: [u64; 2]) {
+        for (i, plane) in self.seed.iter_mut().enumerate() {
+            plane[lane] = (seed[i / 2] >> (32 * (i % 2))) as u32;
+        }
+    }
+}
+
+/// Correction words of one key.
+#[derive(Clone, Copy)]
+pub(super) struct Key<'a> {
+    pub(super) bits: u32,
+    pub(super) seeds: &'a [u64],
+    pub(super) values: &'a [u64],
+    pub(super) controls: &'a [u64],
+}
+
+/// Inner loops of one instruction set.
+pub(super) trait Lanes: Send + Sync + Debug {
+    fn zip(&self, op: Zip, a: &mut [u64], b: &[u64]) {
+        scalar::zip(op, a, b);
+    }
+
+    fn map(&self, op: Map, a: &mut [u64]) {
+        scalar::map(op, a);
+    }
+
+    /// Σ a[i]·b[i].
+    fn dot(&self, a: &[u64], b: &[u64]) -> u64 {
+        scalar::dot(a, b)
+    }
+
+    /// Most rows of a [`Tile`].
+    fn tile_rows(&self) -> usize {
+        4
+    }
+
+    /// Inputs that a tile may run over while its part of a panel stays in a near cache.
+    fn block(&self) -> usize {
+        192
+    }
+
+    fn tile(&self, t: Tile<'_>) {
+        scalar::tile(t);
+    }
+
+    /// The key stream from block `first` on, each word masked. `first` is a multiple of 16.
+    fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
+        scalar::chacha12(key, nonce, first, mask, out);
+    }
+
+    /// `out[c][e]` for every row of the selection.
+    fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
+        scalar::select(s, out);
+    }
+
+    /// Expands the first `count` nodes (more is allowed).
+    fn expand(&self, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+        scalar::expand(seed, count, out);
+    }
+
+    /// The left and right children of the first `count` nodes (more is allowed), corrected.
+    fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
+        scalar::children(self, nodes, count, level, key, out);
+    }
+
+    /// Walks node j from `level` to the leaf of `points[j]`, for the first `count` nodes (more is allowed).
+    fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
+        scalar::descend(self, nodes, count, level, points, key);
+    }
+}

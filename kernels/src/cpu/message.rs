@@ -1,0 +1,57 @@
+//! Words of a few bits, to and from bytes.
+
+use super::par;
+
+pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
+    check(bits);
+    out.reserve(bytes(a.len(), bits));
+    if bits == 64 {
+        a.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+        return;
+    }
+    let (mut acc, mut held) = (0u64, 0);
+    for w in a {
+        let w = w & (u64::MAX >> (64 - bits));
+        acc |= w << held;
+        held += bits;
+        if held >= 64 {
+            out.extend_from_slice(&acc.to_le_bytes());
+            held -= 64;
+            // `held` bits of w did not fit; bits > held because w was below 64 bits.
+            acc = if held == 0 { 0 } else { w >> (bits - held) };
+        }
+    }
+    out.extend_from_slice(&acc.to_le_bytes()[..held.div_ceil(8) as usize]);
+}
+
+pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
+    check(bits);
+    assert_eq!(bytes_in.len(), bytes(n, bits), "bytes for {n} words of {bits} bits");
+    let mut out = vec![0; n];
+    let mask = u64::MAX >> (64 - bits);
+    const CHUNK: usize = 1 << 14;
+    par::chunks(&mut out, CHUNK, |c, out| {
+        for (j, w) in out.iter_mut().enumerate() {
+            let bit = (c * CHUNK + j) * bits as usize;
+            let rest = &bytes_in[bit / 8..];
+            let window = match rest.first_chunk::<16>() {
+                Some(b) => u128::from_le_bytes(*b),
+                None => {
+                    let mut b = [0; 16];
+                    b[..rest.len()].copy_from_slice(rest);
+                    u128::from_le_bytes(b)
+                }
+            };
+            *w = (window >> (bit % 8)) as u64 & mask;
+        }
+    });
+    out
+}
+
+fn check(bits: u32) {
+    assert!((1..=64).contains(&bits), "width of {bits} bits");
+}
+
+fn bytes(n: usize, bits: u32) -> usize {
+    n.checked_mul(bits as usize).expect("message size").div_ceil(8)
+}

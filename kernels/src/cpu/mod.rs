@@ -1,0 +1,250 @@
+//! The processor: plain Rust everywhere, with faster inner loops where the machine has the instructions.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod bits;
+mod dcf;
+mod elementwise;
+mod gemm;
+mod lanes;
+mod message;
+mod par;
+mod scalar;
+mod select;
+mod stream;
+
+use crate::backend::{Backend, DcfKeys, Device, GemmBatch, Map, Storage, Zip};
+use lanes::{Lanes, Selection};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Instruction sets with inner loops of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// What every machine has.
+    Scalar,
+    /// 256-bit integer vectors.
+    Avx2,
+    /// 512-bit integer vectors with 64-bit products.
+    Avx512,
+}
+
+/// This machine's processor as a [`Device`].
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    lanes: &'static dyn Lanes,
+}
+
+impl Cpu {
+    /// The fastest one, ready to share.
+    pub fn best() -> Device {
+        Arc::new(Cpu::detect())
+    }
+
+    /// The fastest one.
+    pub fn detect() -> Cpu {
+        [Isa::Avx512, Isa::Avx2].into_iter().find_map(Cpu::with).unwrap_or_else(Cpu::scalar)
+    }
+
+    /// Plain Rust only.
+    pub fn scalar() -> Cpu {
+        Cpu { isa: Isa::Scalar, lanes: &scalar::Scalar }
+    }
+
+    /// The given instruction set, if this machine has it.
+    pub fn with(isa: Isa) -> Option<Cpu> {
+        let lanes: &'static dyn Lanes = match isa {
+            Isa::Scalar => &scalar::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::detect()?,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::detect()?,
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => return None,
+        };
+        Some(Cpu { isa, lanes })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        let isa = match self.isa {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        };
+        format!("cpu ({isa}, {} threads)", rayon::current_num_threads())
+    }
+
+    fn upload(&self, words: Vec<u64>) -> Storage {
+        Storage::Host(words)
+    }
+
+    fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
+        Cow::Borrowed(a.host())
+    }
+
+    fn len(&self, a: &Storage) -> usize {
+        a.host().len()
+    }
+
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
+        message::pack(a.host(), bits, out);
+    }
+
+    fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
+        Storage::Host(message::unpack(bytes, bits, n))
+    }
+
+    fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
+        elementwise::zip(self.lanes, op, a.host_mut(), b.host());
+    }
+
+    fn map(&self, op: Map, a: &mut Storage) {
+        elementwise::map(self.lanes, op, a.host_mut());
+    }
+
+    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
+        elementwise::zip_rows(self.lanes, op, a.host_mut(), r.host());
+    }
+
+    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage) {
+        elementwise::zip_cols(self.lanes, op, a.host_mut(), c.host());
+    }
+
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
+        Storage::Host(elementwise::reduce_segments(op, a.host(), offsets))
+    }
+
+    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
+        Storage::Host(elementwise::gather(a.host(), idx))
+    }
+
+    fn slice(&self, a: &Storage, range: Range<usize>) -> Storage {
+        Storage::Host(a.host()[range].to_vec())
+    }
+
+    fn concat(&self, parts: &[&Storage]) -> Storage {
+        Storage::Host(parts.iter().map(|p| p.host()).collect::<Vec<_>>().concat())
+    }
+
+    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
+        Storage::Host(elementwise::scatter(a.host(), idx, len))
+    }
+
+    fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
+        Storage::Host(stream::chacha12(self.lanes, key, nonce, n, bits))
+    }
+
+    fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
+        Storage::Host(gemm::pack_matrix(b.host(), k, n))
+    }
+
+    fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        Storage::Host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
+    }
+
+    fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
+        Storage::Host(gemm::gemm_batch(self.lanes, a.host(), b.host(), shape))
+    }
+
+    fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage) {
+        bits::flip_bit(u.host_mut(), width, idx.host());
+    }
+
+    fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
+        Storage::Host(bits::bit_at(u.host(), width, idx.host()))
+    }
+
+    fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
+        Storage::Host(bits::rotate_bits(u.host(), width, rot.host()))
+    }
+
+    fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
+        Storage::Host(bits::suffix_xor(u.host(), width))
+    }
+
+    fn masked_parity(&self, u: &Storage, width: usize, mask: &[u64]) -> Storage {
+        Storage::Host(bits::masked_parity(u.host(), width, mask))
+    }
+
+    fn masked_xor_segments(
+        &self,
+        u: &Storage,
+        rho: &Storage,
+        width: usize,
+        planes: usize,
+        offsets: &[usize],
+    ) -> Storage {
+        Storage::Host(bits::masked_xor_segments(u.host(), rho.host(), width, planes, offsets))
+    }
+
+    fn transpose_bits(
+        &self,
+        planes: &Storage,
+        width: usize,
+        total_planes: usize,
+        first: usize,
+        count: usize,
+    ) -> Storage {
+        Storage::Host(bits::transpose_bits(planes.host(), width, total_planes, first, count))
+    }
+
+    fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
+        Storage::Host(select::prepare_tables(columns, entries))
+    }
+
+    fn select(
+        &self,
+        u: &Storage,
+        tables: &Storage,
+        entries: usize,
+        columns: usize,
+        rot: &Storage,
+        phase: &Storage,
+    ) -> Vec<Storage> {
+        let (u, tables) = (u.host(), tables.host());
+        let s = Selection { u, tables, entries, columns, rot: rot.host(), phase: phase.host() };
+        select::select(self.lanes, &s).into_iter().map(Storage::Host).collect()
+    }
+
+    fn dcf_generate(
+        &self,
+        bits: u32,
+        alpha: &Storage,
+        beta: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DcfKeys<Storage> {
+        let (alpha, beta) = (alpha.host(), beta.host());
+        let k = dcf::generate(self.lanes, bits, alpha, beta, root0.host(), root1.host());
+        DcfKeys {
+            seeds: Storage::Host(k.seeds),
+            values: Storage::Host(k.values),
+            controls: Storage::Host(k.controls),
+        }
+    }
+
+    fn dcf_evaluate(
+        &self,
+        party: u8,
+        bits: u32,
+        root: &Storage,
+        keys: &DcfKeys<&Storage>,
+        points: &Storage,
+        per_key: usize,
+    ) -> Storage {
+        let keys =
+            DcfKeys { seeds: keys.seeds.host(), values: keys.values.host(), controls: keys.controls.host() };
+        Storage::Host(dcf::evaluate(self.lanes, party, bits, root.host(), &keys, points.host(), per_key))
+    }
+}

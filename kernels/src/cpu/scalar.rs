@@ -1,0 +1,228 @@
+//! Plain Rust inner loops: the reference that the other instruction sets equal bit for bit.
+
+use super::bits::rotate;
+use super::lanes::{Expansion, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile};
+use crate::backend::{Map, Zip};
+
+/// No special instructions.
+#[derive(Debug)]
+pub(super) struct Scalar;
+
+impl Lanes for Scalar {}
+
+#[inline(always)]
+pub(super) fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
+    let pairs = a.iter_mut().zip(b);
+    match op {
+        Zip::Add => pairs.for_each(|(a, b)| *a = a.wrapping_add(*b)),
+        Zip::Sub => pairs.for_each(|(a, b)| *a = a.wrapping_sub(*b)),
+        Zip::Mul => pairs.for_each(|(a, b)| *a = a.wrapping_mul(*b)),
+        Zip::Xor => pairs.for_each(|(a, b)| *a ^= b),
+        Zip::And => pairs.for_each(|(a, b)| *a &= b),
+    }
+}
+
+#[inline(always)]
+pub(super) fn map(op: Map, a: &mut [u64]) {
+    let words = a.iter_mut();
+    match op {
+        Map::Neg => words.for_each(|a| *a = a.wrapping_neg()),
+        Map::Add(c) => words.for_each(|a| *a = a.wrapping_add(c)),
+        Map::Mul(c) => words.for_each(|a| *a = a.wrapping_mul(c)),
+        Map::And(c) => words.for_each(|a| *a &= c),
+        Map::Xor(c) => words.for_each(|a| *a ^= c),
+        Map::Shl(s) if s < 64 => words.for_each(|a| *a <<= s),
+        Map::Shr(s) if s < 64 => words.for_each(|a| *a >>= s),
+        Map::Shl(_) | Map::Shr(_) => words.for_each(|a| *a = 0),
+    }
+}
+
+#[inline(always)]
+pub(super) fn dot(a: &[u64], b: &[u64]) -> u64 {
+    a.iter().zip(b).fold(0, |s: u64, (a, b)| s.wrapping_add(a.wrapping_mul(*b)))
+}
+
+pub(super) fn tile(t: Tile<'_>) {
+    assert!(t.in_bounds(), "tile outside its buffers");
+    for i in 0..t.rows {
+        let mut sum = [0u64; PANEL];
+        for l in 0..t.k {
+            let a = t.a[i * t.a_row + l * t.a_col];
+            let b = &t.b[l * t.b_row..][..PANEL];
+            sum.iter_mut().zip(b).for_each(|(s, b)| *s = s.wrapping_add(a.wrapping_mul(*b)));
+        }
+        let c = &mut t.c[i * t.c_row..][..t.cols];
+        if t.accumulate {
+            c.iter_mut().zip(&sum).for_each(|(c, s)| *c = c.wrapping_add(*s));
+        } else {
+            c.copy_from_slice(&sum[..t.cols]);
+        }
+    }
+}
+
+/// "expand 32-byte k"
+pub(super) const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+
+/// The 128-bit constant that follows a seed in the key of the tree's ChaCha12.
+pub(super) const DOMAIN: [u32; 4] = {
+    let b = b"Catamount DCF v1";
+    let mut w = [0; 4];
+    let mut i = 0;
+    while i < 4 {
+        w[i] = u32::from_le_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]);
+        i += 1;
+    }
+    w
+};
+
+/// The key as eight little-endian words.
+pub(super) fn key_words(key: &[u8; 32]) -> [u32; 8] {
+    std::array::from_fn(|i| u32::from_le_bytes([key[4 * i], key[4 * i + 1], key[4 * i + 2], key[4 * i + 3]]))
+}
+
+/// One block of ChaCha with 12 rounds (RFC 8439 with a 64-bit counter and a 64-bit nonce).
+pub(super) fn block(key: &[u32; 8], counter: u64, nonce: u64) -> [u32; 16] {
+    let mut s = [0u32; 16];
+    s[..4].copy_from_slice(&SIGMA);
+    s[4..12].copy_from_slice(key);
+    s[12] = counter as u32;
+    s[13] = (counter >> 32) as u32;
+    s[14] = nonce as u32;
+    s[15] = (nonce >> 32) as u32;
+    let mut x = s;
+    let mut quarter = |a: usize, b: usize, c: usize, d: usize| {
+        x[a] = x[a].wrapping_add(x[b]);
+        x[d] = (x[d] ^ x[a]).rotate_left(16);
+        x[c] = x[c].wrapping_add(x[d]);
+        x[b] = (x[b] ^ x[c]).rotate_left(12);
+        x[a] = x[a].wrapping_add(x[b]);
+        x[d] = (x[d] ^ x[a]).rotate_left(8);
+        x[c] = x[c].wrapping_add(x[d]);
+        x[b] = (x[b] ^ x[c]).rotate_left(7);
+    };
+    for _ in 0..6 {
+        quarter(0, 4, 8, 12);
+        quarter(1, 5, 9, 13);
+        quarter(2, 6, 10, 14);
+        quarter(3, 7, 11, 15);
+        quarter(0, 5, 10, 15);
+        quarter(1, 6, 11, 12);
+        quarter(2, 7, 8, 13);
+        quarter(3, 4, 9, 14);
+    }
+    std::array::from_fn(|i| x[i].wrapping_add(s[i]))
+}
+
+pub(super) fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
+    let key = key_words(key);
+    for (i, words) in out.chunks_mut(8).enumerate() {
+        let b = block(&key, first + i as u64, nonce);
+        for (j, w) in words.iter_mut().enumerate() {
+            *w = (b[2 * j] as u64 | (b[2 * j + 1] as u64) << 32) & mask;
+        }
+    }
+}
+
+pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
+    let mut turned = vec![0; s.entries.div_ceil(64)];
+    for (e, u) in s.u.chunks_exact(turned.len()).enumerate() {
+        rotate(u, s.entries, s.rot[e], &mut turned);
+        let start = s.phase(e) * (s.entries + PAD);
+        for (c, out) in out.iter_mut().enumerate() {
+            let mut sum = 0u64;
+            for (table, bits) in s.tables[c * s.column_len() + start..][..s.entries].chunks(64).zip(&turned) {
+                for (i, t) in table.iter().enumerate() {
+                    sum = sum.wrapping_add(t & (bits >> i & 1).wrapping_neg());
+                }
+            }
+            out[e] = sum;
+        }
+    }
+}
+
+pub(super) fn expand(seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    for lane in 0..count.min(NODES) {
+        let key = std::array::from_fn(|i| if i < 4 { seed[i][lane] } else { DOMAIN[i - 4] });
+        let b = block(&key, 0, 0);
+        out.iter_mut().zip(b).for_each(|(plane, word)| plane[lane] = word);
+    }
+}
+
+pub(super) fn children<L: Lanes + ?Sized>(
+    lanes: &L,
+    nodes: &Nodes,
+    count: usize,
+    level: u32,
+    key: Key<'_>,
+    out: &mut [Nodes; 2],
+) {
+    let mut x = [[0; NODES]; 13];
+    lanes.expand(&nodes.seed, count, &mut x);
+    for (right, out) in out.iter_mut().enumerate() {
+        for lane in 0..count {
+            child(nodes.lane(lane), &x, lane, right, level as usize, key).store(out, lane);
+        }
+    }
+}
+
+pub(super) fn descend<L: Lanes + ?Sized>(
+    lanes: &L,
+    nodes: &mut Nodes,
+    count: usize,
+    level: u32,
+    points: &[u64; NODES],
+    key: Key<'_>,
+) {
+    let mut x = [[0; NODES]; 13];
+    for level in level..key.bits {
+        lanes.expand(&nodes.seed, count, &mut x);
+        for (lane, point) in points.iter().enumerate().take(count) {
+            let right = (point >> (key.bits - 1 - level) & 1) as usize;
+            child(nodes.lane(lane), &x, lane, right, level as usize, key).store(nodes, lane);
+        }
+    }
+}
+
+/// One node, taken out of its lane.
+#[derive(Clone, Copy)]
+pub(super) struct Node {
+    pub(super) seed: [u32; 4],
+    pub(super) control: u32,
+    pub(super) value: u64,
+}
+
+impl Nodes {
+    pub(super) fn lane(&self, lane: usize) -> Node {
+        Node {
+            seed: std::array::from_fn(|i| self.seed[i][lane]),
+            control: self.control[lane],
+            value: self.value[lane],
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn store(self, nodes: &mut Nodes, lane: usize) {
+        for (plane, s) in nodes.seed.iter_mut().zip(self.seed) {
+            plane[lane] = s;
+        }
+        nodes.control[lane] = self.control;
+        nodes.value[lane] = self.value;
+    }
+}
+
+/// The left (`right` = 0) or right child of `node`, corrected.
+fn child(node: Node, x: &Expansion, lane: usize, right: usize, level: usize, key: Key<'_>) -> Node {
+    let control = node.control;
+    let control64 = control as u64 | (control as u64) << 32;
+    let value = x[8 + 2 * right][lane] as u64 | (x[9 + 2 * right][lane] as u64) << 32;
+    let bit = |word: u32| (word >> right & 1).wrapping_neg();
+    Node {
+        seed: std::array::from_fn(|i| {
+            let correction = (key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32;
+            x[4 * right + i][lane] ^ (control & correction)
+        }),
+        control: bit(x[12][lane]) ^ (control & bit(key.controls[level] as u32)),
+        value: node.value.wrapping_add(value).wrapping_add(control64 & key.values[level]),
+    }
+}

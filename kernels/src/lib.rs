@@ -1,0 +1,15 @@
+//! What one party computes alone: arithmetic in Z_2^64, pseudo-random streams, table look-ups and
+//! distributed comparison functions, as whole-buffer operations on a device.
+//!
+//! A [`Words`] is a vector of 64-bit words that lives on a [`Device`]. Only [`Words::upload`],
+//! [`Words::to_vec`], [`Words::pack`] and [`Words::unpack`] cross the border between host and device.
+//! Every [`Backend`] computes the same bits; the conformance suite in `tests/` runs on all of them.
+
+mod backend;
+pub mod cpu;
+mod ring;
+mod words;
+
+pub use backend::{Backend, DcfKeys, Device, GemmBatch, Map, Storage, Strides, Zip};
+pub use ring::Ring;
+pub use words::{Matrix, Tables, Words};

@@ -1,0 +1,337 @@
+//! Buffers with operators, so that a gate's local computation reads like its formula.
+
+use crate::backend::{DcfKeys, Device, GemmBatch, Map, Storage, Zip};
+use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
+use std::sync::Arc;
+
+/// A vector of ring elements (or packed bit strings) on a device.
+#[derive(Clone)]
+pub struct Words {
+    device: Device,
+    data: Storage,
+}
+
+impl std::fmt::Debug for Words {
+    /// Shares must not end up in logs: length only.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Words({} words)", self.len())
+    }
+}
+
+impl Words {
+    fn with(&self, data: Storage) -> Words {
+        Words { device: self.device.clone(), data }
+    }
+
+    /// Moves host words to the device.
+    pub fn upload(device: &Device, words: Vec<u64>) -> Words {
+        Words { data: device.upload(words), device: device.clone() }
+    }
+
+    /// `n` zero words.
+    pub fn zeros(device: &Device, n: usize) -> Words {
+        Words::upload(device, vec![0; n])
+    }
+
+    /// Words 0..n of the ChaCha12 stream (key, nonce), each masked to `bits`.
+    pub fn chacha12(device: &Device, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Words {
+        Words { data: device.chacha12(key, nonce, n, bits), device: device.clone() }
+    }
+
+    /// Reads `n` words of `bits` bits from a message.
+    pub fn unpack(device: &Device, bytes: &[u8], bits: u32, n: usize) -> Words {
+        Words { data: device.unpack(bytes, bits, n), device: device.clone() }
+    }
+
+    /// Appends the low `bits` of every word to a message.
+    pub fn pack(&self, bits: u32, out: &mut Vec<u8>) {
+        self.device.pack(&self.data, bits, out);
+    }
+
+    /// The words, on the host.
+    pub fn to_vec(&self) -> Vec<u64> {
+        self.device.download(&self.data).into_owned()
+    }
+
+    /// Number of words.
+    pub fn len(&self) -> usize {
+        self.device.len(&self.data)
+    }
+
+    /// Whether there are no words.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The device these words live on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn map(mut self, op: Map) -> Words {
+        self.device.map(op, &mut self.data);
+        self
+    }
+
+    fn zip(mut self, op: Zip, b: &Words) -> Words {
+        assert_eq!(self.len(), b.len(), "element-wise operation of buffers of different length");
+        self.device.zip(op, &mut self.data, &b.data);
+        self
+    }
+
+    /// Reduces every word to its low `bits`.
+    pub fn low(self, bits: u32) -> Words {
+        if bits >= 64 { self } else { self.map(Map::And((1 << bits) - 1)) }
+    }
+
+    /// `self[i][j] op r[i]`.
+    pub fn zip_rows(mut self, op: Zip, r: &Words) -> Words {
+        assert!(!r.is_empty() && self.len().is_multiple_of(r.len()), "row broadcast");
+        self.device.zip_rows(op, &mut self.data, &r.data);
+        self
+    }
+
+    /// `self[i][j] op c[j]`.
+    pub fn zip_cols(mut self, op: Zip, c: &Words) -> Words {
+        assert!(!c.is_empty() && self.len().is_multiple_of(c.len()), "column broadcast");
+        self.device.zip_cols(op, &mut self.data, &c.data);
+        self
+    }
+
+    /// Sums of equal rows of length `cols`.
+    pub fn sum_rows(&self, cols: usize) -> Words {
+        let offsets: Vec<usize> = (0..=self.len() / cols).map(|i| i * cols).collect();
+        self.sum_segments(&offsets)
+    }
+
+    /// Sums over `offsets[i]..offsets[i + 1]`.
+    pub fn sum_segments(&self, offsets: &[usize]) -> Words {
+        self.with(self.device.reduce_segments(Zip::Add, &self.data, offsets))
+    }
+
+    /// `self[idx[0]]`, `self[idx[1]]`, …
+    pub fn gather(&self, idx: &[u32]) -> Words {
+        self.with(self.device.gather(&self.data, idx))
+    }
+
+    /// Zeros of length `len`, with `self[i]` at `idx[i]`.
+    pub fn scatter(&self, idx: &[u32], len: usize) -> Words {
+        self.with(self.device.scatter(&self.data, idx, len))
+    }
+
+    /// A contiguous part.
+    pub fn slice(&self, range: Range<usize>) -> Words {
+        self.with(self.device.slice(&self.data, range))
+    }
+
+    /// One after the other.
+    ///
+    /// # Panics
+    /// If `parts` is empty.
+    pub fn concat(parts: &[&Words]) -> Words {
+        let data: Vec<&Storage> = parts.iter().map(|p| &p.data).collect();
+        parts[0].with(parts[0].device.concat(&data))
+    }
+
+    /// Many small products.
+    pub fn gemm_batch(&self, b: &Words, shape: &GemmBatch) -> Words {
+        self.with(self.device.gemm_batch(&self.data, &b.data, shape))
+    }
+
+    /// Flips bit `idx[i]` of the `width`-bit row i.
+    pub fn flip_bit(mut self, width: usize, idx: &Words) -> Words {
+        self.device.flip_bit(&mut self.data, width, &idx.data);
+        self
+    }
+
+    /// Bit `idx[i]` of the `width`-bit row i.
+    pub fn bit_at(&self, width: usize, idx: &Words) -> Words {
+        self.with(self.device.bit_at(&self.data, width, &idx.data))
+    }
+
+    /// Moves bit j of row i to bit `(j + rot[i]) mod width`.
+    pub fn rotate_bits(&self, width: usize, rot: &Words) -> Words {
+        self.with(self.device.rotate_bits(&self.data, width, &rot.data))
+    }
+
+    /// Bit j of each row becomes the xor of its bits j and above.
+    pub fn suffix_xor(&self, width: usize) -> Words {
+        self.with(self.device.suffix_xor(&self.data, width))
+    }
+
+    /// Parity of (row and mask), one word a row.
+    pub fn masked_parity(&self, width: usize, mask: &[u64]) -> Words {
+        self.with(self.device.masked_parity(&self.data, width, mask))
+    }
+
+    /// See [`crate::Backend::masked_xor_segments`].
+    pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &[usize]) -> Words {
+        self.with(self.device.masked_xor_segments(&self.data, &rho.data, width, planes, offsets))
+    }
+
+    /// See [`crate::Backend::transpose_bits`].
+    pub fn transpose_bits(&self, width: usize, total: usize, first: usize, count: usize) -> Words {
+        self.with(self.device.transpose_bits(&self.data, width, total, first, count))
+    }
+
+    /// Selects from tables by shares of a one-hot row, see [`crate::Backend::select`].
+    pub fn select(&self, tables: &Tables, rot: &Words, phase: &Words) -> Vec<Words> {
+        self.device
+            .select(&self.data, &tables.data, tables.entries, tables.columns, &rot.data, &phase.data)
+            .into_iter()
+            .map(|d| self.with(d))
+            .collect()
+    }
+
+    /// Distributed comparison keys with thresholds `self` and payloads `beta`, see [`crate::Backend::dcf_generate`].
+    pub fn dcf_generate(&self, bits: u32, beta: &Words, root0: &Words, root1: &Words) -> DcfKeys<Words> {
+        let k = self.device.dcf_generate(bits, &self.data, &beta.data, &root0.data, &root1.data);
+        DcfKeys { seeds: self.with(k.seeds), values: self.with(k.values), controls: self.with(k.controls) }
+    }
+
+    /// Evaluates key i at `self[i·per_key ..][..per_key]`, see [`crate::Backend::dcf_evaluate`].
+    pub fn dcf_evaluate(
+        &self,
+        party: u8,
+        bits: u32,
+        root: &Words,
+        keys: &DcfKeys<Words>,
+        per_key: usize,
+    ) -> Words {
+        let k = DcfKeys { seeds: &keys.seeds.data, values: &keys.values.data, controls: &keys.controls.data };
+        self.with(self.device.dcf_evaluate(party, bits, &root.data, &k, &self.data, per_key))
+    }
+}
+
+macro_rules! binary {
+    ($tr:ident, $f:ident, $op:expr) => {
+        impl $tr<&Words> for Words {
+            type Output = Words;
+            fn $f(self, b: &Words) -> Words {
+                self.zip($op, b)
+            }
+        }
+        impl $tr<Words> for Words {
+            type Output = Words;
+            fn $f(self, b: Words) -> Words {
+                self.zip($op, &b)
+            }
+        }
+        impl $tr<&Words> for &Words {
+            type Output = Words;
+            fn $f(self, b: &Words) -> Words {
+                self.clone().zip($op, b)
+            }
+        }
+        impl $tr<Words> for &Words {
+            type Output = Words;
+            fn $f(self, b: Words) -> Words {
+                self.clone().zip($op, &b)
+            }
+        }
+    };
+}
+binary!(Add, add, Zip::Add);
+binary!(Sub, sub, Zip::Sub);
+binary!(Mul, mul, Zip::Mul);
+binary!(BitXor, bitxor, Zip::Xor);
+binary!(BitAnd, bitand, Zip::And);
+
+macro_rules! scalar {
+    ($tr:ident, $f:ident, $t:ty, $c:ident => $op:expr) => {
+        impl $tr<$t> for Words {
+            type Output = Words;
+            fn $f(self, $c: $t) -> Words {
+                self.map($op)
+            }
+        }
+        impl $tr<$t> for &Words {
+            type Output = Words;
+            fn $f(self, $c: $t) -> Words {
+                self.clone().map($op)
+            }
+        }
+    };
+}
+scalar!(Add, add, u64, c => Map::Add(c));
+scalar!(Sub, sub, u64, c => Map::Add(c.wrapping_neg()));
+scalar!(Mul, mul, u64, c => Map::Mul(c));
+scalar!(BitAnd, bitand, u64, c => Map::And(c));
+scalar!(BitXor, bitxor, u64, c => Map::Xor(c));
+scalar!(Shl, shl, u32, c => Map::Shl(c));
+scalar!(Shr, shr, u32, c => Map::Shr(c));
+
+impl Neg for Words {
+    type Output = Words;
+    fn neg(self) -> Words {
+        self.map(Map::Neg)
+    }
+}
+
+impl Neg for &Words {
+    type Output = Words;
+    fn neg(self) -> Words {
+        self.clone().map(Map::Neg)
+    }
+}
+
+/// A right-hand matrix prepared for products, n outputs of k inputs each.
+#[derive(Clone)]
+pub struct Matrix {
+    device: Device,
+    data: Arc<Storage>,
+    k: usize,
+    n: usize,
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix({} outputs of {} inputs)", self.n, self.k)
+    }
+}
+
+impl Matrix {
+    /// Prepares `weights`, n rows of k words.
+    pub fn new(weights: &Words, n: usize, k: usize) -> Matrix {
+        assert_eq!(weights.len(), n * k, "matrix size");
+        let data = Arc::new(weights.device.pack_matrix(&weights.data, k, n));
+        Matrix { device: weights.device.clone(), data, k, n }
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.n
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.k
+    }
+
+    /// `x[m×k] · self^T = [m×n]`.
+    pub fn apply(&self, x: &Words) -> Words {
+        let m = x.len() / self.k;
+        assert_eq!(x.len(), m * self.k, "input width");
+        Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
+    }
+}
+
+/// Public tables for [`Words::select`].
+#[derive(Clone, Debug)]
+pub struct Tables {
+    data: Arc<Storage>,
+    entries: usize,
+    columns: usize,
+}
+
+impl Tables {
+    /// `columns[c][phase · entries + i]`.
+    pub fn new(device: &Device, columns: &[Vec<u64>], entries: usize) -> Tables {
+        Tables { data: Arc::new(device.prepare_tables(columns, entries)), entries, columns: columns.len() }
+    }
+
+    /// Entries of one column in one phase.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+}

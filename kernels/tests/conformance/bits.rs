@@ -1,0 +1,136 @@
+//! Operations on rows of bits, against vectors of booleans. Bits beyond the width are filled with noise.
+
+use super::{Numbers, up};
+use kernels::Device;
+
+const WIDTHS: [usize; 9] = [1, 2, 4, 8, 32, 64, 128, 256, 1024];
+const ODD_WIDTHS: [usize; 6] = [3, 23, 65, 100, 127, 190];
+
+fn widths() -> impl Iterator<Item = usize> {
+    WIDTHS.into_iter().chain(ODD_WIDTHS)
+}
+
+fn bit(row: &[u64], j: usize) -> bool {
+    row[j / 64] >> (j % 64) & 1 == 1
+}
+
+fn from_bits(width: usize, f: impl Fn(usize) -> bool) -> Vec<u64> {
+    let mut row = vec![0; width.div_ceil(64)];
+    (0..width).filter(|&j| f(j)).for_each(|j| row[j / 64] |= 1 << (j % 64));
+    row
+}
+
+pub(crate) fn single_bits(device: &Device) {
+    let mut r = Numbers(20);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        let rows = 37;
+        let u = r.words(rows * words);
+        // Indices are taken modulo the width.
+        let idx = r.words(rows);
+        let at = |i: usize| (idx[i] % width as u64) as usize;
+        let got = up(device, &u).bit_at(width, &up(device, &idx)).to_vec();
+        let flipped = up(device, &u).flip_bit(width, &up(device, &idx)).to_vec();
+        for i in 0..rows {
+            let row = &u[i * words..][..words];
+            assert_eq!(got[i], bit(row, at(i)) as u64, "width {width}");
+            for j in 0..words * 64 {
+                let want = bit(row, j) ^ (j == at(i));
+                assert_eq!(bit(&flipped[i * words..], j), want, "width {width}");
+            }
+        }
+    }
+}
+
+pub(crate) fn rotations(device: &Device) {
+    let mut r = Numbers(21);
+    for width in WIDTHS {
+        let words = width.div_ceil(64);
+        for rows in [1, 70, 3000] {
+            let u = r.words(rows * words);
+            let rot: Vec<u64> =
+                (0..rows as u64).map(|i| if i % 3 == 0 { i % width as u64 } else { r.word() }).collect();
+            let got = up(device, &u).rotate_bits(width, &up(device, &rot)).to_vec();
+            for i in 0..rows {
+                let row = &u[i * words..][..words];
+                let back = width - (rot[i] % width as u64) as usize;
+                let want = from_bits(width, |j| bit(row, (j + back) % width));
+                assert_eq!(&got[i * words..][..words], want, "width {width}, row {i}");
+            }
+        }
+    }
+}
+
+pub(crate) fn suffixes(device: &Device) {
+    let mut r = Numbers(22);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        let u = r.words(40 * words);
+        let got = up(device, &u).suffix_xor(width).to_vec();
+        for i in 0..40 {
+            let row = &u[i * words..][..words];
+            let want = from_bits(width, |j| (j..width).filter(|&l| bit(row, l)).count() % 2 == 1);
+            assert_eq!(&got[i * words..][..words], want, "width {width}");
+        }
+    }
+}
+
+pub(crate) fn parities(device: &Device) {
+    let mut r = Numbers(23);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        let (u, mask) = (r.words(40 * words), r.words(words));
+        let got = up(device, &u).masked_parity(width, &mask).to_vec();
+        for i in 0..40 {
+            let row = &u[i * words..][..words];
+            let ones = (0..width).filter(|&j| bit(row, j) && bit(&mask, j)).count();
+            assert_eq!(got[i], ones as u64 % 2, "width {width}");
+        }
+    }
+}
+
+pub(crate) fn masked_segments(device: &Device) {
+    let mut r = Numbers(24);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        for planes in [1, 3, 20] {
+            let rows = 90;
+            let (u, rho) = (r.words(rows * words), r.words(rows * planes * words));
+            let offsets = [0, 1, 1, 20, 57, 90];
+            let got = up(device, &u).masked_xor_segments(&up(device, &rho), width, planes, &offsets).to_vec();
+            assert_eq!(got.len(), (offsets.len() - 1) * planes * words);
+            for s in 0..offsets.len() - 1 {
+                for p in 0..planes {
+                    let want = from_bits(width, |j| {
+                        let both =
+                            |i: &usize| bit(&u[i * words..], j) && bit(&rho[(i * planes + p) * words..], j);
+                        (offsets[s]..offsets[s + 1]).filter(both).count() % 2 == 1
+                    });
+                    assert_eq!(&got[(s * planes + p) * words..][..words], want, "width {width}");
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn transpositions(device: &Device) {
+    let mut r = Numbers(25);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        for (total, first, count) in
+            [(1, 0, 1), (5, 1, 3), (64, 0, 64), (70, 6, 64), (30, 30, 0), (36, 35, 1)]
+        {
+            let rows = 19;
+            let planes = r.words(rows * total * words);
+            let got = up(device, &planes).transpose_bits(width, total, first, count).to_vec();
+            assert_eq!(got.len(), rows * width);
+            for row in 0..rows {
+                for j in 0..width {
+                    let plane = |b: usize| bit(&planes[(row * total + first + b) * words..], j);
+                    let want: u64 = (0..count).filter(|&b| plane(b)).map(|b| 1 << b).sum();
+                    assert_eq!(got[row * width + j], want, "width {width}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Element-wise operations and moves.
+
+use super::{Numbers, up};
+use kernels::{Device, Map, Words, Zip};
+
+const LENGTHS: [usize; 9] = [0, 1, 2, 7, 8, 9, 31, 64, 1001];
+
+fn naive(op: Zip, a: u64, b: u64) -> u64 {
+    let (x, y) = (a as u128, b as u128);
+    (match op {
+        Zip::Add => x + y,
+        Zip::Sub => x + (1 << 64) - y,
+        Zip::Mul => x * y,
+        Zip::Xor => (x | y) - (x & y),
+        Zip::And => (x + y - (x ^ y)) / 2,
+    }) as u64
+}
+
+const ZIPS: [Zip; 5] = [Zip::Add, Zip::Sub, Zip::Mul, Zip::Xor, Zip::And];
+
+pub(crate) fn zips(device: &Device) {
+    let mut r = Numbers(1);
+    for n in LENGTHS {
+        let (a, b) = (r.words(n), r.words(n));
+        for op in ZIPS {
+            let mut c = device.upload(a.clone());
+            device.zip(op, &mut c, &device.upload(b.clone()));
+            let want: Vec<u64> = a.iter().zip(&b).map(|(&a, &b)| naive(op, a, b)).collect();
+            assert_eq!(device.download(&c), want, "{op:?}");
+        }
+    }
+}
+
+pub(crate) fn maps(device: &Device) {
+    let mut r = Numbers(2);
+    for n in LENGTHS {
+        let a = r.words(n);
+        let c = r.word();
+        let mut ops = vec![
+            (Map::Neg, a.iter().map(|&a| naive(Zip::Sub, 0, a)).collect::<Vec<_>>()),
+            (Map::Add(c), a.iter().map(|&a| naive(Zip::Add, a, c)).collect()),
+            (Map::Mul(c), a.iter().map(|&a| naive(Zip::Mul, a, c)).collect()),
+            (Map::Xor(c), a.iter().map(|&a| naive(Zip::Xor, a, c)).collect()),
+            (Map::And(c), a.iter().map(|&a| naive(Zip::And, a, c)).collect()),
+        ];
+        for s in [0, 1, 31, 32, 63, 64, 65, 200, u32::MAX] {
+            let p = if s < 64 { 1u128 << s } else { 1 << 64 };
+            ops.push((Map::Shl(s), a.iter().map(|&a| (a as u128 * p) as u64).collect()));
+            ops.push((Map::Shr(s), a.iter().map(|&a| (a as u128 / p) as u64).collect()));
+        }
+        for (op, want) in ops {
+            let mut b = device.upload(a.clone());
+            device.map(op, &mut b);
+            assert_eq!(device.download(&b), want, "{op:?}");
+        }
+    }
+}
+
+pub(crate) fn broadcasts(device: &Device) {
+    let mut r = Numbers(3);
+    for (rows, cols) in [(1, 1), (1, 9), (9, 1), (3, 8), (5, 17), (64, 33)] {
+        let (a, by_row, by_col) = (r.words(rows * cols), r.words(rows), r.words(cols));
+        for op in ZIPS {
+            let got_rows = up(device, &a).zip_rows(op, &up(device, &by_row)).to_vec();
+            let got_cols = up(device, &a).zip_cols(op, &up(device, &by_col)).to_vec();
+            for i in 0..rows {
+                for j in 0..cols {
+                    assert_eq!(got_rows[i * cols + j], naive(op, a[i * cols + j], by_row[i]));
+                    assert_eq!(got_cols[i * cols + j], naive(op, a[i * cols + j], by_col[j]));
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn segments(device: &Device) {
+    let mut r = Numbers(4);
+    let a = r.words(200);
+    let offsets = [0, 0, 1, 10, 10, 73, 199, 200, 200];
+    let sums = up(device, &a).sum_segments(&offsets).to_vec();
+    let xors = device.reduce_segments(Zip::Xor, &device.upload(a.clone()), &offsets);
+    assert_eq!(sums.len(), offsets.len() - 1);
+    for (s, w) in offsets.windows(2).enumerate() {
+        let part = &a[w[0]..w[1]];
+        assert_eq!(sums[s], part.iter().map(|&x| x as u128).sum::<u128>() as u64);
+        assert_eq!(device.download(&xors)[s], part.iter().fold(0, |x, y| x ^ y));
+    }
+    assert!(up(device, &a).sum_segments(&[]).is_empty());
+    assert!(up(device, &a).sum_segments(&[5]).is_empty());
+    assert_eq!(
+        up(device, &a).sum_rows(20).to_vec()[3],
+        a[60..80].iter().fold(0, |x: u64, y| x.wrapping_add(*y))
+    );
+}
+
+pub(crate) fn moves(device: &Device) {
+    let mut r = Numbers(5);
+    let a = r.words(50);
+    let w = up(device, &a);
+    let idx: Vec<u32> = (0..80).map(|_| r.below(50) as u32).collect();
+    let want: Vec<u64> = idx.iter().map(|&i| a[i as usize]).collect();
+    assert_eq!(w.gather(&idx).to_vec(), want);
+    let places: Vec<u32> = (0..50).map(|i| (i * 7 + 3) % 101).collect();
+    let spread = w.scatter(&places, 101);
+    assert_eq!(spread.gather(&places).to_vec(), a);
+    assert_eq!(spread.to_vec().iter().filter(|&&x| x != 0).count(), a.iter().filter(|&&x| x != 0).count());
+    assert_eq!(w.slice(3..17).to_vec(), &a[3..17]);
+    assert!(w.slice(9..9).is_empty());
+    let joined = Words::concat(&[&w.slice(0..3), &w.slice(3..3), &w.slice(3..50)]);
+    assert_eq!(joined.to_vec(), a);
+    assert_eq!(joined.len(), 50);
+}
+
+/// Long enough for several threads.
+pub(crate) fn large_buffers(device: &Device) {
+    let mut r = Numbers(6);
+    let (rows, cols) = (531, 257);
+    let n = rows * cols;
+    let (a, b) = (r.words(n), r.words(n));
+    let (by_row, by_col) = (r.words(rows), r.words(cols));
+    let got = (up(device, &a) * up(device, &b) + 5) << 3;
+    let got = got.zip_rows(Zip::Sub, &up(device, &by_row)).zip_cols(Zip::Xor, &up(device, &by_col));
+    let want: Vec<u64> = (0..n)
+        .map(|i| {
+            let x = a[i].wrapping_mul(b[i]).wrapping_add(5) << 3;
+            x.wrapping_sub(by_row[i / cols]) ^ by_col[i % cols]
+        })
+        .collect();
+    assert_eq!(got.to_vec(), want);
+    let offsets: Vec<usize> = (0..=rows).map(|i| i * cols).collect();
+    let sums: Vec<u64> = a.chunks(cols).map(|c| c.iter().fold(0, |s: u64, x| s.wrapping_add(*x))).collect();
+    assert_eq!(up(device, &a).sum_segments(&offsets).to_vec(), sums);
+    let idx: Vec<u32> = (0..n).map(|i| (i * 31 % n) as u32).collect();
+    let want: Vec<u64> = idx.iter().map(|&i| a[i as usize]).collect();
+    assert_eq!(up(device, &a).gather(&idx).to_vec(), want);
+}

@@ -1,0 +1,135 @@
+//! Products against three loops.
+
+use super::{Numbers, up};
+use kernels::{Device, GemmBatch, Matrix, Strides};
+use proptest::prelude::*;
+
+fn check(device: &Device, r: &mut Numbers, m: usize, k: usize, n: usize) {
+    let (a, w) = (r.words(m * k), r.words(n * k));
+    let got = if m == 0 || k == 0 {
+        let packed = device.pack_matrix(&device.upload(w.clone()), k, n);
+        device.download(&device.gemm(&device.upload(a.clone()), &packed, m, k, n)).into_owned()
+    } else {
+        Matrix::new(&up(device, &w), n, k).apply(&up(device, &a)).to_vec()
+    };
+    assert_eq!(got.len(), m * n);
+    for i in 0..m {
+        for j in 0..n {
+            let want = (0..k).fold(0u64, |s, l| s.wrapping_add(a[i * k + l].wrapping_mul(w[j * k + l])));
+            assert_eq!(got[i * n + j], want, "[{m}×{k}]·[{k}×{n}] at ({i}, {j})");
+        }
+    }
+}
+
+pub(crate) fn ragged(device: &Device) {
+    let mut r = Numbers(40);
+    for m in [1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 33] {
+        for k in [1, 2, 3, 8, 17, 65] {
+            for n in [1, 7, 8, 9, 15, 16, 17, 31, 50] {
+                check(device, &mut r, m, k, n);
+            }
+        }
+    }
+}
+
+/// Few rows, and enough work for all threads.
+pub(crate) fn few_rows(device: &Device) {
+    let mut r = Numbers(41);
+    for m in 1..=12 {
+        check(device, &mut r, m, 1023, 523);
+    }
+}
+
+/// Several blocks of inputs, many rows.
+pub(crate) fn large_inputs(device: &Device) {
+    let mut r = Numbers(42);
+    for (m, k, n) in [(19, 1537, 33), (40, 3100, 21), (67, 129, 130), (200, 64, 64)] {
+        check(device, &mut r, m, k, n);
+    }
+}
+
+pub(crate) fn empty(device: &Device) {
+    let mut r = Numbers(43);
+    for (m, k, n) in [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)] {
+        check(device, &mut r, m, k, n);
+    }
+}
+
+fn check_batch(device: &Device, a: &[u64], b: &[u64], s: &GemmBatch) {
+    let got = device.gemm_batch(&device.upload(a.to_vec()), &device.upload(b.to_vec()), s);
+    let mut want = vec![0; s.c_len];
+    for [a0, b0, c0] in &s.offsets {
+        for i in 0..s.m {
+            for j in 0..s.n {
+                want[c0 + i * s.c_row + j] = (0..s.k).fold(0, |sum: u64, l| {
+                    let (a, b) = (a[a0 + i * s.a.row + l * s.a.col], b[b0 + l * s.b.row + j * s.b.col]);
+                    sum.wrapping_add(a.wrapping_mul(b))
+                });
+            }
+        }
+    }
+    assert!(device.download(&got) == want, "{}×{}×{} {:?} {:?}", s.m, s.k, s.n, s.a, s.b);
+}
+
+/// Attention of several heads in one buffer: scores Q·Kᵀ, then weights times V.
+pub(crate) fn batches(device: &Device) {
+    let mut r = Numbers(44);
+    for (heads, queries, keys, d) in
+        [(1, 1, 1, 1), (2, 1, 9, 8), (3, 5, 7, 4), (4, 32, 50, 64), (12, 33, 33, 16)]
+    {
+        let width = heads * d;
+        let (q, kv) = (r.words(queries * width), r.words(keys * width));
+        let rows = Strides { row: width, col: 1 };
+        let scores = GemmBatch {
+            m: queries,
+            n: keys,
+            k: d,
+            a: rows,
+            b: Strides { row: 1, col: width },
+            c_row: keys,
+            offsets: (0..heads).map(|h| [h * d, h * d, h * queries * keys]).collect(),
+            c_len: heads * queries * keys,
+        };
+        check_batch(device, &q, &kv, &scores);
+        let p = r.words(scores.c_len);
+        let mixed = GemmBatch {
+            m: queries,
+            n: d,
+            k: keys,
+            a: Strides { row: keys, col: 1 },
+            b: rows,
+            c_row: width,
+            offsets: (0..heads).map(|h| [h * queries * keys, h * d, h * d]).collect(),
+            c_len: queries * width,
+        };
+        check_batch(device, &p, &kv, &mixed);
+    }
+}
+
+/// Transposed, spread out and repeated operands; results with gaps; enough work for all threads.
+pub(crate) fn batch_layouts(device: &Device) {
+    let mut r = Numbers(45);
+    for (m, n, k) in [(1, 1, 3), (1, 40, 20), (2, 16, 8), (9, 33, 5), (40, 47, 50)] {
+        let (a, b) = (r.words(3 * m * k * 2 + 50), r.words(3 * n * k * 2 + 50));
+        for a_t in [Strides { row: k, col: 1 }, Strides { row: 1, col: m }, Strides { row: 2 * k, col: 2 }] {
+            for b_t in
+                [Strides { row: n, col: 1 }, Strides { row: 1, col: k }, Strides { row: 2, col: 2 * k }]
+            {
+                let c_row = n + 3;
+                let offsets =
+                    (0..15).map(|i| [r.below(m * k), r.below(n * k), 5 + i * m * c_row]).collect::<Vec<_>>();
+                let s = GemmBatch { m, n, k, a: a_t, b: b_t, c_row, offsets, c_len: 15 * m * c_row + 9 };
+                check_batch(device, &a, &b, &s);
+            }
+        }
+    }
+    let none = Strides { row: 1, col: 1 };
+    let s = GemmBatch { m: 2, n: 3, k: 0, a: none, b: none, c_row: 3, offsets: vec![[0; 3]], c_len: 7 };
+    check_batch(device, &[], &[], &s);
+}
+
+pub(crate) fn properties(device: &Device) {
+    proptest!(ProptestConfig::with_cases(60), |(m in 1usize..40, k in 1usize..90, n in 1usize..70, seed: u64)| {
+        check(device, &mut Numbers(seed), m, k, n);
+    });
+}

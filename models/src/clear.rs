@@ -1,0 +1,260 @@
+//! The same integers, scales and tables in the clear. The secure reading must equal this one up to roundings: here
+//! every truncation rounds down, every look-up reads the lower entry, every maximum falls in its lower bucket.
+//! A value outside a gate's range is an error that names the gate.
+
+use crate::algebra::{Algebra, SCALE, Values};
+use crate::attention::AttentionShape;
+use crate::checkpoint::{CheckpointError, TensorSource};
+use crate::folded;
+use crate::llama::{Layer, Llama, MatrixId};
+use crate::plan::{GateTable, PlanTables};
+use crate::rotary::{ANGLE_SCALE, Rotation};
+use crate::weights::encode;
+use kernels::{Device, Matrix, Ring, Words};
+use protocol::gates::exp::BUCKET_LOG2;
+use protocol::gates::norm::NormTable;
+use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
+use protocol::gates::truncate;
+use protocol::{Error, Result};
+use std::sync::Arc;
+
+/// A matrix of ring elements in the clear.
+#[derive(Clone, Debug)]
+pub struct Ints {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Row-major.
+    pub data: Vec<u64>,
+}
+
+impl Ints {
+    fn new(rows: usize, cols: usize, data: Vec<u64>) -> Ints {
+        assert_eq!(data.len(), rows * cols, "matrix size");
+        Ints { rows, cols, data }
+    }
+}
+
+/// The reading.
+#[derive(Clone)]
+pub struct Clear {
+    device: Device,
+    path: String,
+}
+
+impl Clear {
+    /// On a device.
+    pub fn new(device: &Device) -> Clear {
+        Clear { device: device.clone(), path: String::new() }
+    }
+
+    /// Loads a model for this reading.
+    pub fn load(
+        device: &Device,
+        source: &mut dyn TensorSource,
+        tables: &PlanTables,
+    ) -> std::result::Result<Llama<Clear>, CheckpointError> {
+        let config = source.config().clone();
+        let mut matrix = |id: MatrixId| {
+            let (rows, cols) = id.shape(&config);
+            let words = encode(&folded::load(source, id)?);
+            Ok::<_, CheckpointError>(match id {
+                MatrixId::Embedding => ClearMatrix::Table(Ints::new(rows, cols, words)),
+                _ => ClearMatrix::Weights(Matrix::new(&Words::upload(device, words), rows, cols)),
+            })
+        };
+        let embedding = matrix(MatrixId::Embedding)?;
+        let layers = tables.layers.iter().enumerate().map(|(i, t)| {
+            Ok(Layer {
+                attention_norm: t.attention_norm.clone(),
+                qkv: matrix(MatrixId::Qkv(i))?,
+                softmax: t.softmax.clone(),
+                o: matrix(MatrixId::O(i))?,
+                feed_forward_norm: t.feed_forward_norm.clone(),
+                gate_up: matrix(MatrixId::GateUp(i))?,
+                gate: t.gate.clone(),
+                down: matrix(MatrixId::Down(i))?,
+            })
+        });
+        let layers = layers.collect::<std::result::Result<_, CheckpointError>>()?;
+        let output = matrix(MatrixId::Output)?;
+        Ok(Llama { config, embedding, layers, final_norm: tables.final_norm.clone(), output })
+    }
+
+    /// Fails if a value (at `scale`) is outside [low, high).
+    fn check(&self, gate: &str, values: &[u64], scale: u32, low: f64, high: f64) -> Result<()> {
+        let unit = 2f64.powi(scale as i32);
+        match values.iter().map(|&v| v as i64 as f64 / unit).find(|v| !(low..high).contains(v)) {
+            None => Ok(()),
+            Some(value) => Err(Error::Range { scope: format!("{}/{gate}", self.path), value, low, high }),
+        }
+    }
+
+    /// Truncation of sums that must stay below 2^62.
+    fn truncated(&self, z: Vec<u64>, scale: u32, shift: u32) -> Result<Vec<u64>> {
+        let limit = 2f64.powi(62 - scale as i32);
+        self.check("truncation", &z, scale, -limit, limit)?;
+        Ok(z.into_iter().map(|v| truncate::clear(Ring::Z64, v, shift)).collect())
+    }
+
+    fn upload(&self, x: &Ints) -> Words {
+        Words::upload(&self.device, x.data.clone())
+    }
+
+    fn product(&self, x: &Ints, w: &ClearMatrix) -> Ints {
+        match w {
+            ClearMatrix::Weights(m) => Ints::new(x.rows, m.outputs(), m.apply(&self.upload(x)).to_vec()),
+            ClearMatrix::Table(_) => unreachable!("embeddings are looked up"),
+        }
+    }
+}
+
+/// A weight matrix in the clear.
+#[derive(Clone, Debug)]
+pub enum ClearMatrix {
+    /// For look-ups, one column a token.
+    Table(Ints),
+    /// For products.
+    Weights(Matrix),
+}
+
+impl Values for Clear {
+    type Act = Ints;
+    type Matrix = ClearMatrix;
+    type Norm = Arc<NormTable>;
+    type Softmax = Arc<SoftmaxTables>;
+    type Gate = Arc<GateTable>;
+    type Input = Vec<u32>;
+    /// At scale 36.
+    type Logits = Ints;
+}
+
+impl Algebra for Clear {
+    type V = Clear;
+
+    fn scope(&self, name: &str) -> Clear {
+        let path = if self.path.is_empty() { name.to_string() } else { format!("{}/{name}", self.path) };
+        Clear { path, device: self.device.clone() }
+    }
+
+    async fn embed(&self, tokens: &Vec<u32>, table: &ClearMatrix) -> Result<Ints> {
+        let ClearMatrix::Table(t) = table else { unreachable!("embeddings are looked up") };
+        let column = |&token: &u32| (0..t.rows).map(move |j| t.data[j * t.cols + token as usize]);
+        Ok(Ints::new(tokens.len(), t.rows, tokens.iter().flat_map(column).collect()))
+    }
+
+    async fn norm(&self, x: &Ints, t: &Arc<NormTable>) -> Result<Ints> {
+        let mut data = Vec::with_capacity(x.data.len());
+        for row in x.data.chunks_exact(x.cols) {
+            let r = t.clear_factor(row).ok_or_else(|| {
+                let unit = 2f64.powi(SCALE as i32);
+                let value = row.iter().map(|&v| (v as i64 as f64 / unit).powi(2)).sum();
+                Error::Range { scope: format!("{}/statistic", self.path), value, low: t.row.low, high: t.row.high }
+            })?;
+            data.extend(row.iter().map(|v| v.wrapping_mul(r)));
+        }
+        let data = self.truncated(data, SCALE + t.factor_scale, t.factor_scale)?;
+        Ok(Ints { data, ..*x })
+    }
+
+    async fn linear(&self, x: &Ints, w: &ClearMatrix) -> Result<Ints> {
+        let y = self.product(x, w);
+        Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
+    }
+
+    async fn linear_rotated(&self, x: &Ints, w: &ClearMatrix, r: &Rotation) -> Result<Ints> {
+        let y = self.product(x, w);
+        let turned = r.apply(&self.device, &self.upload(&y)).to_vec();
+        let data = self.truncated(turned, 2 * SCALE + ANGLE_SCALE, SCALE + ANGLE_SCALE)?;
+        Ok(Ints { data, ..y })
+    }
+
+    fn width(&self, x: &Ints) -> usize {
+        x.cols
+    }
+
+    fn columns(&self, x: &Ints, from: usize, to: usize) -> Ints {
+        let data = x.data.chunks_exact(x.cols).flat_map(|r| &r[from..to]).copied().collect();
+        Ints::new(x.rows, to - from, data)
+    }
+
+    fn rows(&self, x: &Ints, from: usize, to: usize) -> Ints {
+        Ints::new(to - from, x.cols, x.data[from * x.cols..to * x.cols].to_vec())
+    }
+
+    fn append(&self, cache: Option<&Ints>, x: &Ints) -> Ints {
+        let mut all = cache.map(|c| c.data.clone()).unwrap_or_default();
+        all.extend(&x.data);
+        Ints::new(all.len() / x.cols, x.cols, all)
+    }
+
+    fn add(&self, x: &Ints, y: &Ints) -> Ints {
+        Ints { data: x.data.iter().zip(&y.data).map(|(a, b)| a.wrapping_add(*b)).collect(), ..*x }
+    }
+
+    async fn scores(&self, q: &Ints, k: &Ints, s: &AttentionShape) -> Result<Ints> {
+        let square = self.upload(q).gemm_batch(&self.upload(k), &s.score_products());
+        Ok(Ints::new(s.scores(), 1, square.gather(&s.square).to_vec()))
+    }
+
+    async fn exponentials(&self, x: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
+        let scale = 2 * SCALE;
+        self.check("scores", &x.data, scale, -t.bound(), t.bound())?;
+        let mut data = Vec::with_capacity(x.data.len());
+        let bucket = scale + BUCKET_LOG2;
+        let lowest = (-20i64) << scale;
+        for row in s.offsets.windows(2) {
+            let row = &x.data[row[0]..row[1]];
+            let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
+            let shift = ((max >> bucket) + 1) << bucket;
+            data.extend(row.iter().map(|&v| {
+                let u = v as i64 - shift;
+                if u < lowest { 0 } else { t.exp.table.clear(u as u64, 0, Ring::Z64) }
+            }));
+        }
+        let out = t.exp.table.spec.out_scale();
+        Ok(Ints { data: self.truncated(data, out, out - EXP_SCALE)?, ..*x })
+    }
+
+    async fn weighted_sum(&self, e: &Ints, v: &Ints, s: &AttentionShape) -> Result<Ints> {
+        let square = self.upload(e).scatter(&s.square, s.square_len());
+        let z = square.gemm_batch(&self.upload(v), &s.value_products()).to_vec();
+        Ok(Ints::new(s.queries, s.heads * s.head_dim, self.truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?))
+    }
+
+    async fn reciprocal_sums(&self, e: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
+        let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
+        self.check("sum", &sums, EXP_SCALE, t.reciprocal.low, t.reciprocal.high)?;
+        let data = sums.into_iter().map(|v| t.reciprocal.clear(v, RECIPROCAL_SCALE)).collect();
+        Ok(Ints::new(s.score_rows(), 1, data))
+    }
+
+    async fn scale_heads(&self, o: &Ints, r: &Ints, s: &AttentionShape) -> Result<Ints> {
+        let z = o.data.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
+        Ok(Ints { data: self.truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?, ..*o })
+    }
+
+    async fn gated(&self, g: &Ints, u: &Ints, t: &Arc<GateTable>) -> Result<Ints> {
+        let (low, high) = t.table.spec.range();
+        self.check("gate", &g.data, SCALE, low, high)?;
+        let f = |(g, u): (&u64, &u64)| t.table.clear(*g, 0, Ring::Z64).wrapping_mul(*u);
+        let z: Vec<u64> = g.data.iter().zip(&u.data).map(f).collect();
+        // The product in the ring may wrap unseen, so the bound is checked on numbers.
+        let unit = 2f64.powi(SCALE as i32);
+        let out = t.table.spec.out_scale() + SCALE;
+        let limit = 2f64.powi(62 - out as i32);
+        for (g, u) in g.data.iter().zip(&u.data) {
+            let value = protocol::gates::table::silu(*g as i64 as f64 / unit) * (*u as i64 as f64 / unit);
+            if value.abs() >= limit {
+                let scope = format!("{}/product", self.path);
+                return Err(Error::Range { scope, value, low: -limit, high: limit });
+            }
+        }
+        Ok(Ints { data: self.truncated(z, out, out - SCALE)?, ..*g })
+    }
+
+    fn logits(&self, x: &Ints, w: &ClearMatrix) -> Result<Ints> {
+        Ok(self.product(x, w))
+    }
+}

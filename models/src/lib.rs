@@ -1,0 +1,19 @@
+//! Transformer models: their files, their tokenizers and the ways of computing them.
+
+pub mod algebra;
+pub mod attention;
+pub mod calibrate;
+pub mod checkpoint;
+pub mod clear;
+pub mod dry;
+pub mod fetch;
+pub mod float;
+pub mod float_math;
+pub mod folded;
+pub mod gguf;
+pub mod llama;
+pub mod plan;
+pub mod rotary;
+pub mod secure;
+pub mod tokenizer;
+pub mod weights;

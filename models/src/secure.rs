@@ -1,0 +1,129 @@
+//! The protocol: dealer and evaluators run the same program on their parts of the shares.
+
+use crate::algebra::{Algebra, SCALE, Values};
+use crate::attention::AttentionShape;
+use crate::plan::GateTable;
+use crate::rotary::{ANGLE_SCALE, Rotation};
+use kernels::Words;
+use protocol::gates::norm::NormTable;
+use protocol::gates::reveal::{Reveal, reveal};
+use protocol::gates::softmax::{RECIPROCAL_SCALE, SoftmaxTables};
+use protocol::gates::truncate::truncate;
+use protocol::gates::{glu, norm, product, softmax};
+use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
+use std::sync::Arc;
+
+/// Values of the secure reading.
+#[derive(Clone, Copy, Debug)]
+pub enum SecureValues {}
+
+impl Values for SecureValues {
+    type Act = Share;
+    type Matrix = SharedMatrix;
+    type Norm = Arc<NormTable>;
+    type Softmax = Arc<SoftmaxTables>;
+    type Gate = Arc<GateTable>;
+    /// Shared one-hot rows at scale 0.
+    type Input = Share;
+    /// An evaluator's message to the client.
+    type Logits = Option<Words>;
+}
+
+/// The reading.
+#[derive(Clone)]
+pub struct Secure<'n> {
+    cx: Cx<'n>,
+}
+
+impl<'n> Secure<'n> {
+    /// On a running program.
+    pub fn new(cx: Cx<'n>) -> Secure<'n> {
+        Secure { cx }
+    }
+}
+
+impl Algebra for Secure<'_> {
+    type V = SecureValues;
+
+    fn scope(&self, name: &str) -> Self {
+        Secure { cx: self.cx.scope(name) }
+    }
+
+    async fn embed(&self, tokens: &Share, table: &SharedMatrix) -> Result<Share> {
+        product::reshare(&self.cx, product::matmul(&self.cx, tokens, table)?).await
+    }
+
+    async fn norm(&self, x: &Share, t: &Arc<NormTable>) -> Result<Share> {
+        norm::norm(&self.cx, x, t).await
+    }
+
+    async fn linear(&self, x: &Share, w: &SharedMatrix) -> Result<Share> {
+        truncate(&self.cx, product::matmul(&self.cx, x, w)?, SCALE).await
+    }
+
+    async fn linear_rotated(&self, x: &Share, w: &SharedMatrix, r: &Rotation) -> Result<Share> {
+        // Rotation by public angles is linear: it acts on the halves before their truncation, at no exchange.
+        let y = product::matmul(&self.cx, x, w)?;
+        let turned = y.linear(y.shape, |half| r.apply(self.cx.device(), half));
+        truncate(&self.cx, Product { scale: y.scale + ANGLE_SCALE, ..turned }, SCALE + ANGLE_SCALE).await
+    }
+
+    fn width(&self, x: &Share) -> usize {
+        x.shape.cols
+    }
+
+    fn columns(&self, x: &Share, from: usize, to: usize) -> Share {
+        let (rows, cols) = (x.shape.rows, x.shape.cols);
+        let index: Vec<u32> = (0..rows).flat_map(|r| (from..to).map(move |c| (r * cols + c) as u32)).collect();
+        x.gather(&index, Shape::new(rows, to - from))
+    }
+
+    fn rows(&self, x: &Share, from: usize, to: usize) -> Share {
+        x.rows(from, to)
+    }
+
+    fn append(&self, cache: Option<&Share>, x: &Share) -> Share {
+        cache.map_or_else(|| x.clone(), |c| c.append_rows(x))
+    }
+
+    fn add(&self, x: &Share, y: &Share) -> Share {
+        x.add(y)
+    }
+
+    async fn scores(&self, q: &Share, k: &Share, s: &AttentionShape) -> Result<Share> {
+        let batch = s.score_products();
+        let flat = Shape::new(s.scores(), 1);
+        let z = product::bilinear(&self.cx, q, k, flat, |a, b| a.gemm_batch(b, &batch).gather(&s.square))?;
+        product::reshare(&self.cx, z).await
+    }
+
+    async fn exponentials(&self, x: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {
+        softmax::exponentials(&self.cx, x, &s.offsets, &s.row_of, t).await
+    }
+
+    async fn weighted_sum(&self, e: &Share, v: &Share, s: &AttentionShape) -> Result<Share> {
+        let batch = s.value_products();
+        let shape = Shape::new(s.queries, s.heads * s.head_dim);
+        let z = product::bilinear(&self.cx, e, v, shape, |a, b| {
+            a.scatter(&s.square, s.square_len()).gemm_batch(b, &batch)
+        })?;
+        truncate(&self.cx, z, SCALE).await
+    }
+
+    async fn reciprocal_sums(&self, e: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {
+        softmax::reciprocal_sums(&self.cx, e, &s.offsets, t).await
+    }
+
+    async fn scale_heads(&self, o: &Share, r: &Share, s: &AttentionShape) -> Result<Share> {
+        let z = product::bilinear(&self.cx, o, r, o.shape, |a, b| a * b.gather(&s.row_of_output))?;
+        truncate(&self.cx, z, RECIPROCAL_SCALE).await
+    }
+
+    async fn gated(&self, g: &Share, u: &Share, t: &Arc<GateTable>) -> Result<Share> {
+        glu::gated(&self.cx, g, u, &t.table, SCALE).await
+    }
+
+    fn logits(&self, x: &Share, w: &SharedMatrix) -> Result<Option<Words>> {
+        Ok(reveal(&self.cx, product::matmul(&self.cx, x, w)?, Reveal::LOGITS))
+    }
+}

@@ -1,0 +1,29 @@
+//! One party process.
+
+use clap::Parser;
+use std::path::PathBuf;
+
+/// One of the three parties of a Catamount cluster.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The party's configuration, as `catamount cluster init` writes it.
+    #[arg(long, value_name = "FILE", required_unless_present = "print_defaults")]
+    config: Option<PathBuf>,
+    /// Print every key of a configuration, its meaning and its default.
+    #[arg(long)]
+    print_defaults: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if arguments.print_defaults {
+        print!("{}", parties::config::PartyConfig::defaults_toml());
+        return Ok(());
+    }
+    parties::init_logging();
+    if let Some(config) = arguments.config {
+        parties::server::run_party(&config)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! A session at the three parties.
+
+use super::{Call, Client, ClientError, all};
+use crate::{
+    ids::{Digest, PublicKey, SessionId},
+    seal::{self, Aad, Purpose},
+    wire::{OpenSession, Pass, Reply, Request},
+};
+use bytes::Bytes;
+use protocol::Role;
+use std::fmt;
+
+/// What a session is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// The model's name.
+    pub model: String,
+    /// Its digest, from [`Client::model_info`].
+    pub digest: Digest,
+    /// Most tokens that the session will hold.
+    pub context_tokens: u32,
+    /// For the engine; opaque here, and not secret.
+    pub options: Vec<u8>,
+}
+
+/// Output shares of one pass, by party. They are shares: only their combination means anything.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PassOutput {
+    /// P1's.
+    pub p1: Vec<u8>,
+    /// P2's.
+    pub p2: Vec<u8>,
+}
+
+impl fmt::Debug for PassOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PassOutput({} and {} bytes redacted)", self.p1.len(), self.p2.len())
+    }
+}
+
+/// An open session. Dropping it ends it at the parties; [`Session::close`] does so in order.
+pub struct Session {
+    id: SessionId,
+    calls: [Call; 3],
+    keys: [PublicKey; 3],
+    counter: u64,
+}
+
+impl Client {
+    /// Opens a session under a fresh id at all three parties, which agree on the digest first.
+    ///
+    /// # Errors
+    /// Names the party that refuses, is missing or disagrees.
+    pub async fn open_session(&self, options: SessionOptions) -> Result<Session, ClientError> {
+        let id = SessionId::random().map_err(|e| ClientError::Invalid {
+            problem: format!("the operating system gives no randomness: {e}"),
+            remedy: "try again".into(),
+        })?;
+        self.open_session_as(id, options).await
+    }
+
+    /// As [`Client::open_session`], under an id of the caller's, which must be fresh and random.
+    ///
+    /// # Errors
+    /// As [`Client::open_session`].
+    pub async fn open_session_as(
+        &self,
+        id: SessionId,
+        options: SessionOptions,
+    ) -> Result<Session, ClientError> {
+        let request = Request::OpenSession(OpenSession {
+            session: id,
+            attempt: 0,
+            model: options.model,
+            digest: options.digest,
+            context_tokens: options.context_tokens,
+        });
+        let body = Bytes::from(options.options);
+        let open = |party: usize| {
+            let (request, body) = (&request, body.clone());
+            async move {
+                let mut call = self.parties[party].call("opening a session").await?;
+                call.send(request, body).await?;
+                match call.receive().await? {
+                    (Reply::Opened, _) => Ok(call),
+                    (other, _) => Err(call.nonsense(&other)),
+                }
+            }
+        };
+        let calls = all(open(0), open(1), open(2)).await?;
+        Ok(Session { id, calls, keys: self.parties.each_ref().map(|party| party.x25519), counter: 0 })
+    }
+}
+
+impl Session {
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// One pass over `tokens` tokens, the first at `position`. `shares` are the parties' input shares, in the order of
+    /// their roles; each is sealed to its party. After an error the session is over.
+    ///
+    /// # Errors
+    /// Names the party that failed.
+    pub async fn pass(
+        &mut self,
+        position: u64,
+        tokens: u32,
+        shares: [Vec<u8>; 3],
+    ) -> Result<PassOutput, ClientError> {
+        let pass = Pass { counter: self.counter, position, tokens };
+        self.counter += 1;
+        let mut sealed = Vec::with_capacity(3);
+        for ((role, key), share) in Role::ALL.into_iter().zip(&self.keys).zip(shares) {
+            let aad = Aad {
+                session: self.id,
+                counter: pass.counter,
+                position,
+                party: role,
+                purpose: Purpose::PassInput,
+            };
+            let share = zeroize::Zeroizing::new(share);
+            let boxed = seal::seal(key, &aad, &share).map_err(|e| ClientError::Invalid {
+                problem: format!("the input share cannot be sealed to {role}: {e}"),
+                remedy: format!("correct {role}'s x25519 key in the cluster file"),
+            })?;
+            sealed.push(Bytes::from(boxed));
+        }
+        let [a, b, c] = &mut self.calls;
+        let [_, p1, p2] = all(
+            one(a, pass, sealed[0].clone()),
+            one(b, pass, sealed[1].clone()),
+            one(c, pass, sealed[2].clone()),
+        )
+        .await?;
+        Ok(PassOutput { p1, p2 })
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// Names a party that has failed meanwhile; the session is over all the same.
+    pub async fn close(self) -> Result<(), ClientError> {
+        let [a, b, c] = self.calls;
+        all(end(a), end(b), end(c)).await.map(drop)
+    }
+}
+
+async fn one(call: &mut Call, pass: Pass, sealed: Bytes) -> Result<Vec<u8>, ClientError> {
+    call.doing = "in a pass";
+    call.send(&Request::Pass(pass), sealed).await?;
+    let mut output = Vec::new();
+    loop {
+        match call.receive().await? {
+            (Reply::Output, piece) if output.is_empty() => output = piece,
+            (Reply::Output, piece) => output.extend_from_slice(&piece),
+            (Reply::PassDone { counter }, _) if counter == pass.counter => return Ok(output),
+            (other, _) => return Err(call.nonsense(&other)),
+        }
+    }
+}
+
+async fn end(mut call: Call) -> Result<(), ClientError> {
+    call.doing = "closing a session";
+    call.send(&Request::CloseSession, Bytes::new()).await?;
+    match call.receive().await? {
+        (Reply::Done, _) => Ok(()),
+        (other, _) => Err(call.nonsense(&other)),
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({})", self.id.short())
+    }
+}

@@ -1,0 +1,183 @@
+//! What a party process needs from whoever runs the models.
+//!
+//! All calls block and come from threads that may block; none comes from the transport's thread.
+
+use crate::{
+    ids::{Digest, SessionId},
+    keys::SessionKeys,
+    tls::ClientIdentity,
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel},
+};
+use protocol::{Network, Role};
+use std::sync::Arc;
+
+/// A stored model and its public metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredModel {
+    /// Name and digest.
+    pub info: ModelInfo,
+    /// Opaque here.
+    pub metadata: Vec<u8>,
+}
+
+/// What a new session knows about itself.
+#[derive(Debug, Clone)]
+pub struct SessionContext {
+    /// This party.
+    pub role: Role,
+    /// Who deals.
+    pub dealer: Role,
+    /// The session.
+    pub session: SessionId,
+    /// Attempt (epoch) number.
+    pub attempt: u32,
+    /// The keys shared with the two others; fresh for this session.
+    pub keys: SessionKeys,
+    /// Who asks.
+    pub client: Arc<ClientIdentity>,
+}
+
+/// One pass, its input share already opened.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PassRequest {
+    /// Number of this pass: 0, 1, …
+    pub counter: u64,
+    /// Position of the first token.
+    pub position: u64,
+    /// How many tokens.
+    pub tokens: u32,
+    /// This party's input share.
+    pub share: Vec<u8>,
+}
+
+impl std::fmt::Debug for PassRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { counter, position, tokens, share } = self;
+        write!(f, "PassRequest({counter}, {tokens} tokens at {position}, {} bytes redacted)", share.len())
+    }
+}
+
+/// Stores models and runs sessions.
+pub trait Engine: Send + Sync + 'static {
+    /// The models that are stored.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn list_models(&self) -> Result<Vec<StoredModel>, Failure>;
+
+    /// One model.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    fn model_info(&self, name: &str) -> Result<StoredModel, Failure>;
+
+    /// Begins to store a model. The name has been checked, the client may share models.
+    ///
+    /// # Errors
+    /// It exists, or the store refuses.
+    fn begin_upload(
+        &self,
+        client: &ClientIdentity,
+        model: PutModel,
+        metadata: Vec<u8>,
+    ) -> Result<Box<dyn Upload>, Failure>;
+
+    /// Deletes a model.
+    ///
+    /// # Errors
+    /// There is none of this name, or the store refuses.
+    fn delete_model(&self, client: &ClientIdentity, name: &str) -> Result<(), Failure>;
+
+    /// Prepares a session. Called on the session's own thread, after all three parties have agreed on the digest that
+    /// the client named; the engine must check that this is the digest of the model it has.
+    ///
+    /// # Errors
+    /// There is no such model, or it has another digest.
+    fn open_session(
+        &self,
+        context: SessionContext,
+        request: OpenSession,
+        options: Vec<u8>,
+    ) -> Result<Box<dyn SessionRunner>, Failure>;
+}
+
+/// A model on its way into the store. Dropped without [`Upload::commit`], it leaves nothing behind.
+pub trait Upload: Send {
+    /// Part of a tensor.
+    ///
+    /// # Errors
+    /// No such tensor or place, or the disk refuses.
+    fn chunk(&mut self, tensor: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure>;
+
+    /// All chunks have come. Makes the model visible and returns its digest.
+    ///
+    /// # Errors
+    /// Something is missing, or the disk refuses.
+    fn commit(self: Box<Self>) -> Result<Digest, Failure>;
+}
+
+/// One session's state, used by its own thread only.
+pub trait SessionRunner: Send {
+    /// One pass. Output goes out in pieces through `reply`.
+    ///
+    /// # Errors
+    /// The session ends, here and at the other parties. Messages travel: no secrets in them.
+    fn pass(
+        &mut self,
+        network: &mut dyn Network,
+        request: PassRequest,
+        reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure>;
+
+    /// Called after each pass while no request waits: a dealer may deal for the next pass.
+    ///
+    /// # Errors
+    /// As for [`SessionRunner::pass`].
+    fn run_ahead(&mut self, network: &mut dyn Network) -> Result<(), Failure> {
+        let _ = network;
+        Ok(())
+    }
+}
+
+/// An engine without models.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoModels;
+
+impl NoModels {
+    fn none<T>(name: &str) -> Result<T, Failure> {
+        let message = format!("there is no model {name:?}");
+        Err(Failure::new(FailureCode::NotFound, message, "this party stores no models"))
+    }
+}
+
+impl Engine for NoModels {
+    fn list_models(&self) -> Result<Vec<StoredModel>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn model_info(&self, name: &str) -> Result<StoredModel, Failure> {
+        Self::none(name)
+    }
+
+    fn begin_upload(
+        &self,
+        _client: &ClientIdentity,
+        model: PutModel,
+        _metadata: Vec<u8>,
+    ) -> Result<Box<dyn Upload>, Failure> {
+        Self::none(&model.name)
+    }
+
+    fn delete_model(&self, _client: &ClientIdentity, name: &str) -> Result<(), Failure> {
+        Self::none(name)
+    }
+
+    fn open_session(
+        &self,
+        _context: SessionContext,
+        request: OpenSession,
+        _options: Vec<u8>,
+    ) -> Result<Box<dyn SessionRunner>, Failure> {
+        Self::none(&request.model)
+    }
+}

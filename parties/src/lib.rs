@@ -1,0 +1,30 @@
+//! Party processes, QUIC transport, client library and command line.
+//!
+//! Asynchronous code lives only in this crate. A party's transport and server run on one current-thread runtime; each
+//! session has a blocking worker thread, which sees the network as a [`protocol::Network`].
+//!
+//! - [`config`], [`cluster`], [`identity`], [`init`]: configuration and keys.
+//! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
+//! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
+//! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
+
+pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod engine;
+pub mod identity;
+pub mod ids;
+pub mod init;
+pub mod keys;
+pub mod seal;
+pub mod server;
+pub mod tls;
+pub mod transport;
+pub mod wire;
+
+/// Logs to standard error; `RUST_LOG` chooses how much, `info` by default.
+pub fn init_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

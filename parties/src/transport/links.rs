@@ -1,0 +1,140 @@
+//! A session's links as the protocol sees them: blocking calls of a worker thread.
+
+use super::{
+    Inner,
+    queue::{End, Queue},
+    session::Shared,
+    spin::Spinner,
+};
+use crate::ids::SessionId;
+use bytes::Bytes;
+use protocol::{NetError, Network, Role};
+use std::{fmt, sync::Arc};
+
+/// One session's links to the two other parties. Dropping it ends the streams cleanly: what was sent is still
+/// delivered. Dropping it in a panic aborts the session at all parties.
+pub struct SessionLinks {
+    shared: Arc<Shared>,
+    inner: Arc<Inner>,
+    spinner: Arc<Spinner>,
+    max_message: usize,
+}
+
+/// Aborts a session from anywhere.
+#[derive(Clone)]
+pub struct AbortHandle {
+    shared: Arc<Shared>,
+}
+
+impl AbortHandle {
+    /// Fails the session here and at the other parties with this reason. The reason travels: no secrets in it.
+    pub fn abort(&self, reason: &str) {
+        abort(&self.shared, reason);
+    }
+
+    /// Why the session has failed, if it has.
+    pub fn failure(&self) -> Option<NetError> {
+        self.shared.failure().cloned()
+    }
+
+    /// Resolves when the session has failed or is closed.
+    pub async fn ended(&self) {
+        self.shared.reached(super::session::Phase::Closed).await;
+    }
+}
+
+fn abort(shared: &Arc<Shared>, reason: &str) {
+    let role = shared.role;
+    shared.fail(NetError::Lost { peer: role, reason: format!("{role} broke off: {reason}") }, true);
+}
+
+impl SessionLinks {
+    pub(crate) fn new(shared: Arc<Shared>, inner: Arc<Inner>) -> Self {
+        let spinner = inner.spinner.clone();
+        let max_message = inner.max_message;
+        Self { shared, inner, spinner, max_message }
+    }
+
+    /// The session.
+    pub fn id(&self) -> SessionId {
+        self.shared.id
+    }
+
+    /// This party.
+    pub fn role(&self) -> Role {
+        self.shared.role
+    }
+
+    /// Fails the session here and at the other parties with this reason. The reason travels: no secrets in it.
+    pub fn abort(&self, reason: &str) {
+        abort(&self.shared, reason);
+    }
+
+    /// For aborting from another thread.
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle { shared: self.shared.clone() }
+    }
+
+    fn ended(&self, peer: Role, end: End) -> NetError {
+        match (self.shared.failure(), end) {
+            (Some(error), _) => error.clone(),
+            (None, End::Failed(error)) => error,
+            (None, End::Finished) => NetError::Lost { peer, reason: "it has ended the session".into() },
+        }
+    }
+
+    fn no_link(&self, direction: &'static str, peer: Role) -> NetError {
+        let reason = if peer == self.role() {
+            "that is this party itself".into()
+        } else {
+            "nothing is sent to the dealer within a session".to_owned()
+        };
+        NetError::Bad { direction, peer, reason }
+    }
+}
+
+impl Network for SessionLinks {
+    fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError> {
+        let queue: &Queue<Bytes> =
+            self.shared.outgoing[to.index()].as_ref().ok_or_else(|| self.no_link("to", to))?;
+        if message.len() > self.max_message {
+            let reason = format!(
+                "{} bytes; at most {} are allowed (limits.max_message_bytes)",
+                message.len(),
+                self.max_message
+            );
+            return Err(NetError::Bad { direction: "to", peer: to, reason });
+        }
+        self.spinner.heat();
+        queue.push_blocking(message.into()).map_err(|end| self.ended(to, end))
+    }
+
+    fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError> {
+        let queue = self.shared.incoming[from.index()].as_ref().ok_or_else(|| self.no_link("from", from))?;
+        self.spinner.heat();
+        queue.pop_blocking(self.spinner.spin).map_err(|end| self.ended(from, end))
+    }
+}
+
+impl Drop for SessionLinks {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort("its worker failed; see its log");
+        } else {
+            self.shared.close();
+        }
+        self.inner.rendezvous.remove(self.shared.id, &self.shared);
+    }
+}
+
+impl fmt::Debug for SessionLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionLinks({} of {})", self.role(), self.id().short())
+    }
+}
+
+impl fmt::Debug for AbortHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AbortHandle({})", self.shared.id.short())
+    }
+}

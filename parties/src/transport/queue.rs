@@ -1,0 +1,241 @@
+//! A queue bounded in bytes between a blocking thread and the asynchronous transport.
+//!
+//! Each end may be on either side: outgoing queues are pushed by the worker and popped by a writer task, incoming ones
+//! the other way round. One producer, one consumer.
+
+use protocol::NetError;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    hint,
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+/// Why nothing more comes out, or goes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The producer has finished; everything was delivered.
+    Finished,
+    /// The link failed; what was queued is discarded.
+    Failed(NetError),
+}
+
+struct State<T> {
+    items: VecDeque<T>,
+    bytes: usize,
+    end: Option<End>,
+    /// The asynchronous side, whichever end it is.
+    task: Option<Waker>,
+}
+
+/// See the module.
+pub(crate) struct Queue<T> {
+    state: Mutex<State<T>>,
+    thread: Condvar,
+    /// There may be something to pop, or the queue has ended: what a spinning thread looks at.
+    stirred: AtomicBool,
+    capacity: usize,
+}
+
+impl<T: AsRef<[u8]>> Queue<T> {
+    /// Holds `capacity` bytes, or one larger item by itself.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::new(State { items: VecDeque::new(), bytes: 0, end: None, task: None }),
+            thread: Condvar::new(),
+            stirred: AtomicBool::new(false),
+            capacity,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn has_room(&self, state: &State<T>, more: usize) -> bool {
+        state.items.is_empty() || state.bytes.saturating_add(more) <= self.capacity
+    }
+
+    /// Wakes whoever waits at the other end.
+    fn stir(&self, mut state: MutexGuard<'_, State<T>>) {
+        self.stirred.store(true, Ordering::Release);
+        let task = state.task.take();
+        drop(state);
+        self.thread.notify_one();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
+        state.bytes += item.as_ref().len();
+        state.items.push_back(item);
+        self.stir(state);
+    }
+
+    /// Blocks while there is no room.
+    pub(crate) fn push_blocking(&self, item: T) -> Result<(), End> {
+        let mut state = self.lock();
+        loop {
+            if let Some(end) = &state.end {
+                return Err(end.clone());
+            }
+            if self.has_room(&state, item.as_ref().len()) {
+                self.put(state, item);
+                return Ok(());
+            }
+            state = self.thread.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// Waits while there is no room.
+    pub(crate) async fn push(&self, item: T) -> Result<(), End> {
+        let mut item = Some(item);
+        poll_fn(|context| {
+            let mut state = self.lock();
+            if let Some(end) = &state.end {
+                return Poll::Ready(Err(end.clone()));
+            }
+            let size = item.as_ref().map_or(0, |item| item.as_ref().len());
+            if !self.has_room(&state, size) {
+                state.task = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            if let Some(item) = item.take() {
+                self.put(state, item);
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Blocks until there is an item; spins for `spin` before it sleeps.
+    pub(crate) fn pop_blocking(&self, spin: Duration) -> Result<T, End> {
+        if !spin.is_zero() {
+            let start = Instant::now();
+            while !self.stirred.load(Ordering::Acquire) && start.elapsed() < spin {
+                hint::spin_loop();
+            }
+        }
+        let mut state = self.lock();
+        loop {
+            if let Some(item) = state.items.pop_front() {
+                state.bytes -= item.as_ref().len();
+                if state.items.is_empty() && state.end.is_none() {
+                    self.stirred.store(false, Ordering::Relaxed);
+                }
+                let task = state.task.take();
+                drop(state);
+                self.thread.notify_one();
+                if let Some(task) = task {
+                    task.wake();
+                }
+                return Ok(item);
+            }
+            if let Some(end) = &state.end {
+                return Err(end.clone());
+            }
+            self.stirred.store(false, Ordering::Relaxed);
+            state = self.thread.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for items and takes about `most` bytes of them, one item at least.
+    pub(crate) async fn pop_some(&self, most: usize) -> Result<Vec<T>, End> {
+        poll_fn(|context| {
+            let mut state = self.lock();
+            let mut items = Vec::new();
+            let mut bytes = 0;
+            while let Some(size) = state.items.front().map(|item| item.as_ref().len()) {
+                if !items.is_empty() && bytes + size > most {
+                    break;
+                }
+                bytes += size;
+                items.extend(state.items.pop_front());
+            }
+            if !items.is_empty() {
+                state.bytes -= bytes;
+                drop(state);
+                self.thread.notify_one();
+                return Poll::Ready(Ok(items));
+            }
+            if let Some(end) = &state.end {
+                return Poll::Ready(Err(end.clone()));
+            }
+            state.task = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// No more items come; those queued are still delivered. Does nothing on a queue that has ended.
+    pub(crate) fn finish(&self) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some(End::Finished);
+            self.stir(state);
+        }
+    }
+
+    /// Discards what is queued and fails both ends.
+    pub(crate) fn fail(&self, error: NetError) {
+        let mut state = self.lock();
+        if !matches!(state.end, Some(End::Failed(_))) {
+            state.items.clear();
+            state.bytes = 0;
+            state.end = Some(End::Failed(error));
+            self.stir(state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Role;
+    use std::{sync::Arc, thread};
+
+    #[test]
+    fn bounded_in_bytes_and_lossless() {
+        let queue = Arc::new(Queue::<Vec<u8>>::new(10));
+        let producer = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                for i in 0..1000_u32 {
+                    queue.push_blocking(vec![i as u8; (i % 25) as usize]).unwrap();
+                }
+                queue.finish();
+            })
+        };
+        for i in 0..1000_u32 {
+            assert_eq!(
+                queue.pop_blocking(Duration::from_micros(5)).unwrap(),
+                vec![i as u8; (i % 25) as usize]
+            );
+            assert!(queue.lock().bytes <= 25);
+        }
+        assert_eq!(queue.pop_blocking(Duration::ZERO), Err(End::Finished));
+        producer.join().unwrap();
+    }
+
+    #[test]
+    fn failure_wakes_a_blocked_producer_and_consumer() {
+        let error = NetError::Lost { peer: Role::P1, reason: "gone".into() };
+        let full = Arc::new(Queue::<Vec<u8>>::new(1));
+        full.push_blocking(vec![0; 5]).unwrap();
+        let empty = Arc::new(Queue::<Vec<u8>>::new(1));
+        let (f, e) = (full.clone(), empty.clone());
+        let push = thread::spawn(move || f.push_blocking(vec![0; 5]));
+        let pop = thread::spawn(move || e.pop_blocking(Duration::ZERO));
+        thread::sleep(Duration::from_millis(30));
+        full.fail(error.clone());
+        empty.fail(error.clone());
+        assert_eq!(push.join().unwrap(), Err(End::Failed(error.clone())));
+        assert_eq!(pop.join().unwrap(), Err(End::Failed(error)));
+    }
+}

@@ -1,0 +1,547 @@
+//! The context of a running program: who we are, our streams, our links, and the rounds.
+//!
+//! Gates are `async fn`s without a runtime: the only await point is an exchange. [`Cx::run`] polls the program; when
+//! every branch of it waits for an exchange, everything they posted leaves in **one** message, the peer's message
+//! comes in, and the next round begins. So two gates joined with [`join`] share their exchanges, and the number of
+//! messages is the depth of the program, not its size. The dealer yields at the same places without waiting for
+//! anybody, which keeps operation numbers and the order of dealt words equal on all three machines.
+
+use crate::cost::{Ledger, bytes};
+use crate::error::{Error, Result};
+use crate::net::Network;
+use crate::prg::{KeyId, Purpose, Streams};
+use crate::registry::{PadUse, Registry};
+use crate::share::Share;
+use crate::{NetError, Role, Shape};
+use kernels::{Device, Ring, Words};
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Dealt words leave in messages of about this size, so that the queue towards an evaluator stays bounded.
+const DEAL_CHUNK: usize = 4 << 20;
+/// Round number, part, kind and program hash.
+const HEADER: usize = 20;
+
+/// What a party sent, word by word, for privacy tests.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Receiver.
+    pub to: Role,
+    /// Operation number.
+    pub op: u64,
+    /// Lane of the pad (or of the item).
+    pub lane: u8,
+    /// Width of each value.
+    pub bits: u32,
+    /// The values as they travelled.
+    pub values: Vec<u64>,
+}
+
+/// One party's state that outlives a single run: streams, operation counter, registry, ledger.
+pub struct Session {
+    role: Role,
+    device: Device,
+    ring: Ring,
+    streams: Box<dyn Streams>,
+    next_op: u64,
+    round: u64,
+    ledger: Ledger,
+    registry: Option<Registry>,
+    transcript: Option<Vec<Sent>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({}, op {}, round {})", self.role, self.next_op, self.round)
+    }
+}
+
+impl Session {
+    /// A fresh session. Its streams must be keyed by a session identifier that was never used before.
+    pub fn new(role: Role, device: Device, ring: Ring, streams: Box<dyn Streams>) -> Session {
+        let registry = cfg!(debug_assertions).then(Registry::default);
+        let ledger = Ledger::default();
+        Session { role, device, ring, streams, next_op: 0, round: 0, ledger, registry, transcript: None }
+    }
+
+    /// Switches the pad registry on in release builds too.
+    pub fn with_registry(mut self) -> Session {
+        self.registry.get_or_insert_default();
+        self
+    }
+
+    /// Records every value sent.
+    pub fn with_transcript(mut self) -> Session {
+        self.transcript = Some(Vec::new());
+        self
+    }
+
+    /// Costs so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The pad registry, if it is on.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Values sent so far, if recorded.
+    pub fn transcript(&self) -> &[Sent] {
+        self.transcript.as_deref().unwrap_or_default()
+    }
+
+    /// This party.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Runs a program with this session's two other parties at the ends of `net`.
+    pub fn run<'n, T, F>(&'n mut self, net: &'n mut dyn Network, program: impl FnOnce(Cx<'n>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let (role, device, ring) = (self.role, self.device.clone(), self.ring);
+        let core = Rc::new(RefCell::new(Core::new(self, net)));
+        let mut future = pin!(program(Cx { core: core.clone(), role, device, ring, path: Rc::from("") }));
+        let mut task = Context::from_waker(Waker::noop());
+        loop {
+            match future.as_mut().poll(&mut task) {
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Ready(Ok(v)) => return core.borrow_mut().close().map(|()| v),
+                Poll::Pending => core.borrow_mut().exchange()?,
+            }
+        }
+    }
+}
+
+/// One running program: the messages of the current round.
+struct Core<'n> {
+    session: &'n mut Session,
+    net: &'n mut dyn Network,
+    /// An evaluator's openings of this round, and the peer's of the last one.
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// The dealer's words for P1 and P2 of this round.
+    dealing: [Vec<u8>; 2],
+    /// What an evaluator has of the dealer's words of this round, and how much of it is used.
+    dealt: Vec<u8>,
+    used: usize,
+    part: [u32; 2],
+    /// Hash of every operation so far, and the same at the start of the round: programs that diverge are named.
+    hash: u64,
+    round_hash: u64,
+    scope: Rc<str>,
+}
+
+impl<'n> Core<'n> {
+    fn new(session: &'n mut Session, net: &'n mut dyn Network) -> Core<'n> {
+        let hash = fnv(session.round, &session.next_op.to_le_bytes());
+        Core {
+            session,
+            net,
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+            dealing: Default::default(),
+            dealt: Vec::new(),
+            used: 0,
+            part: [0; 2],
+            hash,
+            round_hash: hash,
+            scope: Rc::from(""),
+        }
+    }
+
+    fn net_error(&self, source: NetError) -> Error {
+        Error::Net { scope: self.scope.to_string(), source }
+    }
+
+    fn diverged(&self, peer: Role, what: String) -> Error {
+        Error::Diverged { scope: self.scope.to_string(), peer, what }
+    }
+
+    fn header(&self, part: u32) -> Vec<u8> {
+        let mut h = Vec::with_capacity(HEADER);
+        h.extend(self.session.round.to_le_bytes());
+        h.extend(part.to_le_bytes());
+        h.extend(self.round_hash.to_le_bytes());
+        h
+    }
+
+    fn receive(&mut self, from: Role, part: u32) -> Result<Vec<u8>> {
+        let mut message = self.net.recv(from).map_err(|e| self.net_error(e))?;
+        let expected = self.header(part);
+        if message.len() < HEADER {
+            return Err(self.diverged(from, format!("a message of {} bytes has no header", message.len())));
+        }
+        if message[..HEADER] != expected[..] {
+            let round = u64::from_le_bytes(message[..8].try_into().expect("8 bytes"));
+            let what = if round == self.session.round {
+                format!("other operations before round {round}")
+            } else {
+                format!("its round {round}, our round {}", self.session.round)
+            };
+            return Err(self.diverged(from, what));
+        }
+        message.drain(..HEADER);
+        Ok(message)
+    }
+
+    fn send(&mut self, to: Role, part: u32, payload: &[u8]) -> Result<()> {
+        let mut message = self.header(part);
+        message.extend_from_slice(payload);
+        self.session.ledger.count(self.session.role, to, payload.len() as u64);
+        self.session.ledger.messages += 1;
+        self.net.send(to, message).map_err(|e| self.net_error(e))
+    }
+
+    /// The dealer's side of `deal`: queues words for an evaluator.
+    fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
+        let i = to.index() - 1;
+        words.pack(bits, &mut self.dealing[i]);
+        if self.dealing[i].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
+    }
+
+    fn flush_dealt(&mut self, to: Role) -> Result<()> {
+        let i = to.index() - 1;
+        if self.dealing[i].is_empty() {
+            return Ok(());
+        }
+        let payload = std::mem::take(&mut self.dealing[i]);
+        self.send(to, self.part[i], &payload)?;
+        self.part[i] += 1;
+        Ok(())
+    }
+
+    /// An evaluator's side of `deal`.
+    fn take_dealt(&mut self, n: usize, bits: u32) -> Result<Words> {
+        let need = bytes(n, bits) as usize;
+        while self.dealt.len() - self.used < need {
+            self.dealt.drain(..self.used);
+            self.used = 0;
+            let more = self.receive(Role::Dealer, self.part[0])?;
+            self.part[0] += 1;
+            self.dealt.extend_from_slice(&more);
+        }
+        let words = Words::unpack(&self.session.device, &self.dealt[self.used..self.used + need], bits, n);
+        self.used += need;
+        Ok(words)
+    }
+
+    /// Ends the round's dealt words on both ends.
+    fn close_dealt(&mut self) -> Result<()> {
+        if self.session.role == Role::Dealer {
+            self.flush_dealt(Role::P1)?;
+            self.flush_dealt(Role::P2)?;
+        } else if self.used != self.dealt.len() {
+            let extra = self.dealt.len() - self.used;
+            return Err(self.diverged(Role::Dealer, format!("{extra} dealt bytes that this program does not use")));
+        }
+        self.dealt.clear();
+        self.used = 0;
+        self.part = [0; 2];
+        Ok(())
+    }
+
+    /// One exchange: all openings posted since the last one, in one message each way.
+    fn exchange(&mut self) -> Result<()> {
+        self.close_dealt()?;
+        if let Some(peer) = peer(self.session.role) {
+            let out = std::mem::take(&mut self.outgoing);
+            self.send(peer, 0, &out)?;
+            self.incoming = self.receive(peer, 0)?;
+            if self.incoming.len() != out.len() {
+                let what = format!("its opening has {} bytes, ours {}", self.incoming.len(), out.len());
+                return Err(self.diverged(peer, what));
+            }
+            self.session.ledger.exchanges += 1;
+        }
+        self.session.round += 1;
+        self.round_hash = self.hash;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.close_dealt()?;
+        self.session.round += 1;
+        Ok(())
+    }
+}
+
+/// The other evaluator.
+fn peer(role: Role) -> Option<Role> {
+    match role {
+        Role::Dealer => None,
+        Role::P1 => Some(Role::P2),
+        Role::P2 => Some(Role::P1),
+    }
+}
+
+/// FNV-1a, to tell programs apart (not a security measure).
+fn fnv(mut h: u64, bytes: &[u8]) -> u64 {
+    for b in bytes {
+        h = (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+    }
+    h
+}
+
+/// Additive group of a sharing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Integers modulo 2^bits.
+    Add,
+    /// Bit strings.
+    Xor,
+}
+
+impl Group {
+    fn plus(self, a: &Words, b: &Words) -> Words {
+        match self {
+            Group::Add => a + b,
+            Group::Xor => a ^ b,
+        }
+    }
+
+    fn minus(self, a: &Words, b: &Words) -> Words {
+        match self {
+            Group::Add => a - b,
+            Group::Xor => a ^ b,
+        }
+    }
+}
+
+/// An operation: the name of its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op(u64);
+
+/// One item of an operation: which stream masks it, how many values of how many bits, in which group.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    /// The operation.
+    pub op: Op,
+    /// The stream.
+    pub purpose: Purpose,
+    /// Member of the stream's family.
+    pub index: usize,
+    /// Number of values.
+    pub n: usize,
+    /// Bits of each.
+    pub bits: u32,
+    /// How shares combine.
+    pub group: Group,
+}
+
+impl Item {
+    fn lane(&self) -> u8 {
+        self.purpose.lane(self.index)
+    }
+}
+
+/// The two evaluators' masks of an item: the dealer knows both, each evaluator its own.
+#[derive(Clone, Debug)]
+pub struct Pads {
+    /// From k01.
+    pub p1: Option<Words>,
+    /// From k02.
+    pub p2: Option<Words>,
+}
+
+/// A value opened under a mask: v = delta (+ or xor) lambda. Evaluators know delta and half of lambda, the dealer
+/// lambda. For values of the full ring this is a replicated share.
+#[derive(Clone, Debug)]
+pub struct Masked {
+    /// Public to the evaluators.
+    pub delta: Option<Words>,
+    /// The dealer's mask, or an evaluator's half of it.
+    pub lambda: Words,
+}
+
+impl Masked {
+    /// As a replicated share.
+    pub fn share(self, shape: Shape, scale: u32) -> Share {
+        Share { shape, scale, delta: self.delta, lambda: self.lambda }
+    }
+}
+
+/// A handle on the running program. Cloning it is cheap; a scoped handle names a part of the program.
+#[derive(Clone)]
+pub struct Cx<'n> {
+    core: Rc<RefCell<Core<'n>>>,
+    role: Role,
+    device: Device,
+    ring: Ring,
+    path: Rc<str>,
+}
+
+impl<'n> Cx<'n> {
+    /// This party.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether this is the dealer.
+    pub fn is_dealer(&self) -> bool {
+        self.role == Role::Dealer
+    }
+
+    /// Whether this is P1, who adds public constants to additive halves.
+    pub fn is_p1(&self) -> bool {
+        self.role == Role::P1
+    }
+
+    /// Where buffers live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> Ring {
+        self.ring
+    }
+
+    /// Path of this part of the program.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A handle on a named part.
+    pub fn scope(&self, name: &str) -> Cx<'n> {
+        let path = if self.path.is_empty() { name.into() } else { format!("{}/{name}", self.path).into() };
+        Cx { path, ..self.clone() }
+    }
+
+    /// Begins an operation: fresh streams, same number on all parties.
+    pub fn op(&self, name: &str) -> Op {
+        let mut core = self.core.borrow_mut();
+        let op = core.session.next_op;
+        core.session.next_op += 1;
+        core.hash = fnv(fnv(core.hash, self.path.as_bytes()), name.as_bytes());
+        core.scope = if self.path.is_empty() { name.into() } else { format!("{}/{name}", self.path).into() };
+        Op(op)
+    }
+
+    /// Reduces to the ring.
+    pub fn reduce(&self, w: Words) -> Words {
+        w.low(self.ring.bits())
+    }
+
+    /// A stream of one pairwise key, if this party knows it.
+    pub fn draw(&self, key: KeyId, item: &Item) -> Option<Words> {
+        let mut core = self.core.borrow_mut();
+        let s = &mut *core.session;
+        let lane = item.lane();
+        let words = s.streams.draw(&self.device, key, item.op.0, lane, item.n, item.bits)?;
+        if let Some(r) = &mut s.registry {
+            r.draw(key, item.op.0, lane);
+        }
+        Some(words)
+    }
+
+    /// The masks of an item.
+    pub fn pads(&self, item: &Item) -> Pads {
+        Pads { p1: self.draw(KeyId::K01, item), p2: self.draw(KeyId::K02, item) }
+    }
+
+    fn note_sent(&self, key: KeyId, item: &Item, to: Role, words: &Words) {
+        let mut core = self.core.borrow_mut();
+        let lane = item.lane();
+        if let Some(r) = &mut core.session.registry {
+            r.pad(PadUse { key, op: item.op.0, lane, to });
+        }
+        self.note_values(&mut core, item, to, words);
+    }
+
+    fn note_values(&self, core: &mut Core<'_>, item: &Item, to: Role, words: &Words) {
+        if let Some(t) = &mut core.session.transcript {
+            t.push(Sent { to, op: item.op.0, lane: item.lane(), bits: item.bits, values: words.to_vec() });
+        }
+    }
+
+    /// Additive (or xor) shares, for the evaluators, of a value the dealer knows: P1's is a stream of k01, P2's
+    /// travels masked by it. Cost: ⌈n·bits/8⌉ bytes from the dealer to P2, no exchange.
+    pub fn deal(&self, item: Item, value: impl FnOnce() -> Words) -> Result<Option<Words>> {
+        self.deal_beside_pad(item, |_| value())
+    }
+
+    /// Like [`Cx::deal`]; the dealer's closure also sees P1's share.
+    pub fn deal_beside_pad(&self, item: Item, value: impl FnOnce(&Words) -> Words) -> Result<Option<Words>> {
+        match self.role {
+            Role::Dealer => {
+                let pad = self.draw(KeyId::K01, &item).expect("the dealer knows k01");
+                let masked = item.group.minus(&value(&pad), &pad).low(item.bits);
+                self.note_sent(KeyId::K01, &item, Role::P2, &masked);
+                self.core.borrow_mut().queue_dealt(Role::P2, &masked, item.bits)?;
+                Ok(None)
+            }
+            Role::P1 => Ok(self.draw(KeyId::K01, &item)),
+            Role::P2 => self.core.borrow_mut().take_dealt(item.n, item.bits).map(Some),
+        }
+    }
+
+    /// Words of a distributed comparison key, which hide their content computationally by themselves: from the
+    /// dealer to both evaluators.
+    pub fn publish_key(&self, item: Item, value: Option<&Words>) -> Result<Words> {
+        let mut core = self.core.borrow_mut();
+        match value {
+            Some(words) => {
+                for to in [Role::P1, Role::P2] {
+                    self.note_values(&mut core, &item, to, words);
+                    core.queue_dealt(to, words, item.bits)?;
+                }
+                Ok(words.clone())
+            }
+            None => core.take_dealt(item.n, item.bits),
+        }
+    }
+
+    /// Sends each evaluator's half, masked by its own pad, to the other; returns (own message, the peer's).
+    /// Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
+    pub async fn swap(&self, item: Item, half: Option<Words>, pads: &Pads) -> Result<Option<(Words, Words)>> {
+        let posted = half.map(|half| {
+            let (pad, key, to) = match self.role {
+                Role::P1 => (&pads.p1, KeyId::K01, Role::P2),
+                _ => (&pads.p2, KeyId::K02, Role::P1),
+            };
+            let pad = pad.as_ref().expect("an evaluator knows its own pad");
+            let masked = item.group.minus(&half, pad).low(item.bits);
+            self.note_sent(key, &item, to, &masked);
+            let mut core = self.core.borrow_mut();
+            let at = core.outgoing.len();
+            masked.pack(item.bits, &mut core.outgoing);
+            (masked, at)
+        });
+        NextRound::default().await;
+        Ok(posted.map(|(mine, at)| {
+            let core = self.core.borrow();
+            let end = at + bytes(item.n, item.bits) as usize;
+            (mine, Words::unpack(&self.device, &core.incoming[at..end], item.bits, item.n))
+        }))
+    }
+
+    /// Opens a 2-of-2 value under fresh masks. Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
+    pub async fn open(&self, item: Item, half: Option<Words>) -> Result<Masked> {
+        let pads = self.pads(&item);
+        let swapped = self.swap(item, half, &pads).await?;
+        let delta = swapped.map(|(mine, theirs)| item.group.plus(&mine, &theirs).low(item.bits));
+        let lambda = match (pads.p1, pads.p2) {
+            (Some(a), Some(b)) => item.group.plus(&a, &b).low(item.bits),
+            (Some(own), None) | (None, Some(own)) => own,
+            (None, None) => unreachable!("every party knows k01 or k02"),
+        };
+        Ok(Masked { delta, lambda })
+    }
+}
+
+/// Pending once: everything posted before is exchanged before this completes.
+#[derive(Default)]
+struct NextRound(bool);
+
+impl Future for NextRound {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}

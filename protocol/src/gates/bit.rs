@@ -1,0 +1,31 @@
+//! Masked bit times value.
+//!
+//! A bit opened as b = D ⊕ λ is D + (1−2D)·λ over the integers. With dealt shares L of λ and LA of λ·λx,
+//! ```text
+//! b·x = D·x + (1−2D)·(λ·Δx + λ·λx)
+//! ```
+//! is a 2-of-2 value at no exchange. Several such products may be summed before one resharing.
+
+use super::truncate::sign;
+use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes};
+
+/// b · x for a bit opened under a mask. Dealt: 16 bytes an element.
+pub fn bit_times(cx: &Cx, b: &Masked, x: &Share) -> Result<Product> {
+    let (op, n, bits) = (cx.op("bit times value"), x.len(), cx.ring().bits());
+    let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
+    let l = cx.deal(item(Purpose::Bit), || b.lambda.clone())?;
+    let la = cx.deal(item(Purpose::BitTimesMask), || cx.reduce(&b.lambda * &x.lambda))?;
+    let half = match (&b.delta, &x.delta, l, la) {
+        (Some(d), Some(dx), Some(l), Some(la)) => {
+            let own = if cx.is_p1() { dx + &x.lambda } else { x.lambda.clone() };
+            Some(cx.reduce(d * &own + sign(d) * (l * dx + la)))
+        }
+        _ => None,
+    };
+    Ok(Product { shape: x.shape, scale: x.scale, half })
+}
+
+/// Declared cost for `n` elements.
+pub fn cost(n: usize, ring_bits: u32) -> Cost {
+    Cost::dealt(2 * bytes(n, ring_bits))
+}

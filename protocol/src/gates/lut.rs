@@ -1,0 +1,142 @@
+//! Table look-up: a function of one shared variable by an xor-shared one-hot row with a hidden sign.
+//!
+//! The dealer deals u1 ⊕ u2 = e_m for m = (λ >> s) mod N. Rotated by Δ >> s, P1's sum Σ u1\[i\]·A\[i\] and P2's
+//! −Σ u2\[i\]·A\[i\] add to σ·slope with σ = ±1 known to the dealer alone. Both columns are opened under masks,
+//! σ·slope = Da + λa, σ·intercept = Db + λb, and since σ² = 1
+//! ```text
+//! slope·loc + intercept = (Da·x + Db)·σ + Da·σl + x·σλa + σ(λa·l + λb),    loc = x + l
+//! ```
+//! with x = Δ mod 2^s and l = λ mod 2^s: four dealt constants. σ is never opened (that would halve the candidates).
+//! Sources: one-time truth tables (Ishai et al., TCC 2013); look-up by shared one-hot in Pika (Wagh, PoPETs 2022).
+
+use super::table::{Table, TableSpec};
+use super::truncate::truncate;
+use crate::{Cost, Cx, Group, Item, Masked, Op, Product, Purpose, Result, Share, bytes, join};
+use kernels::Words;
+
+/// A dealt one-hot row of `width` bits for each element.
+pub(crate) struct OneHot {
+    /// An evaluator's share.
+    pub share: Option<Words>,
+    /// The dealer's sign.
+    pub sigma: Option<Words>,
+}
+
+/// Deals xor shares of the rows e_idx, `width` a power of two.
+pub(crate) fn deal_one_hot(
+    cx: &Cx,
+    op: Op,
+    purpose: Purpose,
+    width: usize,
+    n: usize,
+    idx: impl FnOnce() -> Words,
+) -> Result<OneHot> {
+    let (words, bits) = (width.div_ceil(64), width.min(64) as u32);
+    let item = Item { op, purpose, index: 0, n: n * words, bits, group: Group::Xor };
+    let mut sigma = None;
+    let share = cx.deal_beside_pad(item, |u1| {
+        let idx = idx();
+        sigma = Some((u1.bit_at(width, &idx) << 1u32) - 1);
+        Words::zeros(cx.device(), n * words).flip_bit(width, &idx)
+    })?;
+    Ok(OneHot { share, sigma })
+}
+
+/// Bytes of dealt one-hot rows.
+pub(crate) fn one_hot_bytes(n: usize, width: usize) -> u64 {
+    bytes(n * width.div_ceil(64), width.min(64) as u32)
+}
+
+/// A selected entry: both coefficients times σ under masks, and each party's summand of the local coordinate.
+pub(crate) struct Selected {
+    pub slope: Masked,
+    pub intercept: Masked,
+    /// λ mod 2^s at the dealer, Δ mod 2^s at the evaluators.
+    pub local: Words,
+    /// The dealer's sign.
+    pub sigma: Option<Words>,
+}
+
+/// Selects an entry for each element. Cost: one exchange of 16 bytes each way; N/8 bytes dealt.
+pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table) -> Result<Selected> {
+    let (t, n) = (&table.spec, x.len());
+    let known = cx.reduce(x.delta.as_ref().unwrap_or(&x.lambda).clone());
+    let index = (&known >> t.shift).low(t.entries.trailing_zeros());
+    let local = known.low(t.shift);
+    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, n, || index.clone())?;
+    let halves = row.share.map(|u| {
+        let phase = &local >> (t.shift - t.phase_bits);
+        let mut columns = u.select(&table.tables, &index, &phase).into_iter();
+        let mut next = || {
+            let sum = columns.next().expect("two columns");
+            if cx.is_p1() { sum } else { -sum }
+        };
+        (next(), next())
+    });
+    let (slope, intercept) = halves.unzip();
+    let bits = cx.ring().bits();
+    let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
+    let (slope, intercept) =
+        join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Intercept), intercept)).await?;
+    Ok(Selected { slope, intercept, local: local >> t.drop, sigma: row.sigma })
+}
+
+/// Deals shares of constants that the dealer knows; empty vectors stand for the other parties' ignorance.
+pub(crate) fn deal_constants<const C: usize>(
+    cx: &Cx,
+    op: Op,
+    first: usize,
+    n: usize,
+    values: Option<[Words; C]>,
+) -> Result<Option<[Words; C]>> {
+    let mut values = values.map(|v| v.into_iter());
+    let mut shares = Vec::with_capacity(C);
+    for index in first..first + C {
+        let item =
+            Item { op, purpose: Purpose::Constant0, index, n, bits: cx.ring().bits(), group: Group::Add };
+        let value = values.as_mut().and_then(Iterator::next);
+        shares.extend(cx.deal(item, || cx.reduce(value.expect("the dealer knows the constants")))?);
+    }
+    Ok(shares.try_into().ok())
+}
+
+/// The dealer's four constants σ, σl, σλa, σ(λa·l + λb).
+pub(crate) fn line_constants(s: &Selected) -> Option<[Words; 4]> {
+    let sigma = s.sigma.as_ref()?;
+    let (la, lb, l) = (&s.slope.lambda, &s.intercept.lambda, &s.local);
+    Some([sigma.clone(), sigma * l, sigma * la, sigma * &(la * l + lb)])
+}
+
+/// An evaluator's half of slope·loc + intercept, given its shares of the four constants.
+pub(crate) fn line(s: &Selected, c: &[Words; 4]) -> Words {
+    let (da, db, x) =
+        (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"), &s.local);
+    (da * x + db) * &c[0] + da * &c[1] + x * &c[2] + &c[3]
+}
+
+/// f(x) as a 2-of-2 value at the table's output scale, one exchange.
+pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Table) -> Result<Product> {
+    assert_eq!(x.scale, table.spec.in_scale, "table for another scale");
+    let op = cx.op("table");
+    let selected = select(cx, op, x, table).await?;
+    let constants = deal_constants(cx, op, 0, x.len(), line_constants(&selected))?;
+    let half = constants.map(|c| cx.reduce(line(&selected, &c)));
+    Ok(Product { shape: x.shape, scale: table.spec.out_scale(), half })
+}
+
+/// f(x) at `scale`, three exchanges. Range of x: [`TableSpec::range`].
+pub async fn lookup(cx: &Cx<'_>, x: &Share, table: &Table, scale: u32) -> Result<Share> {
+    let y = evaluate(cx, x, table).await?;
+    truncate(cx, y, table.spec.out_scale() - scale).await
+}
+
+/// Declared cost of [`evaluate`] for `n` elements.
+pub fn evaluate_cost(n: usize, t: &TableSpec, ring_bits: u32) -> Cost {
+    let word = bytes(n, ring_bits);
+    Cost { rounds: vec![2 * word], dealt: [0, one_hot_bytes(n, t.entries) + 4 * word] }
+}
+
+/// Declared cost of [`lookup`].
+pub fn cost(n: usize, t: &TableSpec, scale: u32, ring_bits: u32) -> Cost {
+    evaluate_cost(n, t, ring_bits).then(super::truncate::cost(n, t.out_scale() - scale, ring_bits))
+}

@@ -1,0 +1,154 @@
+//! Coarse maximum of a row in three exchanges, whatever its length: some M with M − 4 ≤ max(x) < M + 4.
+//!
+//! Softmax only needs *some* shift near the maximum. Scores fall into W buckets of width 4 (signed bucket q ∈
+//! [−W/2, W/2), or one less because two addends are cut). The dealer deals one-hot rows of λ's bucket; rotated by Δ's
+//! bucket and suffix-xored they are xor shares of the thermometer \[q ≥ level\]. For every level the evaluators
+//! combine a row's thermometers with common coins ρ of κ bits: R = ⊕ ρ_i·th_i is 0 if no score reaches the level, and
+//! otherwise non-zero except with probability 2^−κ. R is tested for zero block by block: opened under a mask, looked
+//! up in a dealt one-hot row of the mask. The flags' product over the blocks is expanded with dealt monomials, and
+//! the number of reached levels is a linear function of it.
+//! A false zero lowers M by 4 and is absorbed by the window of [`exp`](super::exp); κ = 18.
+//! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
+
+use super::exp::BUCKET_LOG2;
+use super::lut::{deal_one_hot, one_hot_bytes};
+use super::product::reshare;
+use super::truncate::sign;
+use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
+use kernels::Words;
+
+/// Levels and the zero test's blocks of bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// Number of buckets W, a power of two.
+    pub buckets: usize,
+    /// Bits of each block of the zero test; their sum is κ.
+    pub blocks: [u32; 3],
+}
+
+impl Levels {
+    /// 64 or 128 buckets, κ = 18.
+    pub fn new(buckets: usize) -> Levels {
+        Levels { buckets, blocks: [6, 6, 6] }
+    }
+
+    fn kappa(self) -> u32 {
+        self.blocks.iter().sum()
+    }
+
+    /// The scores for which the gate is right: [low, high).
+    pub fn range(self) -> (f64, f64) {
+        let half = (self.buckets << BUCKET_LOG2) as f64 / 2.0;
+        (4.0 - half, half)
+    }
+}
+
+/// A shift for each row; `offsets` cuts the flat scores into rows. Three exchanges.
+pub async fn coarse_max(cx: &Cx<'_>, x: &Share, offsets: &[usize], levels: Levels) -> Result<Share> {
+    let (op, w, k) = (cx.op("coarse max"), levels.buckets, cx.ring().bits());
+    let (rows, n, shift) = (offsets.len() - 1, x.len(), x.scale + BUCKET_LOG2);
+    let kappa = levels.kappa() as usize;
+    let words = w.div_ceil(64);
+
+    let known = cx.reduce(x.delta.as_ref().unwrap_or(&x.lambda).clone());
+    let bucket = (known >> shift).low(w.trailing_zeros());
+    let row = deal_one_hot(cx, op, Purpose::OneHot, w, n, || bucket.clone())?;
+    let planes = row.share.map(|u| {
+        let thermometer = u.rotate_bits(w, &(bucket + (w as u64 / 2))).suffix_xor(w);
+        let coins = Item {
+            op,
+            purpose: Purpose::Coins,
+            index: 0,
+            n: n * kappa * words,
+            bits: w.min(64) as u32,
+            group: Group::Xor,
+        };
+        let rho = cx.draw(KeyId::K12, &coins).expect("evaluators know k12");
+        thermometer.masked_xor_segments(&rho, w, kappa, offsets)
+    });
+    let item = Item {
+        op,
+        purpose: Purpose::Planes,
+        index: 0,
+        n: rows * kappa * words,
+        bits: w.min(64) as u32,
+        group: Group::Xor,
+    };
+    let planes = cx.open(item, planes).await?;
+
+    // [R_block = 0] = [D = λ], looked up in a one-hot row of λ.
+    let known = planes.delta.as_ref().unwrap_or(&planes.lambda);
+    let mut flags = Vec::new();
+    let mut first = 0;
+    for &count in &levels.blocks {
+        let index = known.transpose_bits(w, kappa, first, count as usize);
+        let op = cx.op("zero test");
+        let row = deal_one_hot(cx, op, Purpose::ZeroTest, 1 << count, rows * w, || index.clone())?;
+        flags.extend(row.share.map(|u| u.bit_at(1 << count, &index)));
+        first += count as usize;
+    }
+    let blocks = levels.blocks.len();
+    let half = (!flags.is_empty()).then(|| Words::concat(&flags.iter().collect::<Vec<_>>()));
+    let item = Item { op, purpose: Purpose::Flags, index: 0, n: rows * w * blocks, bits: 1, group: Group::Xor };
+    let flags = cx.open(item, half).await?;
+
+    let count = reached_levels(cx, op, &flags, rows, w, blocks, k - shift)?;
+    // The top reached level is count − W/2 − 1; one more makes M centred.
+    let half = count.map(|c| if cx.is_p1() { c - (w as u64 / 2) } else { c }).map(|c| cx.reduce(c << shift));
+    reshare(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }).await
+}
+
+/// Halves of Σ over levels of 1 − Π_b flag_b, modulo 2^width.
+fn reached_levels(
+    cx: &Cx,
+    op: Op,
+    flags: &crate::Masked,
+    rows: usize,
+    w: usize,
+    blocks: usize,
+    width: u32,
+) -> Result<Option<Words>> {
+    let n = rows * w;
+    let block = |m: &Words, b: usize| m.slice(b * n..(b + 1) * n);
+    let deltas: Option<Vec<Words>> = flags.delta.as_ref().map(|d| (0..blocks).map(|b| block(d, b)).collect());
+    // Σ_S Π_{b∉S} E_b · Π_{b∈S} (1 − 2E_b) · [Π_{b∈S} λ_b]
+    let mut zero: Option<Words> = None;
+    for set in 0usize..1 << blocks {
+        let inside = |b: &usize| set >> b & 1 == 1;
+        let coefficient = deltas.as_ref().map(|e| {
+            let factors = (0..blocks).map(|b| if inside(&b) { sign(&e[b]) } else { e[b].clone() });
+            factors.reduce(|a, f| a * f).expect("at least one block")
+        });
+        let term = if set == 0 {
+            coefficient.map(|c| if cx.is_p1() { c } else { c * 0 })
+        } else {
+            let item =
+                Item { op, purpose: Purpose::FlagMonomial0, index: set, n, bits: width, group: Group::Add };
+            let monomial = cx.deal(item, || {
+                let masks = (0..blocks).filter(inside).map(|b| block(&flags.lambda, b));
+                masks.reduce(|a, m| a & m).expect("a non-empty set")
+            })?;
+            coefficient.zip(monomial).map(|(c, m)| c * m)
+        };
+        zero = match (zero, term) {
+            (Some(z), Some(t)) => Some(z + t),
+            (z, t) => z.or(t),
+        };
+    }
+    Ok(zero.map(|z| {
+        let not_reached = z.sum_rows(w);
+        if cx.is_p1() { -not_reached + w as u64 } else { -not_reached }
+    }))
+}
+
+/// Declared cost for `n` scores in `rows` rows, at `scale`.
+pub fn cost(n: usize, rows: usize, levels: Levels, scale: u32, ring_bits: u32) -> Cost {
+    let (w, kappa) = (levels.buckets, levels.kappa() as usize);
+    let blocks = levels.blocks.len();
+    let tests: u64 = levels.blocks.iter().map(|&b| one_hot_bytes(rows * w, 1 << b)).sum();
+    let monomials = ((1 << blocks) - 1) * bytes(rows * w, ring_bits - scale - BUCKET_LOG2);
+    Cost {
+        rounds: vec![one_hot_bytes(rows * kappa, w), bytes(rows * w * blocks, 1), bytes(rows, ring_bits)],
+        dealt: [0, one_hot_bytes(n, w) + tests + monomials],
+    }
+}

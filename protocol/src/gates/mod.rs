@@ -1,0 +1,17 @@
+//! Gates. Each file is one gate: the algebra in its first lines, dealer and evaluators side by side, its meaning in
+//! the clear, and its declared cost, which tests hold against the measured one.
+
+pub mod bit;
+pub mod compare;
+pub mod exp;
+pub mod glu;
+pub mod input;
+pub mod lut;
+pub mod max;
+pub mod norm;
+pub mod product;
+pub mod reveal;
+pub mod row;
+pub mod softmax;
+pub mod table;
+pub mod truncate;

@@ -1,0 +1,137 @@
+//! RMSNorm and LayerNorm without gain and bias (those are folded into the next weight matrix before sharing).
+//!
+//! Both are x ↦ c(x)·g(S): c linear and local, S one quadratic statistic a row, g a row gate.
+//! RMSNorm: c(x) = x, S = Σ x², g(S) = (S/d + ε)^(−1/2).
+//! LayerNorm: c(x) = d·x − Σx, S = d·Σx² − (Σx)² = d²·var, g(S) = (S/d² + ε)^(−1/2) / d, exact in integers.
+
+use super::product::{bilinear, drop_low, product_cost, scale_rows, square_sum};
+use super::row::{self, RowTable};
+use super::truncate::{truncate, truncate_from};
+use crate::{Cost, Cx, Product, Result, Shape, Share};
+use kernels::{Device, Zip};
+
+/// Pieces an octave of the factor.
+const SEGMENTS: u32 = 32;
+
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square.
+    Rms,
+    /// Mean and variance.
+    Layer,
+}
+
+/// Tables of one norm.
+#[derive(Clone, Debug)]
+pub struct NormTable {
+    /// Which norm.
+    pub kind: NormKind,
+    /// Low bits of the input that the statistic ignores, so that rows of large norm do not overflow it.
+    pub input_drop: u32,
+    /// Bits truncated off the statistic before the row gate; 0 saves an exchange.
+    pub statistic_drop: u32,
+    /// The factor's fractional bits.
+    pub factor_scale: u32,
+    /// g.
+    pub row: RowTable,
+}
+
+impl NormTable {
+    /// For rows of `d` elements at `scale` whose mean square (RMS) or variance (Layer) lies in [low, high).
+    pub fn new(device: &Device, kind: NormKind, d: usize, scale: u32, eps: f64, low: f64, high: f64) -> NormTable {
+        let d = d as f64;
+        let per = match kind {
+            NormKind::Rms => d,
+            NormKind::Layer => d * d,
+        };
+        let divide = match kind {
+            NormKind::Rms => 1.0,
+            NormKind::Layer => d,
+        };
+        let g = move |s: f64| 1.0 / ((s / per + eps).sqrt() * divide);
+        let (low, high) = (low * per, high * per);
+        // The row gate takes S below 2^52 in its units as it is. A larger S is computed from shortened inputs, which
+        // holds modulo 2^(64 − input_drop) only, and truncated to 2^46.
+        let top = (high.log2() + 2.0 * f64::from(scale)).ceil() as i64;
+        let (input_drop, statistic_drop) = if top <= 52 {
+            (0, 0)
+        } else {
+            let d = (top - 60).max(0);
+            (d as u32, (top - 2 * d - 46).max(0) as u32)
+        };
+        // 2^12 units at the smallest factor.
+        let factor_scale = (12.0 - g(high).log2()).ceil().clamp(14.0, 40.0) as u32;
+        let row = RowTable::new(device, 2 * (scale - input_drop) - statistic_drop, (low, high), SEGMENTS, g);
+        NormTable { kind, input_drop, statistic_drop, factor_scale, row }
+    }
+}
+
+/// The norm's linear part: x, or d·x − Σx.
+fn centred(x: &Share, kind: NormKind) -> Share {
+    match kind {
+        NormKind::Rms => x.clone(),
+        NormKind::Layer => {
+            let d = x.shape.cols;
+            x.linear(x.shape, |w| (w * d as u64).zip_rows(Zip::Sub, &w.sum_rows(d)))
+        }
+    }
+}
+
+fn statistic(cx: &Cx, x: &Share, kind: NormKind) -> Result<Product> {
+    match kind {
+        NormKind::Rms => square_sum(cx, x),
+        NormKind::Layer => {
+            let d = x.shape.cols;
+            let column = Shape::new(x.shape.rows, 1);
+            bilinear(cx, x, x, column, |a, b| {
+                (a * b).sum_rows(d) * d as u64 - a.sum_rows(d) * b.sum_rows(d)
+            })
+        }
+    }
+}
+
+/// The factor g(S) of each row. Four exchanges (five if the statistic is truncated).
+pub async fn factor(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
+    let cx = &cx.scope("statistic");
+    let z = match t.input_drop {
+        0 => statistic(cx, x, t.kind)?,
+        d => statistic(cx, &drop_low(cx, x, d)?, t.kind)?,
+    };
+    let s = truncate_from(cx, z, cx.ring().bits() - t.input_drop, t.statistic_drop).await?;
+    row::evaluate(&cx.scope("factor"), &s, &t.row, t.factor_scale).await
+}
+
+/// The normalised rows at the scale of x. Six exchanges (seven).
+pub async fn norm(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
+    let r = factor(cx, x, t).await?;
+    truncate(&cx.scope("scale"), scale_rows(cx, &centred(x, t.kind), &r)?, t.factor_scale).await
+}
+
+impl NormTable {
+    /// Declared cost of [`factor`] for rows of `d` elements.
+    pub fn factor_cost(&self, rows: usize, d: usize, ring_bits: u32) -> Cost {
+        let dropped = if self.input_drop == 0 { 0 } else { rows * d };
+        let k = ring_bits - self.input_drop;
+        product_cost(dropped, ring_bits)
+            .then(product_cost(rows, ring_bits))
+            .then(super::truncate::cost_from(rows, k, self.statistic_drop, ring_bits))
+            .then(self.row.cost(rows, self.factor_scale, ring_bits))
+    }
+
+    /// Declared cost of [`norm`] for rows of `d` elements.
+    pub fn cost(&self, rows: usize, d: usize, ring_bits: u32) -> Cost {
+        self.factor_cost(rows, d, ring_bits)
+            .then(product_cost(rows * d, ring_bits))
+            .then(super::truncate::cost(rows * d, self.factor_scale, ring_bits))
+    }
+
+    /// The meaning of [`factor`] in the clear, for one row: None if the statistic leaves the table's range.
+    pub fn clear_factor(&self, row: &[u64]) -> Option<u64> {
+        assert_eq!(self.kind, NormKind::Rms, "only RMSNorm is read in the clear");
+        let short = |v: u64| ((v as i64 >> self.input_drop) + i64::from(self.input_drop > 0)) as i128;
+        let s = row.iter().map(|&v| short(v) * short(v)).sum::<i128>() >> self.statistic_drop;
+        let value = s as f64 / 2f64.powi(self.row.in_scale as i32);
+        (self.row.low..self.row.high).contains(&value).then(|| self.row.clear(s as u64, self.factor_scale))
+    }
+}

@@ -1,0 +1,244 @@
+//! Row gate: a function of a shared scalar over many octaves (1/√S, 1/S), piecewise linear on geometric segments.
+//!
+//! S = λ + Δ. With A = (λ >> t) mod 2^n at the dealer and y = (Δ >> t) − τ mod 2^n at the evaluators,
+//! \[S < τ\] = top(A) ⊕ top(y) ⊕ carry, and carry = \[y_low ≥ 2^(n−1) − A_low\]. One distributed comparison function of
+//! threshold α = 2^(n−1) − A_low and payload 2·top(A) − 1, plus a dealt constant, gives additive shares of
+//! v = top(A) ⊕ carry at **every** public τ, so \[S ≥ τ\] = 1 − top(y) − (1 − 2·top(y))·v is additive and local, and so
+//! are slope and intercept of S's segment, Σ (c_j − c_{j−1})·\[S ≥ τ_j\]. The slope is opened under a mask, multiplied
+//! with S, the intercept's halves added, the sum truncated.
+//! The keys' roots come from k01 and k02, only correction words travel; they hide α computationally.
+//! Sources: Boyle et al., "Function secret sharing for mixed-mode and fixed-point secure computation", EUROCRYPT 2021
+//! (eprint 2020/1392); many comparisons by one key as in Grotto (Storrier et al., CCS 2023).
+
+use super::product::{bilinear, ring_item};
+use super::table::{fixed, pow2};
+use super::truncate::truncate;
+use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
+use kernels::{DcfKeys, Device, Matrix, Words, Zip};
+
+/// Smallest slope, in units: with fewer bits its rounding would show. A new band starts below it.
+const LEAST_SLOPE: f64 = 64.0;
+
+/// A range of segments whose lines share one scale. Lines are zero outside their band, and the function is the sum of
+/// the bands, so that a function over many octaves keeps its relative precision.
+#[derive(Clone, Debug)]
+struct Band {
+    /// Fractional bits of slope · S.
+    line_scale: u32,
+    /// Slope and intercept below the first threshold.
+    first: [u64; 2],
+    /// Changes of slope and intercept at each threshold.
+    steps: [Vec<u64>; 2],
+}
+
+/// A piecewise linear function on geometric segments of [low, high), constant outside.
+#[derive(Clone, Debug)]
+pub struct RowTable {
+    /// Fractional bits of S.
+    pub in_scale: u32,
+    /// Range of S in which the function is followed.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Low bits of S that comparisons ignore.
+    drop: u32,
+    /// Compared bits, the top one being the sign.
+    bits: u32,
+    /// Thresholds in units of 2^drop.
+    thresholds: Vec<u64>,
+    bands: Vec<Band>,
+    device_steps: Matrix,
+    device_thresholds: Words,
+}
+
+impl RowTable {
+    /// Follows a decreasing, convex, positive `f` (deterministic arithmetic) for S in [low, high) at `in_scale`, with
+    /// `segments` pieces an octave. The relative error for 1/√S is about 0.03 / segments², for 1/S 0.06 / segments².
+    ///
+    /// # Panics
+    /// If the range does not fit the ring at this scale.
+    pub fn new(
+        device: &Device,
+        in_scale: u32,
+        (low, high): (f64, f64),
+        segments: u32,
+        f: impl Fn(f64) -> f64,
+    ) -> RowTable {
+        let unit = pow2(in_scale as i32);
+        assert!(0.0 < low && low < high && high * unit < pow2(54), "row gate range {low}..{high} at 2^{in_scale}");
+        // A comparison is off by at most one unit of 2^drop, 1/8 of the smallest segment.
+        let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
+        let bits = ((high * unit).log2().ceil() as u32 + 2).saturating_sub(drop).max(2);
+        let count = ((high / low).log2() * f64::from(segments)).ceil() as usize;
+        let step = pow2(drop as i32 - in_scale as i32);
+        let at = |j: usize| low * libm::exp2(j as f64 / f64::from(segments));
+        let mut thresholds: Vec<u64> = (0..=count).map(|j| (at(j) / step).floor() as u64).collect();
+        thresholds.dedup();
+
+        let scale_at = |s: f64| (60.0 - (1.5 * f(s)).log2()).floor() as u32;
+        // (band, slope, intercept) of every segment: constant, linear …, constant.
+        let mut scales = vec![scale_at(low)];
+        let mut lines = vec![(0, 0, fixed(f(low), scales[0]))];
+        for pair in thresholds.windows(2) {
+            let (from, to) = (pair[0] as f64 * step, (pair[1] + 2) as f64 * step);
+            let exact = (f(to) - f(from)) / (to - from);
+            let slope_unit = |line_scale: u32| pow2(line_scale as i32 - in_scale as i32);
+            if -exact * slope_unit(*scales.last().expect("one band")) < LEAST_SLOPE {
+                scales.push(scale_at(from));
+            }
+            let (band, line_scale) = (scales.len() - 1, *scales.last().expect("one band"));
+            let slope = (exact * slope_unit(line_scale)).round();
+            let residual = |i: u32| {
+                let s = from + (to - from) * f64::from(i) / 32.0;
+                f(s) - slope / slope_unit(line_scale) * s
+            };
+            let ends = (0..=32).map(residual).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(r), h.max(r)));
+            lines.push((band, slope as i64 as u64, fixed((ends.0 + ends.1) / 2.0, line_scale)));
+        }
+        let last = scales.len() - 1;
+        lines.push((last, 0, fixed(f(high), scales[last])));
+
+        let bands: Vec<Band> = scales
+            .iter()
+            .enumerate()
+            .map(|(b, &line_scale)| {
+                let own = |l: &(usize, u64, u64)| if l.0 == b { [l.1, l.2] } else { [0, 0] };
+                let steps = [0, 1].map(|c| lines.windows(2).map(|w| own(&w[1])[c].wrapping_sub(own(&w[0])[c])).collect());
+                Band { line_scale, first: own(&lines[0]), steps }
+            })
+            .collect();
+        // Outputs: all slopes, then all intercepts.
+        let flat: Vec<u64> = [0, 1].iter().flat_map(|&c| bands.iter().flat_map(move |b| b.steps[c].clone())).collect();
+        RowTable {
+            in_scale,
+            low,
+            high,
+            drop,
+            bits,
+            device_steps: Matrix::new(&Words::upload(device, flat), 2 * bands.len(), thresholds.len()),
+            device_thresholds: Words::upload(device, thresholds.clone()),
+            thresholds,
+            bands,
+        }
+    }
+
+    /// Number of thresholds.
+    pub fn thresholds(&self) -> usize {
+        self.thresholds.len()
+    }
+
+    /// The meaning in the clear at `scale`, for an S that compares exactly, rounding down.
+    pub fn clear(&self, s: u64, scale: u32) -> u64 {
+        let reached = if (s as i64) < 0 { 0 } else { self.thresholds.partition_point(|&t| t <= s >> self.drop) };
+        let value = |b: &Band| {
+            let coefficient = |c: usize| b.steps[c][..reached].iter().fold(b.first[c], |a, &d| a.wrapping_add(d));
+            (coefficient(0).wrapping_mul(s).wrapping_add(coefficient(1)) as i64 >> (b.line_scale - scale)) as u64
+        };
+        self.bands.iter().map(value).fold(0, u64::wrapping_add)
+    }
+
+    /// Every number of the table, for the program digest.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        let bands = self.bands.iter().flat_map(|b| {
+            std::iter::once(u64::from(b.line_scale)).chain(b.first).chain(b.steps.iter().flatten().copied())
+        });
+        [u64::from(self.drop), u64::from(self.bits)].into_iter().chain(self.thresholds.iter().copied()).chain(bands)
+    }
+
+    /// Declared cost of [`evaluate`] for `rows` elements.
+    pub fn cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
+        let (levels, bands) = (self.bits as usize - 1, self.bands.len());
+        let key = bytes(rows * levels * 2, 64)
+            + bytes(rows * (levels + 1), ring_bits)
+            + bytes(rows * levels, 2);
+        // P2 also gets the constant and the dealer's products; the slopes are opened.
+        let word = bytes(rows, ring_bits);
+        let dealt = [key, key + (1 + bands as u64) * word];
+        let lines = Cost { rounds: vec![bytes(rows * bands, ring_bits)], dealt };
+        let tails = self.bands.iter().map(|b| super::truncate::cost(rows, b.line_scale - scale, ring_bits));
+        lines.then(tails.reduce(Cost::beside).expect("at least one band"))
+    }
+}
+
+/// f(S) at `scale` for a column S. Three exchanges.
+pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> Result<Share> {
+    assert_eq!(s.scale, table.in_scale, "row gate for another scale");
+    let (op, rows) = (cx.op("row gate"), s.len());
+    let (slopes, intercepts) = coefficients(cx, op, s, table)?.unzip();
+    let slopes = cx.open(ring_item(cx, op, Purpose::Slope, rows * table.bands.len()), slopes).await?;
+    let slopes = slopes.share(Shape::new(table.bands.len(), rows), 0);
+    let lines = table.bands.iter().enumerate().map(|(b, band)| {
+        let slope = slopes.rows(b, b + 1);
+        let half = intercepts.as_ref().map(|w| w.slice(b * rows..(b + 1) * rows));
+        let intercept = Product { shape: s.shape, scale: band.line_scale, half };
+        async move {
+            let line = bilinear(cx, &slope, s, s.shape, |a, b| a * b)?;
+            let z = intercept.add(Product { scale: band.line_scale, ..line });
+            truncate(cx, z, band.line_scale - scale).await
+        }
+    });
+    let values = join_all(lines).await?;
+    Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
+}
+
+/// An evaluator's halves of the bands' slopes and intercepts.
+fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Words, Words)>> {
+    let (rows, levels, n) = (s.len(), t.bits - 1, t.bits);
+    let item = |purpose, index, n, bits| Item { op, purpose, index, n, bits, group: Group::Add };
+    let root_item = item(Purpose::Root, 0, 2 * rows, 64);
+    let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
+    let seeds = item(Purpose::Root, 0, rows * 2 * levels as usize, 64);
+    let values = item(Purpose::Root, 0, rows * n as usize, cx.ring().bits());
+    let controls = item(Purpose::Root, 0, rows * levels as usize, 2);
+    let constant = item(Purpose::RootConstant, 0, rows, cx.ring().bits());
+
+    let (mut keys, mut dealt_constant) = (None, None);
+    if let (Some(r1), Some(r0)) = (&root1, &root0) {
+        let a = (cx.reduce(s.lambda.clone()) >> t.drop).low(n);
+        let (top, low) = (&a >> levels, a.low(levels));
+        let nonzero = -&low >> 63u32;
+        let alpha = (-low).low(levels);
+        let payload = ((&top << 1u32) - 1) * &nonzero;
+        dealt_constant = Some((-(&top << 1u32) + 1) * nonzero + top);
+        keys = Some(alpha.dcf_generate(levels, &payload, r1, r0));
+    }
+    let keys = DcfKeys {
+        seeds: cx.publish_key(seeds, keys.as_ref().map(|k| &k.seeds))?,
+        values: cx.publish_key(values, keys.as_ref().map(|k| &k.values))?,
+        controls: cx.publish_key(controls, keys.as_ref().map(|k| &k.controls))?,
+    };
+    let constant = cx.deal(constant, || cx.reduce(dealt_constant.expect("the dealer made it")))?;
+
+    let (Some(delta), Some(constant)) = (&s.delta, constant) else { return Ok(None) };
+    let m = t.thresholds();
+    let (party, root) = if cx.is_p1() { (0, root1) } else { (1, root0) };
+    let shifted = cx.reduce(delta.clone()) >> t.drop;
+    let y = Words::zeros(cx.device(), rows * m)
+        .zip_rows(Zip::Add, &shifted)
+        .zip_cols(Zip::Sub, &t.device_thresholds)
+        .low(n);
+    let (top, low) = (&y >> levels, y.low(levels));
+    let v = low.dcf_evaluate(party, levels, &root.expect("own root"), &keys, m).zip_rows(Zip::Add, &constant);
+    let mut at_least = -(super::truncate::sign(&top) * v);
+    if cx.is_p1() {
+        at_least = at_least - top + 1;
+    }
+    let all = t.device_steps.apply(&at_least);
+    // Output-major: the bands' slopes one after the other, then their intercepts.
+    let outputs = 2 * t.bands.len();
+    let columns = |c: usize| {
+        let parts: Vec<Words> = t
+            .bands
+            .iter()
+            .enumerate()
+            .map(|(b, band)| {
+                let output = (c * t.bands.len() + b) as u32;
+                let index: Vec<u32> = (0..rows as u32).map(|i| i * outputs as u32 + output).collect();
+                let half = all.gather(&index);
+                cx.reduce(if cx.is_p1() { half + band.first[c] } else { half })
+            })
+            .collect();
+        Words::concat(&parts.iter().collect::<Vec<_>>())
+    };
+    Ok(Some((columns(0), columns(1))))
+}

@@ -1,0 +1,79 @@
+//! Softmax of rows: coarse maximum, guarded exp, and the reciprocal of the sum.
+//!
+//! softmax(x) = e^(x−M) / Σ e^(x−M) for any shift M near the maximum. In attention the division waits until after the
+//! product with the values (a head's width of products a row instead of the row's length), so the parts are separate.
+
+use super::exp::{ExpTable, exp};
+use super::max::{Levels, coarse_max};
+use super::product::scale_rows;
+use super::row::{self, RowTable};
+use super::truncate::truncate;
+use crate::{Cx, Result, Share};
+use kernels::Device;
+
+/// Fractional bits of exponentials. A row's largest may be e^−4, so two bits more than activations have.
+pub const EXP_SCALE: u32 = 20;
+/// Fractional bits of the reciprocal of their sum.
+pub const RECIPROCAL_SCALE: u32 = 30;
+
+/// Pieces an octave of the reciprocal.
+const SEGMENTS: u32 = 16;
+
+/// Tables of a softmax over scores at one scale.
+#[derive(Clone, Debug)]
+pub struct SoftmaxTables {
+    /// Levels of the coarse maximum.
+    pub levels: Levels,
+    /// Exponential.
+    pub exp: ExpTable,
+    /// Reciprocal of the row sum.
+    pub reciprocal: RowTable,
+}
+
+impl SoftmaxTables {
+    /// For scores at `in_scale` in the range of `levels`, rows of at most `longest` scores.
+    pub fn new(device: &Device, in_scale: u32, levels: Levels, longest: usize) -> SoftmaxTables {
+        // u_max lies in [−4, 4), one false zero lifts it by 4: the sum is between e^−4 and longest·e^8.
+        let high = longest.next_power_of_two() as f64 * 4096.0;
+        SoftmaxTables {
+            levels,
+            exp: ExpTable::new(device, in_scale, levels.buckets),
+            reciprocal: RowTable::new(device, EXP_SCALE, (1.0 / 64.0, high), SEGMENTS, |s| 1.0 / s),
+        }
+    }
+
+    /// Scores for which maximum and guard are right, whatever the other scores of the row: ±bound.
+    pub fn bound(&self) -> f64 {
+        // u = x − M spans at most twice the bound plus 4 below zero.
+        let (low, high) = self.levels.range();
+        (-self.exp.lowest() - 4.0).min(2.0 * high.min(-low)) / 2.0
+    }
+}
+
+/// e^(x−M) for every score; `offsets` cuts the flat scores into rows, `row_of` names the row of each score. Six
+/// exchanges.
+pub async fn exponentials(
+    cx: &Cx<'_>,
+    x: &Share,
+    offsets: &[usize],
+    row_of: &[u32],
+    t: &SoftmaxTables,
+) -> Result<Share> {
+    let m = coarse_max(&cx.scope("max"), x, offsets, t.levels).await?;
+    exp(&cx.scope("exp"), &x.sub_spread(&m, row_of), &t.exp, EXP_SCALE).await
+}
+
+/// 1 / Σ of each row of exponentials. Three exchanges.
+pub async fn reciprocal_sums(cx: &Cx<'_>, e: &Share, offsets: &[usize], t: &SoftmaxTables) -> Result<Share> {
+    row::evaluate(&cx.scope("reciprocal"), &e.sum_segments(offsets), &t.reciprocal, RECIPROCAL_SCALE).await
+}
+
+/// Softmax of equal rows at scale 18. Eleven exchanges.
+pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share> {
+    let (rows, cols) = (x.shape.rows, x.shape.cols);
+    let offsets: Vec<usize> = (0..=rows).map(|r| r * cols).collect();
+    let row_of: Vec<u32> = (0..x.len()).map(|i| (i / cols) as u32).collect();
+    let e = exponentials(cx, x, &offsets, &row_of, t).await?;
+    let r = reciprocal_sums(cx, &e, &offsets, t).await?;
+    truncate(cx, scale_rows(cx, &e, &r)?, RECIPROCAL_SCALE).await
+}

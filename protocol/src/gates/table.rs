@@ -1,0 +1,157 @@
+//! Public tables: piecewise-linear approximations of a function of one variable.
+//!
+//! x = λ + Δ is cut at bit s: entry i = (λ >> s) + (Δ >> s) mod N is ⌊x / 2^s⌋ or one less, and
+//! loc = (λ mod 2^s) + (Δ mod 2^s) is x − i·2^s exactly, in [0, 2·2^s), the dealer knowing one summand and the
+//! evaluators the other. The value is slope\[i\]·loc + intercept\[i\]: a small local coordinate leaves room for slopes
+//! with many bits. The evaluators know Δ mod 2^s, so its top bits choose one of r sub-tables ("phases"), each fitted
+//! to a window of (1 + 1/r)·2^s instead of 2·2^s.
+
+use kernels::{Device, Tables};
+
+/// Parameters of a table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TableSpec {
+    /// Number of entries N, a power of two.
+    pub entries: usize,
+    /// Entry i stands for x from i·2^shift on.
+    pub shift: u32,
+    /// log2 of the number of phases.
+    pub phase_bits: u32,
+    /// Low bits of the local coordinate that are dropped.
+    pub drop: u32,
+    /// Fractional bits of x.
+    pub in_scale: u32,
+    /// Fractional bits of the slopes.
+    pub slope_scale: u32,
+    /// First entry, negative: the table covers x from first·2^shift to (first + N)·2^shift.
+    pub first: i64,
+}
+
+impl TableSpec {
+    /// A table over [−range, range), range a power of two, with 2^entries_log2 entries, for x at `in_scale`.
+    pub fn symmetric(range_log2: u32, entries_log2: u32, in_scale: u32, slope_scale: u32) -> TableSpec {
+        TableSpec {
+            entries: 1 << entries_log2,
+            shift: in_scale + range_log2 + 1 - entries_log2,
+            phase_bits: 4,
+            drop: 0,
+            in_scale,
+            slope_scale,
+            first: -(1 << (entries_log2 - 1)),
+        }
+    }
+
+    /// Width of an entry.
+    pub fn step(&self) -> f64 {
+        pow2(self.shift as i32 - self.in_scale as i32)
+    }
+
+    /// The inputs for which every masking reads a right entry: [low, high).
+    pub fn range(&self) -> (f64, f64) {
+        let h = self.step();
+        ((self.first + 1) as f64 * h, (self.first + self.entries as i64) as f64 * h)
+    }
+
+    /// Fractional bits of a looked-up value before truncation.
+    pub fn out_scale(&self) -> u32 {
+        self.slope_scale + self.in_scale - self.drop
+    }
+}
+
+pub(crate) fn pow2(e: i32) -> f64 {
+    2f64.powi(e)
+}
+
+/// A table on a device.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its parameters.
+    pub spec: TableSpec,
+    pub(crate) tables: Tables,
+    columns: [Vec<u64>; 2],
+}
+
+impl Table {
+    /// Fits `f` (deterministic arithmetic only: all evaluators must build the same table).
+    pub fn new(device: &Device, spec: TableSpec, f: impl Fn(f64) -> f64) -> Table {
+        let (n, phases) = (spec.entries, 1usize << spec.phase_bits);
+        let mut columns = [vec![0u64; n * phases], vec![0u64; n * phases]];
+        let h = spec.step();
+        for phase in 0..phases {
+            let (from, to) = (h * phase as f64 / phases as f64, h * (1.0 + (phase + 1) as f64 / phases as f64));
+            for k in 0..n as i64 {
+                let i = spec.first + k;
+                let (a, b) = fit(|loc| f(i as f64 * h + loc), from, to, spec.slope_scale);
+                let at = phase * n + i.rem_euclid(n as i64) as usize;
+                columns[0][at] = fixed(a, spec.slope_scale);
+                columns[1][at] = fixed(b, spec.out_scale());
+            }
+        }
+        Table { spec, tables: Tables::new(device, &columns, n), columns }
+    }
+
+    /// The meaning in the clear of a look-up of x (at `in_scale`), with `borrow` low bits of λ given: the result at
+    /// `out_scale`. `lambda` is the mask that decides which of the two possible entries is read.
+    pub fn clear(&self, x: u64, lambda: u64, ring: kernels::Ring) -> u64 {
+        let s = &self.spec;
+        let delta = ring.reduce(x.wrapping_sub(lambda));
+        let lambda = ring.reduce(lambda);
+        let low = (1u64 << s.shift) - 1;
+        let i = (lambda >> s.shift).wrapping_add(delta >> s.shift) as usize % s.entries;
+        let phase = ((delta & low) >> (s.shift - s.phase_bits)) as usize;
+        let loc = ((lambda & low) >> s.drop) + ((delta & low) >> s.drop);
+        let at = phase * s.entries + i;
+        ring.reduce(self.columns[0][at].wrapping_mul(loc).wrapping_add(self.columns[1][at]))
+    }
+
+    /// Replaces the entries of [from, to) by a constant.
+    pub fn saturate(&mut self, device: &Device, from: f64, to: f64, value: f64) {
+        let (s, h) = (self.spec, self.spec.step());
+        for k in 0..s.entries as i64 {
+            let i = s.first + k;
+            if i as f64 * h >= from && (i as f64) * h < to {
+                for phase in 0..1 << s.phase_bits {
+                    let at = phase * s.entries + i.rem_euclid(s.entries as i64) as usize;
+                    self.columns[0][at] = 0;
+                    self.columns[1][at] = fixed(value, s.out_scale());
+                }
+            }
+        }
+        self.tables = Tables::new(device, &self.columns, s.entries);
+    }
+
+    /// Every number of the table, for the program digest.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        self.columns.iter().flatten().copied()
+    }
+}
+
+/// Slope (already a multiple of 2^−slope_scale) and centred intercept of f over [from, to].
+fn fit(f: impl Fn(f64) -> f64, from: f64, to: f64, slope_scale: u32) -> (f64, f64) {
+    const SAMPLES: usize = 33;
+    let unit = pow2(slope_scale as i32);
+    let slope = ((f(to) - f(from)) / (to - from) * unit).round() / unit;
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for i in 0..SAMPLES {
+        let loc = from + (to - from) * i as f64 / (SAMPLES - 1) as f64;
+        let r = f(loc) - slope * loc;
+        low = low.min(r);
+        high = high.max(r);
+    }
+    (slope, (low + high) / 2.0)
+}
+
+/// A number at a scale, as a ring element.
+pub fn fixed(v: f64, scale: u32) -> u64 {
+    (v * pow2(scale as i32)).round() as i64 as u64
+}
+
+/// x · sigmoid(x).
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + libm::exp(-x))
+}
+
+/// x · Φ(x), the exact GeLU.
+pub fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}

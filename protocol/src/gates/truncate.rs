@@ -1,0 +1,86 @@
+//! Exact truncation of a 2-of-2 value, z ↦ ⌊z / 2^f⌋ or that plus 1 (MTX's tail).
+//!
+//! For −2^(k−2) ≤ z < 2^(k−2) in Z_2^k, Z = z + 2^(k−2) lies in [0, 2^(k−1)). Its two shares wrap around 2^k exactly
+//! when one of their top bits m1, m2 is set, W = m1 ∨ m2 = m1 + m2 − m1·m2, so
+//! ```text
+//! ⌊Z/2^f⌋ or +1 = (Z1 >> f) + (Z2 >> f) + 1 − W·2^(k−f)        (the +1 makes the rounding unbiased)
+//! ```
+//! and only m1·m2 modulo 2^f is missing: with A = m1 ⊕ α opened to P2 and B = m2 ⊕ β opened to P1, and dealt shares of
+//! αβ modulo 2^f, it is a local expression. α is P1's mask bit, β P2's; the dealer knows both.
+//! The rounding bit depends on Z1 mod 2^f, which P1 knows: the functionality gives the dither to one server. Outside the range the result is off by 2^(k−f), undetectably:
+//! callers certify it.
+//! Sources: wrap bit from top bits for |z| < 2^k/4 (Guo et al., eprint 2025/200, and SPU's variant of it); fusion of
+//! truncation with resharing: Harth-Kitzerow et al., "Truncation Untangled", PoPETs 2025.
+
+use super::product::{reshare, reshare_cost};
+use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
+use kernels::{Ring, Words};
+
+/// Truncates by `f` bits and reshares. |z| < 2^(k−2).
+/// Cost: two exchanges of 1 bit and 8 bytes an element each way; the dealer sends f bits an element to P2.
+pub async fn truncate(cx: &Cx<'_>, z: Product, f: u32) -> Result<Share> {
+    truncate_from(cx, z, cx.ring().bits(), f).await
+}
+
+/// Truncates a value that is only known modulo 2^k, k no more than the ring's bits, and lifts the result to the ring:
+/// the wrap bit is then needed modulo 2^(f + ring bits − k). |z| < 2^(k−2); same exchanges as [`truncate`].
+pub async fn truncate_from(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Share> {
+    assert!(f <= z.scale, "truncation below scale 0");
+    let (shape, scale, n, ring) = (z.shape, z.scale - f, z.shape.len(), cx.ring().bits());
+    if f == 0 && k == ring {
+        return reshare(cx, z).await;
+    }
+    assert!(k <= ring && f <= k - 2, "truncation by {f} of {k} bits");
+    let wrap_bits = f + ring - k;
+    let op = cx.op("truncate");
+    let bit = Item { op, purpose: Purpose::WrapBit, index: 0, n, bits: 1, group: Group::Xor };
+    let pads = cx.pads(&bit);
+    let product = Item { op, purpose: Purpose::WrapProduct, index: 0, n, bits: wrap_bits, group: Group::Add };
+    let both = || pads.p1.as_ref().expect("dealer") & pads.p2.as_ref().expect("dealer");
+    let s = cx.deal(product, both)?;
+
+    let offset = if cx.is_p1() { 1 << (k - 2) } else { 0 };
+    let z = z.half.map(|z| (z + offset).low(k));
+    let top = z.as_ref().map(|z| z >> (k - 1));
+    let swapped = cx.swap(bit, top.clone(), &pads).await?;
+
+    let half = match (z, top, swapped, s) {
+        (Some(z), Some(top), Some((mine, theirs)), Some(s)) => {
+            // p1 = A·B + B(1−2A)·α + (1−2A)(1−2B)·s1,  p2 = A(1−2B)·β + (1−2A)(1−2B)·s2,  p1 + p2 = m1·m2 mod 2^f
+            let own_pad = if cx.is_p1() { pads.p1 } else { pads.p2 }.expect("an evaluator knows its own pad");
+            let (sign_mine, sign_theirs) = (sign(&mine), sign(&theirs));
+            let mut p = &theirs * &sign_mine * own_pad + sign_mine * sign_theirs * s;
+            if cx.is_p1() {
+                p = p + mine * theirs;
+            }
+            let wrap = (top - p).low(wrap_bits) << (k - f);
+            let constant = if cx.is_p1() { 1u64.wrapping_sub(1 << (k - 2 - f)) } else { 0 };
+            Some(cx.reduce((z >> f) - wrap + constant))
+        }
+        _ => None,
+    };
+    reshare(cx, Product { shape, scale, half }).await
+}
+
+/// 1 − 2b.
+pub(crate) fn sign(bit: &Words) -> Words {
+    -(bit << 1u32) + 1
+}
+
+/// The meaning in the clear, rounding down.
+pub fn clear(ring: Ring, z: u64, f: u32) -> u64 {
+    ring.reduce((ring.signed(z) >> f) as u64)
+}
+
+/// Declared cost of [`truncate`] for `n` elements.
+pub fn cost(n: usize, f: u32, ring_bits: u32) -> Cost {
+    cost_from(n, ring_bits, f, ring_bits)
+}
+
+/// Declared cost of [`truncate_from`] for `n` elements.
+pub fn cost_from(n: usize, k: u32, f: u32, ring_bits: u32) -> Cost {
+    if f == 0 && k == ring_bits {
+        return reshare_cost(n, ring_bits);
+    }
+    Cost::dealt(bytes(n, f + ring_bits - k)).then(Cost::round(bytes(n, 1))).then(reshare_cost(n, ring_bits))
+}

@@ -1,0 +1,34 @@
+//! What a party needs from a network: ordered, reliable, authenticated messages to and from the two others.
+
+use crate::Role;
+
+/// Why a message could not be sent or received.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum NetError {
+    /// The other end is gone (process ended, connection lost or reset), or the session was cancelled.
+    #[error("lost {peer}: {reason}")]
+    Lost {
+        /// Who is gone.
+        peer: Role,
+        /// What the transport knows about it.
+        reason: String,
+    },
+    /// The transport refuses the message or what arrived is not one.
+    #[error("bad message {direction} {peer}: {reason}")]
+    Bad {
+        /// `to` or `from`.
+        direction: &'static str,
+        /// The other end.
+        peer: Role,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One session's links of one party. Calls block; messages of one direction arrive whole and in order.
+pub trait Network: Send {
+    /// Hands a message to the transport. Blocks while the link's bounded queue is full.
+    fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError>;
+    /// The next message from `from`; blocks until it is there or the link is lost.
+    fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError>;
+}

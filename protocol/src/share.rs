@@ -1,0 +1,190 @@
+//! Types of values: replicated shares, un-reshared 2-of-2 results, weights.
+//!
+//! x = λ + Δ, λ = x0 + x1. The dealer knows λ, P1 knows x1, P2 knows x0, both evaluators know Δ (ASTRA's masked
+//! sharing, which is replicated sharing with component 2 called Δ). λ is pseudo-random, so all data dependence
+//! sits in Δ and the dealer can run ahead of the data.
+
+use kernels::{Matrix, Words};
+
+/// Rows and columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+}
+
+impl Shape {
+    /// `rows × cols`.
+    pub const fn new(rows: usize, cols: usize) -> Shape {
+        Shape { rows, cols }
+    }
+
+    /// Number of elements.
+    pub const fn len(self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// No elements.
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One party's part of a replicated share of a matrix. The represented number is the ring element / 2^scale.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// Rows and columns.
+    pub shape: Shape,
+    /// Fractional bits.
+    pub scale: u32,
+    /// Δ: known to both evaluators; the dealer has none.
+    pub delta: Option<Words>,
+    /// The dealer's λ, or an evaluator's half of it.
+    pub lambda: Words,
+}
+
+impl Share {
+    /// Applies a linear map to every component held. The map must be the same for all parties.
+    pub fn linear(&self, shape: Shape, f: impl Fn(&Words) -> Words) -> Share {
+        let s = Share { shape, scale: self.scale, delta: self.delta.as_ref().map(&f), lambda: f(&self.lambda) };
+        debug_assert_eq!(s.lambda.len(), shape.len());
+        s
+    }
+
+    /// Applies a bilinear map with both arguments shared, linear in the pair: component-wise sums and differences.
+    pub fn zip(&self, other: &Share, f: impl Fn(&Words, &Words) -> Words) -> Share {
+        assert_eq!((self.shape, self.scale), (other.shape, other.scale), "shares of different shape or scale");
+        Share {
+            shape: self.shape,
+            scale: self.scale,
+            delta: self.delta.as_ref().zip(other.delta.as_ref()).map(|(a, b)| f(a, b)),
+            lambda: f(&self.lambda, &other.lambda),
+        }
+    }
+
+    /// x + y.
+    pub fn add(&self, other: &Share) -> Share {
+        self.zip(other, |a, b| a + b)
+    }
+
+    /// x − y.
+    pub fn sub(&self, other: &Share) -> Share {
+        self.zip(other, |a, b| a - b)
+    }
+
+    /// x + c for a public ring element c.
+    pub fn add_public(&self, c: u64) -> Share {
+        Share { delta: self.delta.as_ref().map(|d| d + c), ..self.clone() }
+    }
+
+    /// x − spread(m): one word of `m` for each of the given indices.
+    pub fn sub_spread(&self, m: &Share, idx: &[u32]) -> Share {
+        let spread = m.linear(self.shape, |w| w.gather(idx));
+        self.sub(&Share { scale: self.scale, ..spread })
+    }
+
+    /// Elements `idx`, as a matrix of the given shape.
+    pub fn gather(&self, idx: &[u32], shape: Shape) -> Share {
+        self.linear(shape, |w| w.gather(idx))
+    }
+
+    /// A block of whole rows.
+    pub fn rows(&self, from: usize, to: usize) -> Share {
+        let c = self.shape.cols;
+        self.linear(Shape::new(to - from, c), |w| w.slice(from * c..to * c))
+    }
+
+    /// Rows of `self`, then rows of `other`.
+    pub fn append_rows(&self, other: &Share) -> Share {
+        assert_eq!((self.shape.cols, self.scale), (other.shape.cols, other.scale), "rows of different kinds");
+        Share {
+            shape: Shape::new(self.shape.rows + other.shape.rows, self.shape.cols),
+            scale: self.scale,
+            delta: self.delta.as_ref().zip(other.delta.as_ref()).map(|(a, b)| Words::concat(&[a, b])),
+            lambda: Words::concat(&[&self.lambda, &other.lambda]),
+        }
+    }
+
+    /// Sum of each segment, as a column.
+    pub fn sum_segments(&self, offsets: &[usize]) -> Share {
+        self.linear(Shape::new(offsets.len() - 1, 1), |w| w.sum_segments(offsets))
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// No elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An additive 2-of-2 sharing between the evaluators that has not been reshared: z = z1 + z2. It may be combined
+/// linearly; only resharing, truncation and reveal turn it into something else.
+#[derive(Clone, Debug)]
+#[must_use = "a 2-of-2 result is of no use until it is reshared, truncated or revealed"]
+pub struct Product {
+    /// Rows and columns.
+    pub shape: Shape,
+    /// Fractional bits.
+    pub scale: u32,
+    /// An evaluator's half; the dealer has none.
+    pub half: Option<Words>,
+}
+
+impl Product {
+    /// Applies a linear map to the half.
+    pub fn linear(&self, shape: Shape, f: impl Fn(&Words) -> Words) -> Product {
+        Product { shape, scale: self.scale, half: self.half.as_ref().map(f) }
+    }
+
+    /// z + w.
+    pub fn add(self, other: Product) -> Product {
+        assert_eq!((self.shape, self.scale), (other.shape, other.scale), "products of different shape or scale");
+        Product { half: self.half.zip(other.half).map(|(a, b)| a + b), shape: self.shape, scale: self.scale }
+    }
+
+    /// z − w.
+    pub fn sub(self, other: Product) -> Product {
+        self.add(other.linear(other.shape, |w| -w))
+    }
+}
+
+/// One party's part of a shared weight matrix (n outputs of k inputs), prepared for products with shares.
+#[derive(Clone, Debug)]
+pub struct SharedMatrix {
+    /// Fractional bits of the weights.
+    pub scale: u32,
+    /// Multiplies an evaluator's Δ of the input (P1: Δ_w + w1, P2: w0); the dealer has none.
+    pub by_delta: Option<Matrix>,
+    /// Multiplies λ of the input (evaluators: Δ_w, dealer: λ_w).
+    pub by_lambda: Matrix,
+}
+
+impl SharedMatrix {
+    /// Prepares a share of an n × k matrix. `p1` says whether this is P1 (its half of λ joins Δ).
+    pub fn new(w: &Share, p1: bool) -> SharedMatrix {
+        let (n, k) = (w.shape.rows, w.shape.cols);
+        match &w.delta {
+            None => SharedMatrix { scale: w.scale, by_delta: None, by_lambda: Matrix::new(&w.lambda, n, k) },
+            Some(d) => {
+                let by_delta = if p1 { Matrix::new(&(d + &w.lambda), n, k) } else { Matrix::new(&w.lambda, n, k) };
+                SharedMatrix { scale: w.scale, by_delta: Some(by_delta), by_lambda: Matrix::new(d, n, k) }
+            }
+        }
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.by_lambda.outputs()
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.by_lambda.inputs()
+    }
+}
