@@ -30,15 +30,22 @@ pub struct Work {
     pub weight_macs: u64,
 }
 
-#[derive(Default)]
-struct Book {
-    work: Work,
-}
-
 /// The reading.
 #[derive(Clone, Default)]
 pub struct Dry {
-    book: Rc<RefCell<Book>>,
+    work: Rc<RefCell<Work>>,
+}
+
+impl Layer<Dry> {
+    fn shapes(&self) -> Layer<Dry> {
+        Layer {
+            attention_norm: self.attention_norm.clone(),
+            softmax: self.softmax.clone(),
+            feed_forward_norm: self.feed_forward_norm.clone(),
+            gate: self.gate.clone(),
+            ..*self
+        }
+    }
 }
 
 impl Values for Dry {
@@ -90,10 +97,27 @@ impl Dry {
         let mut task = std::task::Context::from_waker(std::task::Waker::noop());
         // Every time all branches wait, one exchange takes place.
         while let Poll::Pending = program.as_mut().poll(&mut task) {
-            dry.book.borrow_mut().work.ledger.exchanges += 1;
+            dry.work.borrow_mut().ledger.exchanges += 1;
         }
-        let work = dry.book.borrow().work;
+        let work = *dry.work.borrow();
         work
+    }
+
+    /// Exchanges of the costliest decoder layer: what a one-token pass of that layer alone takes.
+    pub fn exchanges_per_layer(model: &Llama<Dry>) -> u64 {
+        let pass = |layers: &[usize]| {
+            let part = Llama {
+                config: LlamaConfig { layers: layers.len(), ..model.config.clone() },
+                embedding: model.embedding,
+                layers: layers.iter().map(|&i| model.layers[i].shapes()).collect(),
+                final_norm: model.final_norm.clone(),
+                output: model.output,
+            };
+            let mut cache = Cache::new(&part.config);
+            Dry::pass(&part, 1, &mut cache, LogitRows::Last).ledger.exchanges
+        };
+        let rest = pass(&[]);
+        (0..model.layers.len()).map(|i| pass(&[i]) - rest).max().unwrap_or(0)
     }
 
     async fn charge(&self, cost: Cost) {
@@ -113,8 +137,8 @@ impl Dry {
     }
 
     fn add(&self, l: &Ledger) {
-        let mut book = self.book.borrow_mut();
-        for (a, b) in book.work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
+        let mut work = self.work.borrow_mut();
+        for (a, b) in work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
             *a += b;
         }
     }
@@ -122,7 +146,7 @@ impl Dry {
     /// Products with a weight matrix: two for each evaluator, one for the dealer.
     fn multiply(&self, x: &Shape, w: &Shape) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
-        self.book.borrow_mut().work.weight_macs += 5 * (x.rows * w.len()) as u64;
+        self.work.borrow_mut().weight_macs += 5 * (x.rows * w.len()) as u64;
         Shape::new(x.rows, w.rows)
     }
 
@@ -194,7 +218,7 @@ impl Algebra for Dry {
 
     async fn weighted_sum(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
         let y = Shape::new(s.queries, s.heads * s.head_dim);
-        self.product_truncated(y.len(), SCALE).await;
+        self.product_truncated(y.len(), EXP_SCALE).await;
         Ok(y)
     }
 

@@ -15,5 +15,6 @@ pub mod llama;
 pub mod plan;
 pub mod rotary;
 pub mod secure;
+pub mod shared;
 pub mod tokenizer;
 pub mod weights;

@@ -7,7 +7,7 @@ use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::Words;
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
-use protocol::gates::softmax::{RECIPROCAL_SCALE, SoftmaxTables};
+use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::truncate::truncate;
 use protocol::gates::{glu, norm, product, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
@@ -107,7 +107,7 @@ impl Algebra for Secure<'_> {
         let z = product::bilinear(&self.cx, e, v, shape, |a, b| {
             a.scatter(&s.square, s.square_len()).gemm_batch(b, &batch)
         })?;
-        truncate(&self.cx, z, SCALE).await
+        truncate(&self.cx, z, EXP_SCALE).await
     }
 
     async fn reciprocal_sums(&self, e: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {

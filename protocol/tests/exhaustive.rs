@@ -457,17 +457,17 @@ fn coarse_maximum_of_all_rows() {
     }
 }
 
-/// The fine index of exp depends on the low 3 bits of the mask, the guard's bucket on the low 9: masks at all the
+/// The fine index of exp depends on the low 4 bits of the mask, the guard's bucket on the low 10: masks at all the
 /// borders, and every u the guard is made for.
 #[test]
 fn guarded_exp_at_every_input() {
-    const IN: u32 = 7;
+    const IN: u32 = 8;
     let device = World::new(0).device().clone();
     let e = exp::ExpTable::new(&device, IN, 64);
     let unit = 1i64 << IN;
-    let values = singles(-240 * unit..12 * unit - 8, Ring::Z64);
+    let values = singles(-240 * unit..12 * unit - 16, Ring::Z64);
     let masks: Vec<Vec<u64>> =
-        [0u64, 1, 7, 8, 255, 504, 511, u64::MAX - 3].iter().map(|m| vec![*m, 0]).collect();
+        [0u64, 1, 15, 16, 511, 1008, 1023, u64::MAX - 3].iter().map(|m| vec![*m, 0]).collect();
     let case = Case {
         seed: 1_100_000,
         ring: Ring::Z64,

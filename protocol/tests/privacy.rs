@@ -247,7 +247,7 @@ struct Zeroed(KeyId, Box<dyn Streams>);
 impl Streams for Zeroed {
     fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words> {
         let words = self.1.draw(device, key, op, lane, n, bits)?;
-        Some(if key == self.0 { words * 0 } else { words })
+        Some(if key == self.0 { Words::zeros(device, n) } else { words })
     }
 }
 

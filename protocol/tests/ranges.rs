@@ -64,7 +64,7 @@ fn softmax_rows(
     let m = w.open(&o.results.each_ref().map(|r| r.0.clone())).values;
     let y = w.open(&o.results.each_ref().map(|r| r.1.clone())).values;
     let mut all = Rows { top: vec![], error: vec![] };
-    for r in 0..rows {
+    for (r, m) in m.iter().enumerate() {
         let at = r * cols..(r + 1) * cols;
         let (v, y) = (&v[at.clone()], &y[at]);
         let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -72,7 +72,7 @@ fn softmax_rows(
         let errors =
             v.iter().zip(y).map(|(v, y)| (real(*y, softmax::EXP_SCALE) - (v - max).exp() / sum).abs());
         all.error.push(errors.fold(0f64, f64::max));
-        all.top.push(max - real(m[r], IN));
+        all.top.push(max - real(*m, IN));
     }
     all
 }

@@ -75,5 +75,6 @@ pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share>
     let row_of: Vec<u32> = (0..x.len()).map(|i| (i / cols) as u32).collect();
     let e = exponentials(cx, x, &offsets, &row_of, t).await?;
     let r = reciprocal_sums(cx, &e, &offsets, t).await?;
-    truncate(cx, scale_rows(cx, &e, &r)?, RECIPROCAL_SCALE).await
+    // To the scale of activations.
+    truncate(cx, scale_rows(cx, &e, &r)?, RECIPROCAL_SCALE + EXP_SCALE - 18).await
 }

@@ -75,6 +75,7 @@ impl Table {
     /// Fits `f` (deterministic arithmetic only: all evaluators must build the same table).
     pub fn new(device: &Device, spec: TableSpec, f: impl Fn(f64) -> f64) -> Table {
         let (n, phases) = (spec.entries, 1usize << spec.phase_bits);
+        assert!(n.is_power_of_two() && spec.phase_bits <= spec.shift && spec.drop <= spec.shift, "{spec:?}");
         let mut columns = [vec![0u64; n * phases], vec![0u64; n * phases]];
         let h = spec.step();
         for phase in 0..phases {
