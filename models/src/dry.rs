@@ -103,21 +103,28 @@ impl Dry {
         work
     }
 
-    /// Exchanges of the costliest decoder layer: what a one-token pass of that layer alone takes.
+    /// Exchanges of the costliest decoder layer.
     pub fn exchanges_per_layer(model: &Llama<Dry>) -> u64 {
-        let pass = |layers: &[usize]| {
-            let part = Llama {
-                config: LlamaConfig { layers: layers.len(), ..model.config.clone() },
-                embedding: model.embedding,
-                layers: layers.iter().map(|&i| model.layers[i].shapes()).collect(),
-                final_norm: model.final_norm.clone(),
-                output: model.output,
-            };
-            let mut cache = Cache::new(&part.config);
-            Dry::pass(&part, 1, &mut cache, LogitRows::Last).ledger.exchanges
+        let rest = Self::exchanges_of(model, &[]);
+        (0..model.layers.len()).map(|i| Self::exchanges_of(model, &[i]) - rest).max().unwrap_or(0)
+    }
+
+    /// Exchanges of a pass that belong to no layer: embedding, last norm, output.
+    pub fn exchanges_outside_layers(model: &Llama<Dry>) -> u64 {
+        Self::exchanges_of(model, &[])
+    }
+
+    /// Exchanges of a one-token pass through some of the layers.
+    fn exchanges_of(model: &Llama<Dry>, layers: &[usize]) -> u64 {
+        let part = Llama {
+            config: LlamaConfig { layers: layers.len(), ..model.config.clone() },
+            embedding: model.embedding,
+            layers: layers.iter().map(|&i| model.layers[i].shapes()).collect(),
+            final_norm: model.final_norm.clone(),
+            output: model.output,
         };
-        let rest = pass(&[]);
-        (0..model.layers.len()).map(|i| pass(&[i]) - rest).max().unwrap_or(0)
+        let mut cache = Cache::new(&part.config);
+        Dry::pass(&part, 1, &mut cache, LogitRows::Last).ledger.exchanges
     }
 
     async fn charge(&self, cost: Cost) {

@@ -86,7 +86,9 @@ impl Plan {
     /// Checks numbers that came from outside.
     pub fn validate(&self, c: &LlamaConfig) -> Result<(), String> {
         let norm = |r: &NormRange, what: &str| {
-            if r.low.is_finite() && r.high.is_finite() && 1e-9 < r.low && r.low < r.high && r.high < 1e7 {
+            // The statistic of a row must fit the ring with its lowest bits dropped, see `NormTable`.
+            let bits = (r.high * c.d_model as f64).log2() + 2.0 * f64::from(SCALE);
+            if r.low.is_finite() && r.high.is_finite() && 1e-9 < r.low && r.low < r.high && bits < 76.0 {
                 Ok(())
             } else {
                 Err(format!("{what}: impossible range {}..{}", r.low, r.high))

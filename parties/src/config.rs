@@ -123,7 +123,7 @@ pub struct Limits {
     pub max_context_tokens: u32,
     /// Largest message between parties, or body of a client's message.
     pub max_message_bytes: usize,
-    /// Where shared models are kept. Relative to the configuration file.
+    /// Where shared models are kept. Relative to the configuration file; empty: in memory only.
     pub model_directory: PathBuf,
 }
 
@@ -294,7 +294,9 @@ impl PartyConfig {
         }
         raw.transport.validate(file)?;
         let mut limits = raw.limits;
-        limits.model_directory = beside(file, &limits.model_directory);
+        if !limits.model_directory.as_os_str().is_empty() {
+            limits.model_directory = beside(file, &limits.model_directory);
+        }
         Ok(Self {
             file: file.to_owned(),
             role,

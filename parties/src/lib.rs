@@ -7,6 +7,7 @@
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
+//! - [`store`], [`owner`], [`private`]: a party's shares of models, sharing them, asking them.
 
 pub mod client;
 pub mod cluster;
@@ -16,8 +17,12 @@ pub mod identity;
 pub mod ids;
 pub mod init;
 pub mod keys;
+pub mod owner;
+pub mod private;
+pub mod sampling;
 pub mod seal;
 pub mod server;
+pub mod store;
 pub mod tls;
 pub mod transport;
 pub mod wire;

@@ -77,6 +77,15 @@ impl Ledger {
         self.sent[from.index()][to.index()] += bytes;
     }
 
+    /// Adds what came after.
+    pub fn add(&mut self, later: &Ledger) {
+        self.exchanges += later.exchanges;
+        self.messages += later.messages;
+        for (a, b) in self.sent.iter_mut().flatten().zip(later.sent.iter().flatten()) {
+            *a += b;
+        }
+    }
+
     /// What three parties' ledgers say together: bytes add up, exchanges are the evaluators' common number.
     pub fn merge(parts: &[Ledger]) -> Ledger {
         let mut all = Ledger::default();

@@ -8,6 +8,7 @@ use kernels::Ring;
 use protocol::gates::compare::Window;
 use protocol::gates::exp::{self, ExpTable};
 use protocol::gates::max::{self, Levels};
+use protocol::gates::norm::{self, NormKind, NormTable};
 use protocol::gates::row::{self, RowTable};
 use protocol::gates::table::{Table, TableSpec, gelu};
 use protocol::gates::{bit, compare, glu, lut, product, truncate};
@@ -79,6 +80,25 @@ fn declared_costs_are_measured_at_odd_sizes() {
                 Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels).await })
             });
             assert_cost("max", &o, max::cost(n, 2, levels, 20, 64));
+        }
+    }
+}
+
+#[test]
+fn norms_cost_what_they_declare() {
+    let w = World::new(5);
+    let d = 24;
+    for (kind, high) in
+        [(NormKind::Rms, 8.0), (NormKind::Rms, 4e6), (NormKind::Layer, 8.0), (NormKind::Layer, 1e5)]
+    {
+        let t = NormTable::new(w.device(), kind, d, F, 1e-5, high / 1e3, high);
+        for rows in [1usize, 3] {
+            let x: Vec<u64> = (0..(rows * d) as u64).map(|i| (hash(&[i]) as i64 >> 45) as u64).collect();
+            let o = w.run(w.share(&x, Shape::new(rows, d), F, 1), |cx, x| {
+                let t = t.clone();
+                Box::pin(async move { norm::norm(&cx, &x, &t).await })
+            });
+            assert_cost(&format!("{kind:?} below {high}"), &o, t.cost(rows, d, 64));
         }
     }
 }

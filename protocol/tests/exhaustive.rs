@@ -143,6 +143,40 @@ fn masks_of_operands_and_halves_may_be_used_again() {
     }
 }
 
+/// Shortened inputs, their square known modulo 2^(k−1), truncated from there.
+#[test]
+fn square_of_shortened_inputs() {
+    let ring = Ring::new(4);
+    let case = Case {
+        seed: 350_000,
+        ring,
+        inputs: &[(1, 1)],
+        inner: &flat,
+        program: &|cx, x| {
+            Box::pin(async move {
+                let y = product::drop_low(&cx, &x[0], 1)?;
+                let z = product::multiply(&cx, &y, &y)?;
+                Ok(vec![y, truncate::truncate_from(&cx, z, 3, 0).await?])
+            })
+        },
+    };
+    let check = |x: &[u64], out: &[Vec<u64>]| {
+        // Halved, or half and one more; exact modulo 2^(k−1).
+        let exact = (ring.signed(x[0]) >> 1) as u64;
+        let excess = out[0][0].wrapping_sub(exact) & 7;
+        assert!(excess <= 1, "{} / 2 = {}", x[0], out[0][0]);
+        let square = out[0][0].wrapping_mul(out[0][0]) & 7;
+        if !(2..6).contains(&square) {
+            assert!(
+                ring.reduce(out[1][0].wrapping_sub(((square << 61) as i64 >> 61) as u64)) <= 1,
+                "{x:?} {out:?}"
+            );
+        }
+    };
+    assert_eq!(case.assert_views_uniform(Role::P1, &all(ring, 1), 4, check), 5);
+    assert_eq!(case.assert_views_uniform(Role::P2, &all(ring, 1), 4, check), 14);
+}
+
 /// [x < τ]·1 for each τ.
 fn comparisons<'p>(seed: u64, ring: Ring, program: common::Program<'p>) -> Case<'p> {
     Case { seed, ring, inputs: &[(1, 0), (1, 0)], inner: &flat, program }

@@ -300,6 +300,23 @@ fn layer_views_are_in_bijection_with_masks() {
     }
 }
 
+/// The same for a LayerNorm whose statistic comes from shortened inputs.
+#[test]
+fn norm_views_are_in_bijection_with_masks() {
+    let t = NormTable::new(World::new(0).device(), NormKind::Layer, D, F, 1e-5, 1e3, 1e6);
+    assert!(t.input_drop > 0 && t.statistic_drop > 0, "not the long way");
+    let secrets = [0u64, 1, 2].map(|k| (0..D as u64).map(|i| hash(&[k, i]) >> 36).collect());
+    for party in [Role::P1, Role::P2] {
+        let root = [Purpose::Root as u8];
+        let shape = [(Shape::new(1, D), F)];
+        solve_views(510 + party as u64, Ring::Z64, party, &shape, &secrets, &root, &|cx, x| {
+            let t = t.clone();
+            Box::pin(async move { Ok(vec![norm::norm(&cx, &x[0], &t).await?]) })
+        })
+        .unwrap();
+    }
+}
+
 // ---- The registry.
 
 #[test]

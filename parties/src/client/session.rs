@@ -23,18 +23,13 @@ pub struct SessionOptions {
     pub options: Vec<u8>,
 }
 
-/// Output shares of one pass, by party. They are shares: only their combination means anything.
+/// What the parties answered in one pass, by role. Output is shared: only its combination means anything.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PassOutput {
-    /// P1's.
-    pub p1: Vec<u8>,
-    /// P2's.
-    pub p2: Vec<u8>,
-}
+pub struct PassOutput(pub [Vec<u8>; 3]);
 
 impl fmt::Debug for PassOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PassOutput({} and {} bytes redacted)", self.p1.len(), self.p2.len())
+        write!(f, "PassOutput({:?} bytes redacted)", self.0.each_ref().map(Vec::len))
     }
 }
 
@@ -128,13 +123,13 @@ impl Session {
             sealed.push(Bytes::from(boxed));
         }
         let [a, b, c] = &mut self.calls;
-        let [_, p1, p2] = all(
+        let outputs = all(
             one(a, pass, sealed[0].clone()),
             one(b, pass, sealed[1].clone()),
             one(c, pass, sealed[2].clone()),
         )
         .await?;
-        Ok(PassOutput { p1, p2 })
+        Ok(PassOutput(outputs))
     }
 
     /// Ends the session.

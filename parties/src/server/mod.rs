@@ -5,8 +5,9 @@ mod session;
 
 use crate::{
     config::{ConfigError, PartyConfig},
-    engine::{Engine, NoModels},
+    engine::Engine,
     keys::StaticSecret,
+    store::ModelStore,
     transport::{CLOSE_BUSY, ClientConnection, Clients, Transport, TransportError},
 };
 use protocol::Role;
@@ -155,7 +156,7 @@ pub fn run_party_with(
 /// # Errors
 /// As [`run_party_with`].
 pub fn run_party(config: &Path) -> Result<(), ServerError> {
-    run_party_with(config, |_| Ok(Arc::new(NoModels)))
+    run_party_with(config, |config| Ok(Arc::new(ModelStore::open(config)?)))
 }
 
 /// Resolves at Ctrl-C or SIGTERM.

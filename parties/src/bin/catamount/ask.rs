@@ -1,0 +1,109 @@
+//! `catamount ask`.
+
+use crate::block_on;
+use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
+use parties::client::Client;
+use parties::cluster::ClusterConfig;
+use parties::private::{Answer, Generation, MaxTokens, PrivateModel, Progress};
+use parties::sampling::Sampling;
+use std::path::PathBuf;
+
+/// How to generate.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct GenerationArguments {
+    /// Most tokens of the answer.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) max_tokens: usize,
+    /// Continue the prompt as plain text instead of putting it into the model's chat format.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Randomness of the choice of tokens; 0 takes the likeliest.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Choose among the likeliest tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+}
+
+impl GenerationArguments {
+    /// For the library.
+    pub(crate) fn generation(&self) -> anyhow::Result<Generation> {
+        let sampling = Sampling::new(self.temperature, self.top_p).map_err(anyhow::Error::msg)?;
+        Ok(Generation { max_tokens: MaxTokens(self.max_tokens), sampling, keep_logits: false })
+    }
+
+    /// The prompt's tokens.
+    pub(crate) fn tokens(&self, model: &PrivateModel<'_>, prompt: &str) -> anyhow::Result<Vec<u32>> {
+        Ok(if self.raw { model.raw(prompt)? } else { model.chat(prompt)? })
+    }
+}
+
+/// Arguments.
+#[derive(clap::Args)]
+pub(crate) struct Ask {
+    /// What to ask.
+    prompt: String,
+    /// The cluster file (client.toml of `cluster init`).
+    #[arg(long, value_name = "FILE")]
+    cluster: PathBuf,
+    /// The model's name at the parties.
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    #[command(flatten)]
+    generation: GenerationArguments,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+impl Ask {
+    /// Runs the command.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let cluster = ClusterConfig::load(&self.cluster)?;
+        let generation = self.generation.generation()?;
+        block_on(async {
+            let client = Client::connect(&cluster).await?;
+            let model = PrivateModel::open(&client, &self.model).await?;
+            let tokens = self.generation.tokens(&model, &self.prompt)?;
+            let answer = stream(&model, &tokens, &generation, &self.json).await?;
+            let figures = AnswerFigures::of(&answer);
+            eprintln!(
+                "{} tokens, first after {} s{}, {} exchanges, {} between the parties",
+                figures.tokens,
+                figures.first_token_s,
+                figures.tokens_per_s.map(|t| format!(", then {t} a second")).unwrap_or_default(),
+                figures.exchanges,
+                megabytes(figures.bytes.values().sum())
+            );
+            self.json.write(&serde_json::json!({ "text": answer.text, "figures": figures }))?;
+            client.close().await;
+            Ok(())
+        })
+    }
+}
+
+/// Generates, printing text as it comes.
+pub(crate) async fn stream(
+    model: &PrivateModel<'_>,
+    tokens: &[u32],
+    generation: &Generation,
+    out: &JsonArgument,
+) -> anyhow::Result<Answer> {
+    let bar = step_bar("reading prompt");
+    advance(&bar, 0, tokens.len() as u64);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    let answer = model
+        .generate(tokens, generation, |p| match p {
+            Progress::Prompt(done, total) => {
+                advance(&bar, done as u64, total as u64);
+                if done == total {
+                    bar.finish_and_clear();
+                }
+            }
+            Progress::Text(text) => out.say(&text),
+        })
+        .await;
+    bar.finish_and_clear();
+    let answer = answer?;
+    out.say("\n");
+    Ok(answer)
+}

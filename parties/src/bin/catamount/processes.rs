@@ -1,0 +1,114 @@
+//! Three party processes for a demo: started, watched, and ended whatever happens.
+
+use anyhow::{Context, bail};
+use parties::client::Client;
+use parties::cluster::ClusterConfig;
+use parties::init::init_cluster;
+use protocol::Role;
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Running parties and the folder of their configuration; both go when this is dropped.
+pub(crate) struct LocalCluster {
+    directory: PathBuf,
+    children: Vec<Child>,
+}
+
+impl LocalCluster {
+    /// Makes keys and starts three processes on free ports of the loopback interface.
+    pub(crate) fn start() -> anyhow::Result<LocalCluster> {
+        let directory = std::env::temp_dir().join(format!("catamount-demo-{}", std::process::id()));
+        let mut cluster = LocalCluster { directory, children: vec![] };
+        // Held together, so that the three differ.
+        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
+        let mut hosts = vec![];
+        for s in &sockets {
+            let s = s.as_ref().map_err(|e| anyhow::anyhow!("no free port on 127.0.0.1: {e}"))?;
+            hosts.push(s.local_addr()?.to_string());
+        }
+        drop(sockets);
+        let files = init_cluster(&cluster.directory, &hosts)?;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        for (role, config) in Role::ALL.into_iter().zip(&files) {
+            // Shares of a demo stay in memory.
+            let text = fs::read_to_string(config)?;
+            let stored = format!("model_directory = \"models{}\"", role.index());
+            fs::write(config, text.replace(&stored, "model_directory = \"\""))?;
+            let log = File::create(cluster.log(role))?;
+            let mut command = Command::new(&program);
+            command.arg("party").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            cluster.children.push(command.spawn().with_context(|| format!("cannot start {role}"))?);
+        }
+        Ok(cluster)
+    }
+
+    fn log(&self, role: Role) -> PathBuf {
+        self.directory.join(format!("party{}.log", role.index()))
+    }
+
+    /// The client's cluster file.
+    pub(crate) fn client_file(&self) -> PathBuf {
+        self.directory.join("client.toml")
+    }
+
+    /// Connects, waiting until the parties listen. A party that has ended is an error with its last words.
+    pub(crate) async fn connect(&mut self, cluster: &ClusterConfig) -> anyhow::Result<Client> {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Client::connect(cluster).await {
+                Ok(client) => return Ok(client),
+                Err(e) if Instant::now() > end => return Err(e.into()),
+                Err(_) => {}
+            }
+            self.check()?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Fails if a party has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        for (role, child) in Role::ALL.into_iter().zip(&mut self.children) {
+            if let Some(status) = child.try_wait()? {
+                let log = fs::read_to_string(self.directory.join(format!("party{}.log", role.index())));
+                let log = log.unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                let last: Vec<&str> = last.into_iter().rev().collect();
+                bail!("{role} has ended ({status}): {}", last.join("\n"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Process numbers.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
+    }
+
+    /// Peak resident memory of each party, where the system tells.
+    pub(crate) fn peak_memory(&self) -> [Option<u64>; 3] {
+        std::array::from_fn(|i| self.children.get(i).and_then(|c| peak_memory(c.id())))
+    }
+}
+
+/// VmHWM of a process, in bytes.
+fn peak_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,407 @@
+//! The engine of a party: its shares of models, in memory and on disk, and the sessions that compute with them.
+//!
+//! A stored share is one file: magic, length of the public description, description, then the party's seeds and (for an
+//! evaluator) the values of every matrix, exactly as they were uploaded. With an empty `model_directory` shares live in
+//! memory only.
+
+use crate::{
+    config::PartyConfig,
+    engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
+    ids::Digest,
+    tls::ClientIdentity,
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel, check_model_name},
+};
+use kernels::{Device, Words};
+use models::llama::{LogitRows, MatrixId};
+use models::plan::PlanTables;
+use models::shared::{Assembly, PartyModel, PartySession, PublicModel, input_part};
+use protocol::{ChaChaStreams, Network, Role};
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::{BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+const MAGIC: &[u8; 16] = b"catamount share1";
+const EXTENSION: &str = "share";
+/// Output goes to the client in pieces of this size.
+const OUTPUT_PIECE: usize = 4 << 20;
+/// A description is a configuration and a tokenizer.
+const MAX_DESCRIPTION: u64 = 64 << 20;
+
+struct Entry {
+    model: Arc<PartyModel>,
+    metadata: Vec<u8>,
+}
+
+type Models = Arc<Mutex<HashMap<String, Entry>>>;
+
+/// Shares of models of one party.
+pub struct ModelStore {
+    role: Role,
+    device: Device,
+    directory: Option<PathBuf>,
+    models: Models,
+}
+
+impl ModelStore {
+    /// Loads what is stored.
+    ///
+    /// # Errors
+    /// The directory cannot be used. A damaged share is reported in the log and left out.
+    pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+        let directory = Some(config.limits.model_directory.clone()).filter(|d| !d.as_os_str().is_empty());
+        let store = ModelStore {
+            role: config.role,
+            device: kernels::cpu::Cpu::best(),
+            directory,
+            models: Models::default(),
+        };
+        if let Some(directory) = &store.directory {
+            let cannot = |e: std::io::Error| {
+                format!("cannot use the model directory {}: {e}; choose another limits.model_directory", directory.display())
+            };
+            fs::create_dir_all(directory).map_err(cannot)?;
+            for entry in fs::read_dir(directory).map_err(cannot)? {
+                let path = entry.map_err(cannot)?.path();
+                let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+                if path.extension().is_some_and(|e| e == EXTENSION) && check_model_name(&name).is_ok() {
+                    match store.load(&path) {
+                        Ok(entry) => {
+                            tracing::info!("{} has loaded its share of {name}", store.role);
+                            lock(&store.models).insert(name, entry);
+                        }
+                        Err(e) => tracing::warn!("{} is damaged: {e}; delete it and share the model again", path.display()),
+                    }
+                }
+            }
+        }
+        Ok(store)
+    }
+
+    fn load(&self, path: &Path) -> Result<Entry, String> {
+        let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
+        let mut read = |n: usize| {
+            let mut bytes = vec![0; n];
+            file.read_exact(&mut bytes).map(|()| bytes).map_err(|e| e.to_string())
+        };
+        if read(16)? != MAGIC {
+            return Err("it is no share of this version".into());
+        }
+        let length = u64::from_le_bytes(read(8)?.try_into().expect("8 bytes"));
+        if length > MAX_DESCRIPTION {
+            return Err("an impossible length".into());
+        }
+        let metadata = read(length as usize)?;
+        let mut incoming = Incoming::new(&self.device, self.role, &metadata)?;
+        for tensor in 0..incoming.sizes.len() {
+            let bytes = read(incoming.sizes[tensor])?;
+            incoming.feed(tensor, 0, &bytes)?;
+        }
+        let model = Arc::new(incoming.finish()?);
+        Ok(Entry { model, metadata })
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.directory.as_ref().map(|d| d.join(format!("{name}.{EXTENSION}")))
+    }
+
+    fn find<T>(&self, name: &str, f: impl FnOnce(&Entry) -> T) -> Result<T, Failure> {
+        let models = lock(&self.models);
+        models.get(name).map(f).ok_or_else(|| {
+            let mut known: Vec<&str> = models.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let known = if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
+            let message = format!("{} has no model {name:?}: {known}", self.role);
+            Failure::new(FailureCode::NotFound, message, "share it first: catamount share-model")
+        })
+    }
+}
+
+fn lock(models: &Models) -> MutexGuard<'_, HashMap<String, Entry>> {
+    models.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stored(name: &str, entry: &Entry) -> StoredModel {
+    let info = ModelInfo { name: name.into(), digest: Digest(entry.model.digest) };
+    StoredModel { info, metadata: entry.metadata.clone() }
+}
+
+fn bad(message: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::BadRequest, message, "share the model again with this version of catamount")
+}
+
+impl Engine for ModelStore {
+    fn list_models(&self) -> Result<Vec<StoredModel>, Failure> {
+        let mut all: Vec<StoredModel> = lock(&self.models).iter().map(|(n, e)| stored(n, e)).collect();
+        all.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+        Ok(all)
+    }
+
+    fn model_info(&self, name: &str) -> Result<StoredModel, Failure> {
+        self.find(name, |e| stored(name, e))
+    }
+
+    fn begin_upload(
+        &self,
+        _client: &ClientIdentity,
+        model: PutModel,
+        metadata: Vec<u8>,
+    ) -> Result<Box<dyn Upload>, Failure> {
+        if lock(&self.models).contains_key(&model.name) {
+            let message = format!("{} already has a model {:?}", self.role, model.name);
+            return Err(Failure::new(FailureCode::Exists, message, "choose another --name, or delete that one first"));
+        }
+        let incoming = Incoming::new(&self.device, self.role, &metadata).map_err(bad)?;
+        let total: u64 = incoming.sizes.iter().map(|&s| s as u64).sum();
+        if total != model.total {
+            return Err(bad(format!("{} bytes announced, {total} belong to this model", model.total)));
+        }
+        let file = self.path(&model.name).map(|p| ShareFile::create(p, self.role, &metadata)).transpose()?;
+        Ok(Box::new(StoreUpload { models: self.models.clone(), model, metadata, incoming, file }))
+    }
+
+    fn delete_model(&self, _client: &ClientIdentity, name: &str) -> Result<(), Failure> {
+        self.find(name, |_| ())?;
+        if let Some(path) = self.path(name) {
+            fs::remove_file(&path).map_err(|e| disk(self.role, &path, &e))?;
+        }
+        lock(&self.models).remove(name);
+        Ok(())
+    }
+
+    fn open_session(
+        &self,
+        context: SessionContext,
+        request: OpenSession,
+        options: Vec<u8>,
+    ) -> Result<Box<dyn SessionRunner>, Failure> {
+        let model = self.find(&request.model, |e| e.model.clone())?;
+        if Digest(model.digest) != request.digest {
+            let message = format!("{} has another model under the name {:?}", self.role, request.model);
+            return Err(Failure::new(FailureCode::Disagreement, message, "share the model with all three again"));
+        }
+        let rows = match options.as_slice() {
+            [] => LogitRows::Last,
+            b"all" => LogitRows::All,
+            _ => return Err(bad("unknown session options")),
+        };
+        let longest = model.public.plan.longest;
+        if request.context_tokens as usize > longest {
+            let message = format!("{} tokens of context, the model takes {longest}", request.context_tokens);
+            return Err(Failure::new(FailureCode::Limit, message, "shorten the prompt or ask for fewer tokens"));
+        }
+        let key = |a: Role, b: Role| {
+            let other = match context.role {
+                r if r == a => Some(b),
+                r if r == b => Some(a),
+                _ => None,
+            };
+            other.and_then(|o| context.keys.with(o)).map(|k| *k.expose())
+        };
+        let streams = ChaChaStreams::new([
+            key(Role::Dealer, Role::P1),
+            key(Role::Dealer, Role::P2),
+            key(Role::P1, Role::P2),
+        ]);
+        let vocab = model.public.config.vocab;
+        let session = PartySession::new(model, Box::new(streams));
+        Ok(Box::new(Runner { role: self.role, device: self.device.clone(), vocab, session, rows }))
+    }
+}
+
+/// A model's parts as they come, matrix by matrix.
+struct Incoming {
+    device: Device,
+    role: Role,
+    public: PublicModel,
+    tables: PlanTables,
+    /// Bytes of every part: seeds, then matrices.
+    sizes: Vec<usize>,
+    assembly: Option<Assembly>,
+    part: usize,
+    bytes: Vec<u8>,
+}
+
+impl Incoming {
+    fn new(device: &Device, role: Role, metadata: &[u8]) -> Result<Incoming, String> {
+        let public = PublicModel::from_bytes(metadata).map_err(|e| e.to_string())?;
+        let tables = public.plan.tables(device, &public.config);
+        let seeds = if role == Role::Dealer { 64 } else { 32 };
+        let matrix = |id: MatrixId| {
+            let (rows, cols) = id.shape(&public.config);
+            8 * rows * cols
+        };
+        let matrices = MatrixId::all(&public.config).into_iter().map(matrix);
+        let sizes = std::iter::once(seeds).chain(matrices.take_while(|_| role != Role::Dealer)).collect();
+        let device = device.clone();
+        Ok(Incoming { device, role, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
+    }
+
+    /// Parts come one after the other, each in order.
+    fn feed(&mut self, part: usize, offset: usize, bytes: &[u8]) -> Result<(), String> {
+        if part != self.part || offset != self.bytes.len() || part >= self.sizes.len() {
+            return Err(format!("part {part} at {offset} came out of turn"));
+        }
+        let size = self.sizes[part];
+        if bytes.len() > size - offset {
+            return Err(format!("part {part} is longer than {size} bytes"));
+        }
+        if self.bytes.is_empty() {
+            self.bytes.reserve_exact(size);
+        }
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() < size {
+            return Ok(());
+        }
+        let complete = std::mem::take(&mut self.bytes);
+        self.part += 1;
+        match &mut self.assembly {
+            None => {
+                let assembly = Assembly::new(&self.device, self.role, &self.public.config, complete);
+                self.assembly = Some(assembly.map_err(|e| e.to_string())?);
+                Ok(())
+            }
+            Some(assembly) => {
+                let delta = Words::unpack(&self.device, &complete, 64, size / 8);
+                drop(complete);
+                assembly.put(part - 1, Some(delta)).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<PartyModel, String> {
+        let assembly = self.assembly.ok_or("the seeds are missing")?;
+        assembly.finish(self.public, self.tables).map_err(|e| e.to_string())
+    }
+}
+
+/// A share on its way to disk; removed again unless it is kept.
+struct ShareFile {
+    role: Role,
+    partial: PathBuf,
+    path: PathBuf,
+    file: BufWriter<File>,
+    kept: bool,
+}
+
+impl ShareFile {
+    fn create(path: PathBuf, role: Role, metadata: &[u8]) -> Result<ShareFile, Failure> {
+        let partial = path.with_extension("partial");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&partial).map_err(|e| disk(role, &partial, &e))?;
+        let mut share = ShareFile { role, partial, path, file: BufWriter::new(file), kept: false };
+        share.write(MAGIC)?;
+        share.write(&(metadata.len() as u64).to_le_bytes())?;
+        share.write(metadata)?;
+        Ok(share)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file.write_all(bytes).map_err(|e| disk(self.role, &self.partial, &e))
+    }
+
+    fn keep(mut self) -> Result<(), Failure> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        synced.and_then(|()| fs::rename(&self.partial, &self.path)).map_err(|e| disk(self.role, &self.path, &e))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for ShareFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+fn disk(role: Role, path: &Path, e: &std::io::Error) -> Failure {
+    let message = format!("{role} cannot write {}: {e}", path.display());
+    Failure::new(FailureCode::Internal, message, "make room there or choose another limits.model_directory")
+}
+
+struct StoreUpload {
+    models: Models,
+    model: PutModel,
+    metadata: Vec<u8>,
+    incoming: Incoming,
+    file: Option<ShareFile>,
+}
+
+impl Upload for StoreUpload {
+    fn chunk(&mut self, tensor: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        if let Some(file) = &mut self.file {
+            file.write(bytes)?;
+        }
+        let offset = usize::try_from(offset).map_err(|_| bad("an impossible offset"))?;
+        self.incoming.feed(tensor as usize, offset, bytes).map_err(bad)
+    }
+
+    fn commit(self: Box<Self>) -> Result<Digest, Failure> {
+        let role = self.incoming.role;
+        let model = self.incoming.finish().map_err(bad)?;
+        let digest = Digest(model.digest);
+        if digest != self.model.digest {
+            let message = format!("{role} computes another digest of the model than its owner");
+            return Err(Failure::new(FailureCode::Disagreement, message, "use the same version everywhere"));
+        }
+        if let Some(file) = self.file {
+            file.keep()?;
+        }
+        let entry = Entry { model: Arc::new(model), metadata: self.metadata };
+        lock(&self.models).insert(self.model.name.clone(), entry);
+        tracing::info!("{role} holds its share of {}", self.model.name);
+        Ok(digest)
+    }
+}
+
+struct Runner {
+    role: Role,
+    device: Device,
+    vocab: usize,
+    session: PartySession,
+    rows: LogitRows,
+}
+
+impl SessionRunner for Runner {
+    fn pass(
+        &mut self,
+        network: &mut dyn Network,
+        request: PassRequest,
+        reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let count = request.tokens as usize;
+        if count == 0 || request.position != self.session.tokens() as u64 {
+            let message = format!("{count} tokens at {} after {} tokens", request.position, self.session.tokens());
+            return Err(Failure::new(FailureCode::BadRequest, message, "open a new session"));
+        }
+        let values = count
+            .checked_mul(self.vocab)
+            .ok_or_else(|| Failure::new(FailureCode::Limit, "too many tokens", "ask in smaller passes"))?;
+        let input = input_part(&self.device, self.role, &request.share, values).map_err(|e| bad(e.to_string()))?;
+        drop(request);
+        let before = *self.session.ledger();
+        let output = self.session.pass(network, &input, count, self.rows).map_err(|e| match e {
+            protocol::Error::Net { scope, source } => {
+                let failure = Failure::from(source);
+                Failure { message: format!("{} at {scope}: {}", self.role, failure.message), ..failure }
+            }
+            e => Failure::new(FailureCode::Disagreement, format!("{}: {e}", self.role), "share the model again"),
+        })?;
+        // What the pass cost at this party goes first, then an evaluator's message.
+        let cost = self.session.ledger().since(&before);
+        let ledger = serde_json::to_vec(&cost).map_err(|e| bad(e.to_string()))?;
+        reply([&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat())?;
+        for piece in output.unwrap_or_default().chunks(OUTPUT_PIECE) {
+            reply(piece.to_vec())?;
+        }
+        Ok(())
+    }
+}
