@@ -5,12 +5,14 @@
 //! |Wq|·|Wk|·d (spectral norms, rotations do not change them). The first norm sees embeddings only, all of which the
 //! owner knows.
 
+use crate::algebra::SCALE;
 use crate::checkpoint::{CheckpointError, LlamaConfig};
 use crate::float::{Float, Mat, Observations, Seen, complete};
 use crate::llama::{Cache, Llama, LogitRows};
 use crate::plan::{LayerPlan, NormRange, Plan};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::max::Levels;
+use protocol::gates::softmax::EXP_SCALE;
 
 /// Text that touches prose, code, numbers, other languages and dialogue; written for this purpose.
 pub const SAMPLE_TEXT: &str = include_str!("sample_text.txt");
@@ -132,7 +134,14 @@ pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, Calibrati
             gate_slope_scale: slope.min(14) as u32,
         });
     }
-    Ok(Plan { longest: LONGEST.min(c.context), layers, final_norm: norm("output#mean_square".into()) })
+    // Σ e·v at 38 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
+    // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
+    let values = model.layers.iter().map(|l| value_certificate(&l.qkv, c)).fold(1.0, f64::max);
+    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * values);
+    if fits < 64.0 {
+        return Err(CalibrationError::Beyond { layer: 0, what: "an attention value", seen: values / MARGIN, limit: 2400.0 });
+    }
+    Ok(Plan { longest: LONGEST.min(c.context).min(fits as usize), layers, final_norm: norm("output#mean_square".into()) })
 }
 
 /// Scores that the softmax with this many buckets covers.
@@ -166,6 +175,12 @@ fn largest_row(w: &[f32], cols: usize) -> f64 {
     w.chunks_exact(cols)
         .map(|r| r.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt())
         .fold(0.0, f64::max)
+}
+
+/// A bound on every element of a layer's values.
+fn value_certificate(qkv: &Mat, c: &LlamaConfig) -> f64 {
+    let first = (c.heads + c.kv_heads) * c.head_dim * c.d_model;
+    largest_row(&qkv.data[first..], c.d_model) * (c.d_model as f64).sqrt() * 1.001
 }
 
 /// A bound on every score of a layer: largest |Wq|·|Wk|·d over the heads, spectral norms bounded by Frobenius norms.

@@ -166,15 +166,14 @@ impl PlanTables {
         for l in &self.layers {
             let words = l
                 .attention_norm
-                .row
                 .words()
-                .chain(l.feed_forward_norm.row.words())
+                .chain(l.feed_forward_norm.words())
                 .chain(l.softmax.exp.table.words())
                 .chain(l.softmax.reciprocal.words())
                 .chain(l.gate.table.words());
             words.for_each(|w| h.update(w.to_le_bytes()));
         }
-        self.final_norm.row.words().for_each(|w| h.update(w.to_le_bytes()));
+        self.final_norm.words().for_each(|w| h.update(w.to_le_bytes()));
         h.finalize().into()
     }
 }

@@ -55,7 +55,7 @@ fn float_and_clear_agree_with_the_reference() {
     let float = Float::load(&mut source).unwrap();
     let t = std::time::Instant::now();
     let plan = calibrate::calibrate(&float, &tokenizer, |_, _| {}).unwrap();
-    println!("calibrated in {:?}", t.elapsed());
+    println!("calibrated in {:?}, longest {}", t.elapsed(), plan.longest);
     let device = kernels::cpu::Cpu::best();
     let tables = plan.tables(&device, source.config());
     let clear = Clear::load(&device, &mut source, &tables).unwrap();

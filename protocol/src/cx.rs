@@ -440,6 +440,14 @@ impl<'n> Cx<'n> {
         Some(words)
     }
 
+    /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
+    fn note_item(&self, item: &Item) {
+        let mut core = self.core.borrow_mut();
+        let mut hash = fnv(core.hash, &[item.lane(), item.bits as u8]);
+        hash = fnv(hash, &(item.n as u64).to_le_bytes());
+        core.hash = hash;
+    }
+
     /// The masks of an item.
     pub fn pads(&self, item: &Item) -> Pads {
         Pads { p1: self.draw(KeyId::K01, item), p2: self.draw(KeyId::K02, item) }
@@ -468,6 +476,7 @@ impl<'n> Cx<'n> {
 
     /// Like [`Cx::deal`]; the dealer's closure also sees P1's share.
     pub fn deal_beside_pad(&self, item: Item, value: impl FnOnce(&Words) -> Words) -> Result<Option<Words>> {
+        self.note_item(&item);
         match self.role {
             Role::Dealer => {
                 let pad = self.draw(KeyId::K01, &item).expect("the dealer knows k01");
@@ -483,7 +492,12 @@ impl<'n> Cx<'n> {
 
     /// Words of a distributed comparison key, which hide their content computationally by themselves: from the
     /// dealer to both evaluators.
+    ///
+    /// # Panics
+    /// If the item is anything else: everything else must be masked.
     pub fn publish_key(&self, item: Item, value: Option<&Words>) -> Result<Words> {
+        assert_eq!(item.purpose, Purpose::Root, "only comparison keys may travel unmasked");
+        self.note_item(&item);
         let mut core = self.core.borrow_mut();
         match value {
             Some(words) => {
@@ -500,6 +514,7 @@ impl<'n> Cx<'n> {
     /// Sends each evaluator's half, masked by its own pad, to the other; returns (own message, the peer's).
     /// Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn swap(&self, item: Item, half: Option<Words>, pads: &Pads) -> Result<Option<(Words, Words)>> {
+        self.note_item(&item);
         let posted = half.map(|half| {
             let (pad, key, to) = match self.role {
                 Role::P1 => (&pads.p1, KeyId::K01, Role::P2),

@@ -428,11 +428,9 @@ fn coarse_reference(x: &[u64], lambda: &[u64], coins: &[Vec<u64>], w: u64, shift
 
 #[test]
 fn coarse_maximum_of_all_rows() {
-    for (i, (bits, w, scores, blocks)) in
-        [(4, 4, 1, [1, 1, 1]), (4, 4, 2, [2, 1, 1]), (5, 8, 1, [1, 2, 3]), (3, 2, 2, [1, 1, 1])]
-            .into_iter()
-            .enumerate()
-    {
+    let cases: [(u32, usize, usize, &'static [u32]); 4] =
+        [(4, 4, 1, &[1, 1, 1]), (4, 4, 2, &[2, 1, 1]), (5, 8, 1, &[1, 2, 3]), (3, 2, 2, &[1, 1, 1])];
+    for (i, (bits, w, scores, blocks)) in cases.into_iter().enumerate() {
         let (ring, kappa) = (Ring::new(bits), blocks.iter().sum::<u32>() as usize);
         let levels = Levels { buckets: w, blocks };
         let inner = move |lane: u8| match lane {

@@ -106,11 +106,11 @@ fn softmax_over_the_whole_score_range() {
     }
 }
 
-/// κ = 9 instead of 18: every reached level is missed with probability 1/512.
+/// κ = 9 instead of 24: every reached level is missed with probability 1/512.
 #[test]
 fn softmax_with_false_zeros() {
     let mut tables = SoftmaxTables::new(World::new(0).device(), IN, Levels::new(64), 8);
-    tables.levels.blocks = [3, 3, 3];
+    tables.levels.blocks = &[3, 3, 3];
     let rows = softmax_rows(7, &tables, 12_000, 8, mixed(2, tables.bound()));
     let (mut one, mut two, mut lost) = (0, 0, 0);
     for (top, error) in rows.top.iter().zip(&rows.error) {

@@ -7,7 +7,7 @@
 //! otherwise non-zero except with probability 2^−κ. R is tested for zero block by block: opened under a mask, looked
 //! up in a dealt one-hot row of the mask. The flags' product over the blocks is expanded with dealt monomials, and
 //! the number of reached levels is a linear function of it.
-//! A false zero lowers M by 4 and is absorbed by the window of [`exp`](super::exp); κ = 18.
+//! A false zero lowers M by 4 and is absorbed by the window of [`exp`](super::exp); κ = 24.
 //! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
 
 use super::exp::BUCKET_LOG2;
@@ -23,13 +23,13 @@ pub struct Levels {
     /// Number of buckets W, a power of two.
     pub buckets: usize,
     /// Bits of each block of the zero test; their sum is κ.
-    pub blocks: [u32; 3],
+    pub blocks: &'static [u32],
 }
 
 impl Levels {
-    /// 64 or 128 buckets, κ = 18.
+    /// 64 or 128 buckets, κ = 24: a row gets a false zero with probability below 128 · 2^−24.
     pub fn new(buckets: usize) -> Levels {
-        Levels { buckets, blocks: [6, 6, 6] }
+        Levels { buckets, blocks: &[6, 6, 6, 6] }
     }
 
     fn kappa(self) -> u32 {
@@ -80,7 +80,7 @@ pub async fn coarse_max(cx: &Cx<'_>, x: &Share, offsets: &[usize], levels: Level
     let known = planes.delta.as_ref().unwrap_or(&planes.lambda);
     let mut flags = Vec::new();
     let mut first = 0;
-    for &count in &levels.blocks {
+    for &count in levels.blocks {
         let index = known.transpose_bits(w, kappa, first, count as usize);
         let op = cx.op("zero test");
         let row = deal_one_hot(cx, op, Purpose::ZeroTest, 1 << count, rows * w, || index.clone())?;

@@ -109,6 +109,11 @@ pub async fn norm(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
 }
 
 impl NormTable {
+    /// Every number of the table, for the program digest.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        [self.input_drop, self.statistic_drop, self.factor_scale].map(u64::from).into_iter().chain(self.row.words())
+    }
+
     /// Declared cost of [`factor`] for rows of `d` elements.
     pub fn factor_cost(&self, rows: usize, d: usize, ring_bits: u32) -> Cost {
         let dropped = if self.input_drop == 0 { 0 } else { rows * d };

@@ -143,7 +143,11 @@ fn fit(f: impl Fn(f64) -> f64, from: f64, to: f64, slope_scale: u32) -> (f64, f6
 }
 
 /// A number at a scale, as a ring element.
+///
+/// # Panics
+/// If it does not fit: tables are made from validated ranges.
 pub fn fixed(v: f64, scale: u32) -> u64 {
+    assert!(v.abs() * pow2(scale as i32) < pow2(63), "{v} at scale {scale} does not fit the ring");
     (v * pow2(scale as i32)).round() as i64 as u64
 }
 

@@ -1,1 +1,0 @@
-//! Programs that use the client library; see the files beside this package.
