@@ -17,8 +17,9 @@ use parties::private::{Generation, MaxTokens, PrivateModel, Progress};
 use parties::sampling::Sampling;
 use std::io::Write as _;
 
-// The client runs on any tokio runtime; one thread is enough.
-#[tokio::main(flavor = "current_thread")]
+// The connections need a thread that is never busy for long: parties give up on a client that is silent for seconds.
+// So the runtime gets a worker beside the main thread.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (file, name, question) = match arguments.as_slice() {

@@ -225,8 +225,9 @@ impl Algebra for Clear {
 
     async fn reciprocal_sums(&self, e: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
         let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
-        self.check("sum", &sums, EXP_SCALE, t.reciprocal.low, t.reciprocal.high)?;
-        let data = sums.into_iter().map(|v| t.reciprocal.clear(v, RECIPROCAL_SCALE)).collect();
+        let table = t.reciprocal(s.keys);
+        self.check("sum", &sums, EXP_SCALE, table.low, table.high)?;
+        let data = sums.into_iter().map(|v| table.clear(v, RECIPROCAL_SCALE)).collect();
         Ok(Ints::new(s.score_rows(), 1, data))
     }
 

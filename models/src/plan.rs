@@ -168,8 +168,7 @@ impl PlanTables {
                 .attention_norm
                 .words()
                 .chain(l.feed_forward_norm.words())
-                .chain(l.softmax.exp.table.words())
-                .chain(l.softmax.reciprocal.words())
+                .chain(l.softmax.words())
                 .chain(l.gate.table.words());
             words.for_each(|w| h.update(w.to_le_bytes()));
         }

@@ -1,8 +1,8 @@
 //! The engine of a party: its shares of models, in memory and on disk, and the sessions that compute with them.
 //!
 //! A stored share is one file: magic, length of the public description, description, then the party's seeds and (for an
-//! evaluator) the values of every matrix, exactly as they were uploaded. With an empty `model_directory` shares live in
-//! memory only.
+//! evaluator) the values of every matrix, exactly as they were uploaded, then SHA-256 of all that. With an empty
+//! `model_directory` shares live in memory only.
 
 use crate::{
     config::PartyConfig,
@@ -16,16 +16,19 @@ use models::llama::{LogitRows, MatrixId};
 use models::plan::PlanTables;
 use models::shared::{Assembly, PartyModel, PartySession, PublicModel, input_part};
 use protocol::{ChaChaStreams, Network, Role};
+use sha2::{Digest as _, Sha256};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File, OpenOptions},
     io::{BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-const MAGIC: &[u8; 16] = b"catamount share1";
+const MAGIC: &[u8; 16] = b"catamount share2";
 const EXTENSION: &str = "share";
+/// A share on its way to disk.
+const PARTIAL: &str = "partial";
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
 /// A description is a configuration and a tokenizer.
@@ -38,12 +41,32 @@ struct Entry {
 
 type Models = Arc<Mutex<HashMap<String, Entry>>>;
 
+/// The right to store a model of some name, of which there is one at a time.
+struct Claim {
+    claims: Arc<Mutex<HashSet<String>>>,
+    name: String,
+}
+
+impl Claim {
+    fn new(claims: &Arc<Mutex<HashSet<String>>>, name: &str) -> Option<Claim> {
+        let free = claims.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into());
+        free.then(|| Claim { claims: claims.clone(), name: name.into() })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
 /// Shares of models of one party.
 pub struct ModelStore {
     role: Role,
     device: Device,
     directory: Option<PathBuf>,
     models: Models,
+    claims: Arc<Mutex<HashSet<String>>>,
 }
 
 impl ModelStore {
@@ -58,6 +81,7 @@ impl ModelStore {
             device: kernels::cpu::Cpu::best(),
             directory,
             models: Models::default(),
+            claims: Arc::default(),
         };
         if let Some(directory) = &store.directory {
             let cannot = |e: std::io::Error| {
@@ -67,6 +91,10 @@ impl ModelStore {
             for entry in fs::read_dir(directory).map_err(cannot)? {
                 let path = entry.map_err(cannot)?.path();
                 let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+                if path.extension().is_some_and(|e| e == PARTIAL) {
+                    // Left by a party that was killed in the middle of an upload.
+                    let _ = fs::remove_file(&path);
+                }
                 if path.extension().is_some_and(|e| e == EXTENSION) && check_model_name(&name).is_ok() {
                     match store.load(&path) {
                         Ok(entry) => {
@@ -83,9 +111,16 @@ impl ModelStore {
 
     fn load(&self, path: &Path) -> Result<Entry, String> {
         let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
+        let there = file.get_ref().metadata().map_err(|e| e.to_string())?.len();
+        let mut hash = Sha256::new();
         let mut read = |n: usize| {
+            if n as u64 > there {
+                return Err("it is cut off".to_string());
+            }
             let mut bytes = vec![0; n];
-            file.read_exact(&mut bytes).map(|()| bytes).map_err(|e| e.to_string())
+            file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+            hash.update(&bytes);
+            Ok(bytes)
         };
         if read(16)? != MAGIC {
             return Err("it is no share of this version".into());
@@ -99,6 +134,12 @@ impl ModelStore {
         for tensor in 0..incoming.sizes.len() {
             let bytes = read(incoming.sizes[tensor])?;
             incoming.feed(tensor, 0, &bytes)?;
+        }
+        let computed = hash.finalize();
+        let mut rest = Vec::new();
+        file.take(33).read_to_end(&mut rest).map_err(|e| e.to_string())?;
+        if rest[..] != computed[..] {
+            return Err("its checksum is wrong".into());
         }
         let model = Arc::new(incoming.finish()?);
         Ok(Entry { model, metadata })
@@ -152,15 +193,19 @@ impl Engine for ModelStore {
     ) -> Result<Box<dyn Upload>, Failure> {
         if lock(&self.models).contains_key(&model.name) {
             let message = format!("{} already has a model {:?}", self.role, model.name);
-            return Err(Failure::new(FailureCode::Exists, message, "choose another --name, or delete that one first"));
+            return Err(Failure::new(FailureCode::Exists, message, "choose another --name, or replace it with --replace"));
         }
+        let claim = Claim::new(&self.claims, &model.name).ok_or_else(|| {
+            let message = format!("{} is receiving a model {:?} already", self.role, model.name);
+            Failure::new(FailureCode::Busy, message, "wait until it is there, or choose another --name")
+        })?;
         let incoming = Incoming::new(&self.device, self.role, &metadata).map_err(bad)?;
         let total: u64 = incoming.sizes.iter().map(|&s| s as u64).sum();
         if total != model.total {
             return Err(bad(format!("{} bytes announced, {total} belong to this model", model.total)));
         }
         let file = self.path(&model.name).map(|p| ShareFile::create(p, self.role, &metadata)).transpose()?;
-        Ok(Box::new(StoreUpload { models: self.models.clone(), model, metadata, incoming, file }))
+        Ok(Box::new(StoreUpload { models: self.models.clone(), model, metadata, incoming, file, _claim: claim }))
     }
 
     fn delete_model(&self, _client: &ClientIdentity, name: &str) -> Result<(), Failure> {
@@ -284,18 +329,19 @@ struct ShareFile {
     partial: PathBuf,
     path: PathBuf,
     file: BufWriter<File>,
+    hash: Sha256,
     kept: bool,
 }
 
 impl ShareFile {
     fn create(path: PathBuf, role: Role, metadata: &[u8]) -> Result<ShareFile, Failure> {
-        let partial = path.with_extension("partial");
+        let partial = path.with_file_name(format!("{}.{PARTIAL}", path.file_stem().unwrap_or_default().to_string_lossy()));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&partial).map_err(|e| disk(role, &partial, &e))?;
-        let mut share = ShareFile { role, partial, path, file: BufWriter::new(file), kept: false };
+        let mut share = ShareFile { role, partial, path, file: BufWriter::new(file), hash: Sha256::new(), kept: false };
         share.write(MAGIC)?;
         share.write(&(metadata.len() as u64).to_le_bytes())?;
         share.write(metadata)?;
@@ -303,11 +349,13 @@ impl ShareFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.hash.update(bytes);
         self.file.write_all(bytes).map_err(|e| disk(self.role, &self.partial, &e))
     }
 
     fn keep(mut self) -> Result<(), Failure> {
-        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        let hash = std::mem::take(&mut self.hash).finalize();
+        let synced = self.file.write_all(&hash).and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all());
         synced.and_then(|()| fs::rename(&self.partial, &self.path)).map_err(|e| disk(self.role, &self.path, &e))?;
         self.kept = true;
         Ok(())
@@ -333,6 +381,8 @@ struct StoreUpload {
     metadata: Vec<u8>,
     incoming: Incoming,
     file: Option<ShareFile>,
+    /// Goes last.
+    _claim: Claim,
 }
 
 impl Upload for StoreUpload {

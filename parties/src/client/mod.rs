@@ -14,7 +14,7 @@ use crate::{
     ids::PublicKey,
     tls::SERVER_NAME,
     transport::{CLOSE_SHUTDOWN, TransportError, client_endpoint, frame::FrameError, resolve},
-    wire::{Failure, FrameReader, FrameWriter, ModelInfo, PublicLimits, Reply, Request, WireError},
+    wire::{Failure, FailureCode, FrameReader, FrameWriter, ModelInfo, PublicLimits, Reply, Request, WireError},
 };
 use bytes::Bytes;
 use protocol::Role;
@@ -184,13 +184,13 @@ impl Client {
         Ok(first)
     }
 
-    /// Deletes a model at all three parties.
+    /// Deletes a model at all parties that have it; says whether any did.
     ///
     /// # Errors
     /// A party has failed; the others have been asked all the same.
-    pub async fn delete_model(&self, name: &str) -> Result<(), ClientError> {
+    pub async fn delete_model(&self, name: &str) -> Result<bool, ClientError> {
         let [a, b, c] = &self.parties;
-        all(a.delete(name), b.delete(name), c.delete(name)).await.map(drop)
+        Ok(all(a.delete(name), b.delete(name), c.delete(name)).await?.contains(&true))
     }
 
     /// Closes the connections. What is under way breaks off.
@@ -317,12 +317,14 @@ impl PartyLink {
         }
     }
 
-    async fn delete(&self, name: &str) -> Result<(), ClientError> {
+    async fn delete(&self, name: &str) -> Result<bool, ClientError> {
         let mut call = self.call("deleting a model").await?;
         call.send(&Request::DeleteModel { name: name.to_owned() }, Bytes::new()).await?;
-        match call.receive().await? {
-            (Reply::Done, _) => Ok(()),
-            (other, _) => Err(call.nonsense(&other)),
+        match call.receive().await {
+            Ok((Reply::Done, _)) => Ok(true),
+            Ok((other, _)) => Err(call.nonsense(&other)),
+            Err(ClientError::Refused { failure, .. }) if failure.code == FailureCode::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -8,8 +8,11 @@ use crate::{
 use bytes::Bytes;
 use protocol::Role;
 use quinn::VarInt;
-use std::fmt;
-use tokio::sync::mpsc;
+use std::{fmt, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
+
+/// How long parties have to take back what they have kept of a model that another party has refused.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// A model that is going to be shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +88,7 @@ impl Client {
         mut chunks: mpsc::Receiver<Result<UploadChunk, String>>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
-        let (digest, total) = (spec.digest, spec.totals.iter().sum());
+        let (name, digest, total) = (spec.name.clone(), spec.digest, spec.totals.iter().sum());
         let mut upload = self.begin_upload(spec).await?;
         let mut done = 0;
         while let Some(chunk) = chunks.recv().await {
@@ -97,7 +100,23 @@ impl Client {
             upload.chunk(chunk).await?;
             progress(done, total);
         }
-        upload.commit(digest).await
+        let result = upload.commit(digest).await;
+        if result.is_err() {
+            let _ = timeout(WITHDRAWAL, self.withdraw(&name, digest)).await;
+        }
+        result
+    }
+
+    /// Deletes what some parties have kept of a model that others have not.
+    async fn withdraw(&self, name: &str, digest: Digest) {
+        let at = |party: usize| async move {
+            let party = &self.parties[party];
+            if party.info(name).await?.0.digest == digest {
+                party.delete(name).await?;
+            }
+            Ok::<_, ClientError>(())
+        };
+        let _ = tokio::join!(at(0), at(1), at(2));
     }
 }
 

@@ -144,6 +144,7 @@ pub fn run_party_with(
         let server = Server::start(&config, engine)?;
         tracing::info!("{} listens on {}", config.role, config.listen);
         server.run(stop).await;
+        tracing::info!("{} has stopped", config.role);
         Ok(())
     });
     // A worker in a long computation does not hold the process up.
@@ -159,9 +160,12 @@ pub fn run_party(config: &Path) -> Result<(), ServerError> {
     run_party_with(config, |config| Ok(Arc::new(ModelStore::open(config)?)))
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
+/// Resolves at Ctrl-C or SIGTERM, which no longer end the process from now on. Must be called on a tokio runtime.
+///
+/// # Errors
+/// The handlers cannot be set.
 #[cfg(unix)]
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -169,13 +173,15 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping");
     })
 }
 
-/// Resolves at Ctrl-C.
+/// Resolves at Ctrl-C. Must be called on a tokio runtime.
+///
+/// # Errors
+/// None here.
 #[cfg(not(unix))]
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
         let _ = tokio::signal::ctrl_c().await;
     })

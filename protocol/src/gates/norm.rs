@@ -11,7 +11,7 @@ use crate::{Cost, Cx, Product, Result, Shape, Share};
 use kernels::{Device, Zip};
 
 /// Pieces an octave of the factor.
-const SEGMENTS: u32 = 32;
+const SEGMENTS: u32 = 16;
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

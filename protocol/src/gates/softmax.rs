@@ -26,20 +26,42 @@ pub struct SoftmaxTables {
     pub levels: Levels,
     /// Exponential.
     pub exp: ExpTable,
-    /// Reciprocal of the row sum.
-    pub reciprocal: RowTable,
+    /// Reciprocals of row sums, by the longest row each is for. Short rows have small sums, and fewer octaves cost less.
+    reciprocals: Vec<(usize, RowTable)>,
 }
 
 impl SoftmaxTables {
     /// For scores at `in_scale` in the range of `levels`, rows of at most `longest` scores.
     pub fn new(device: &Device, in_scale: u32, levels: Levels, longest: usize) -> SoftmaxTables {
-        // u_max lies in [−4, 4), one false zero lifts it by 4: the sum is between e^−4 and longest·e^8.
-        let high = longest.next_power_of_two() as f64 * 4096.0;
+        let mut lengths = vec![64];
+        while lengths[lengths.len() - 1] < longest {
+            lengths.push(lengths[lengths.len() - 1] * 8);
+        }
+        let reciprocal = |&length: &usize| {
+            // The largest exponential lies between e^−4 and e^4, so the sum between e^−4 and length·e^4 < length·2^7;
+            // the least `high` leaves room for a few leaders of e^8 each, after a false zero.
+            let high = (length as f64 * 128.0).max(16384.0);
+            (length, RowTable::new(device, EXP_SCALE, (1.0 / 64.0, high), SEGMENTS, |s| 1.0 / s))
+        };
         SoftmaxTables {
             levels,
             exp: ExpTable::new(device, in_scale, levels.buckets),
-            reciprocal: RowTable::new(device, EXP_SCALE, (1.0 / 64.0, high), SEGMENTS, |s| 1.0 / s),
+            reciprocals: lengths.iter().map(reciprocal).collect(),
         }
+    }
+
+    /// The reciprocal for rows of at most `length` scores.
+    ///
+    /// # Panics
+    /// If the tables were made for shorter rows.
+    pub fn reciprocal(&self, length: usize) -> &RowTable {
+        let fitting = self.reciprocals.iter().find(|(l, _)| *l >= length);
+        &fitting.unwrap_or_else(|| panic!("a row of {length} scores is longer than the softmax's tables")).1
+    }
+
+    /// Every number of the tables, for the program digest.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        self.exp.table.words().chain(self.reciprocals.iter().flat_map(|(_, t)| t.words()))
     }
 
     /// Scores for which maximum and guard are right, whatever the other scores of the row: ±bound.
@@ -65,7 +87,9 @@ pub async fn exponentials(
 
 /// 1 / Σ of each row of exponentials. Three exchanges.
 pub async fn reciprocal_sums(cx: &Cx<'_>, e: &Share, offsets: &[usize], t: &SoftmaxTables) -> Result<Share> {
-    row::evaluate(&cx.scope("reciprocal"), &e.sum_segments(offsets), &t.reciprocal, RECIPROCAL_SCALE).await
+    let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+    let table = t.reciprocal(longest);
+    row::evaluate(&cx.scope("reciprocal"), &e.sum_segments(offsets), table, RECIPROCAL_SCALE).await
 }
 
 /// Softmax of equal rows at scale 18. Eleven exchanges.

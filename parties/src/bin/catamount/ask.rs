@@ -4,7 +4,7 @@ use crate::block_on;
 use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
-use parties::private::{Answer, Generation, MaxTokens, PrivateModel, Progress};
+use parties::private::{Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress};
 use parties::sampling::Sampling;
 use std::path::PathBuf;
 
@@ -18,16 +18,18 @@ pub(crate) struct GenerationArguments {
     #[arg(long)]
     pub(crate) raw: bool,
     /// Randomness of the choice of tokens; 0 takes the likeliest.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Choose among the likeliest tokens that together have this probability.
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
 }
 
 impl GenerationArguments {
-    /// For the library.
-    pub(crate) fn generation(&self) -> anyhow::Result<Generation> {
+    /// For the library. What can never be answered is refused before anything is started.
+    pub(crate) fn generation(&self, prompt: &str) -> anyhow::Result<Generation> {
+        anyhow::ensure!(self.max_tokens > 0, PrivateError::NoTokens);
+        anyhow::ensure!(!prompt.trim().is_empty(), PrivateError::EmptyPrompt);
         let sampling = Sampling::new(self.temperature, self.top_p).map_err(anyhow::Error::msg)?;
         Ok(Generation { max_tokens: MaxTokens(self.max_tokens), sampling, keep_logits: false })
     }
@@ -59,7 +61,7 @@ impl Ask {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let cluster = ClusterConfig::load(&self.cluster)?;
-        let generation = self.generation.generation()?;
+        let generation = self.generation.generation(&self.prompt)?;
         block_on(async {
             let client = Client::connect(&cluster).await?;
             let model = PrivateModel::open(&client, &self.model).await?;

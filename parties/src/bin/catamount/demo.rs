@@ -11,6 +11,7 @@ use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
 use parties::private::{Answer, PrivateModel};
 use parties::sampling::Sampling;
+use parties::server::stop_signal;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,29 +71,26 @@ struct Figures {
 impl Demo {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut generation = self.generation.generation()?;
+        let mut generation = self.generation.generation(&self.prompt)?;
         generation.keep_logits = true;
         let path = match &self.model {
             Some(p) => p.clone(),
             None => share::fetch()?,
         };
         let owned = share::load(&path)?;
-        let mut cluster = LocalCluster::start()?;
-        let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
-        self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
         let figures = block_on(async {
-            let stop = tokio::signal::ctrl_c();
+            let stop = stop_signal()?;
+            let mut cluster = LocalCluster::start()?;
+            let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
+            self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {
-                figures = self.ask(&mut cluster, &owned, &generation) => figures,
-                _ = stop => anyhow::bail!("interrupted; the three parties have been ended"),
+                figures = self.ask(&mut cluster, &owned, &generation) => {
+                    // A party's own last words say more than a lost connection.
+                    figures.map_err(|e| cluster.check().err().unwrap_or(e))
+                }
+                () = stop => anyhow::bail!("interrupted; the three parties have been ended"),
             }
-        });
-        let figures = match figures {
-            Ok(f) => f,
-            // A party's own last words say more than a lost connection.
-            Err(e) => return Err(cluster.check().err().unwrap_or(e)),
-        };
-        drop(cluster);
+        })?;
         self.report(&figures);
         self.json.write(&figures)?;
         anyhow::ensure!(

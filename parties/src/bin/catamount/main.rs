@@ -51,6 +51,9 @@ enum Command {
         /// The party's configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// End with standard input: with the process that holds its other end.
+        #[arg(long)]
+        until_input_ends: bool,
     },
 }
 
@@ -81,14 +84,20 @@ fn main() -> anyhow::Result<()> {
             println!("start each party with `party --config FILE`; give client.toml to the client");
             Ok(())
         }
-        Command::Party { config } => {
+        Command::Party { config, until_input_ends } => {
             parties::init_logging();
+            if until_input_ends {
+                std::thread::spawn(|| {
+                    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                    std::process::exit(1);
+                });
+            }
             Ok(parties::server::run_party(&config)?)
         }
     }
 }
 
-/// One thread drives the client's connections.
+/// A thread of its own drives the client's connections, so that they stay alive while this one computes.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(future)
 }

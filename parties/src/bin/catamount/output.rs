@@ -26,12 +26,13 @@ impl JsonArgument {
 
     /// Prints for people.
     pub(crate) fn say(&self, text: &str) {
-        if self.takes_stdout() {
-            eprint!("{text}");
+        // Whoever reads may go away, as `head` does.
+        let _ = if self.takes_stdout() {
+            std::io::stderr().write_all(text.as_bytes())
         } else {
-            print!("{text}");
-            let _ = std::io::stdout().flush();
-        }
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        };
     }
 
     /// Writes the figures, if they are wanted.
@@ -39,8 +40,11 @@ impl JsonArgument {
         let Some(file) = &self.json else { return Ok(()) };
         let text = serde_json::to_string_pretty(figures)? + "\n";
         if self.takes_stdout() {
-            print!("{text}");
-            return Ok(());
+            let mut out = std::io::stdout().lock();
+            return out
+                .write_all(text.as_bytes())
+                .and_then(|()| out.flush())
+                .context("cannot write figures to standard output");
         }
         std::fs::write(file, text).with_context(|| format!("cannot write figures to {}", file.display()))
     }

@@ -39,7 +39,11 @@ impl LocalCluster {
             fs::write(config, text.replace(&stored, "model_directory = \"\""))?;
             let log = File::create(cluster.log(role))?;
             let mut command = Command::new(&program);
-            command.arg("party").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            command.args(["party", "--until-input-ends", "--config"]).arg(config);
+            // A party ends when this process is gone, however it went; Ctrl-C reaches this process only.
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+            #[cfg(unix)]
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
             cluster.children.push(command.spawn().with_context(|| format!("cannot start {role}"))?);
         }
         Ok(cluster)

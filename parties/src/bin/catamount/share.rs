@@ -40,10 +40,10 @@ impl ShareModel {
             None if self.model == "default" => "smollm2".into(),
             None => path.file_stem().and_then(|n| n.to_str()).context("the file's name is not text; give --name")?.into(),
         };
+        let owned = load(&path)?;
         block_on(async {
             let client = Client::connect(&cluster).await?;
-            let owned = load(&path)?;
-            if self.replace && client.list_models().await?.iter().any(|(m, _)| m.name == name) {
+            if self.replace {
                 client.delete_model(&name).await?;
             }
             let start = Instant::now();

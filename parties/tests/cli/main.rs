@@ -1,0 +1,16 @@
+//! The programs as people use them: real processes, a tiny model, and everything that can go wrong.
+
+mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../../models/tests/common/mod.rs"]
+mod gguf;
+mod process;
+mod tiny;
+
+mod demo;
+mod identity;
+mod input;
+mod peers;
+mod sessions;
+mod storage;

@@ -1,0 +1,74 @@
+//! Clusters started by hand: questions, restarts, strangers' datagrams.
+
+use crate::cluster::Cluster;
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+#[test]
+fn two_questions_at_once_and_again_after_a_restart() {
+    let mut cluster = Cluster::with_model();
+    let questions = ["The capital of France", "Once upon a time"];
+    let alone = questions.map(|q| cluster.answer(q, 24));
+    assert_ne!(alone[0], alone[1]);
+    for text in &alone {
+        assert_eq!(text.trim_end_matches('\n').len(), 24, "{text:?}");
+    }
+    let together = questions.map(|q| cluster.asking(q, 24, &[]));
+    assert_eq!(together.map(|p| p.end(60).fine().out), alone);
+
+    (0..3).for_each(|role| drop(cluster.stop(role)));
+    for role in [2, 1, 0] {
+        cluster.start(role);
+        assert!(cluster.party(role).err().contains("has loaded its share of tiny"));
+    }
+    assert_eq!(questions.map(|q| cluster.answer(q, 24)), alone);
+
+    // By chance instead of the likeliest: still an answer.
+    let warm = ["--temperature", "0.8", "--top-p", "0.9", "--raw", "--json", "-"];
+    let warm = cluster.asking(questions[0], 8, &warm).end(60).fine();
+    assert_eq!(warm.json()["figures"]["tokens"], 8);
+    cluster.finish();
+}
+
+#[test]
+fn strangers_datagrams_disturb_nobody() {
+    let cluster = Cluster::with_model();
+    let quiet = cluster.answer("Noise", 64);
+    let targets = [0, 1, 2].map(|role| cluster.files.party(role).listen);
+    let stop = AtomicBool::new(false);
+    let (noisy, sent) = thread::scope(|scope| {
+        let noise = scope.spawn(|| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let (mut state, mut sent) = (1_u64, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 33) as u8
+                })
+                .take((sent * 37) % 1500)
+                .collect();
+                for target in targets {
+                    // Some look like first packets of QUIC, truncated or damaged.
+                    let mut bytes = bytes.clone();
+                    if let Some(start) = bytes.get_mut(..5).filter(|_| sent % 2 == 0) {
+                        start.copy_from_slice(&[0xc3, 0, 0, 0, 1]);
+                    }
+                    let _ = socket.send_to(&bytes, target);
+                }
+                sent += 1;
+                thread::sleep(Duration::from_micros(300));
+            }
+            sent
+        });
+        let noisy = cluster.answer("Noise", 64);
+        stop.store(true, Ordering::Relaxed);
+        (noisy, noise.join().unwrap())
+    });
+    assert_eq!(noisy, quiet);
+    assert!(sent > 100, "{sent}");
+    cluster.finish();
+}

@@ -1,0 +1,80 @@
+//! A tiny LLaMA model in a GGUF file: random weights, a tokenizer of single bytes. It is shared and answers within a
+//! second, and its greedy answers are printable ASCII without end.
+
+use crate::gguf::{BOOL, F32, Tensor, U32, Writer};
+use models::checkpoint::{LlamaConfig, LlamaTensor, RandomLlama, TensorSource};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Bytes, then `<|im_start|>` and `<|im_end|>`.
+const VOCAB: usize = 258;
+/// Tokens of prompt and answer.
+pub const CONTEXT: usize = 2048;
+
+/// The bytes of a model file; models of different seeds differ in their weights.
+pub fn gguf(seed: u64) -> Vec<u8> {
+    let config = LlamaConfig { vocab: VOCAB, context: CONTEXT, ..LlamaConfig::toy() };
+    let mut weights = RandomLlama::new(config.clone(), seed).unwrap();
+    let mut w = Writer::new();
+    w.string("general.architecture", "llama");
+    for (key, value) in [
+        ("llama.block_count", config.layers),
+        ("llama.context_length", config.context),
+        ("llama.embedding_length", config.d_model),
+        ("llama.feed_forward_length", config.d_ff),
+        ("llama.attention.head_count", config.heads),
+        ("llama.attention.head_count_kv", config.kv_heads),
+        ("llama.vocab_size", config.vocab),
+    ] {
+        w.put(key, U32, &(value as u32).to_le_bytes());
+    }
+    w.put("llama.attention.layer_norm_rms_epsilon", F32, &1e-5f32.to_le_bytes());
+    tokenizer(&mut w);
+    for which in LlamaTensor::all(&config) {
+        let (rows, columns) = config.shape(which);
+        let mut values = weights.load(which).unwrap();
+        if which == LlamaTensor::Embedding {
+            // Embeddings are the output matrix too: what is not printable is never the likeliest.
+            for (id, row) in values.chunks_exact_mut(columns).enumerate() {
+                if !(32..127).contains(&id) {
+                    row.iter_mut().for_each(|v| *v *= 0.4);
+                }
+            }
+        }
+        let dims = if rows == 1 { vec![columns as u64] } else { vec![columns as u64, rows as u64] };
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        w.tensors.push(Tensor { name: which.to_string(), dims, kind: 0, offset: None, data });
+    }
+    w.bytes()
+}
+
+fn tokenizer(w: &mut Writer) {
+    let mut next = 0x100;
+    let byte = |byte: u8| {
+        let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
+        let code = if printable { u32::from(byte) } else { next };
+        next += u32::from(!printable);
+        char::from_u32(code).unwrap().to_string()
+    };
+    let mut tokens: Vec<String> = (0..=u8::MAX).map(byte).collect();
+    tokens.extend(["<|im_start|>", "<|im_end|>"].map(String::from));
+    let mut kinds = [1; VOCAB];
+    kinds[256..].fill(3);
+    w.string("tokenizer.ggml.model", "gpt2");
+    w.string("tokenizer.ggml.pre", "smollm");
+    w.strings("tokenizer.ggml.tokens", &tokens.iter().map(String::as_str).collect::<Vec<_>>());
+    w.strings("tokenizer.ggml.merges", &[]);
+    w.ints("tokenizer.ggml.token_type", &kinds);
+    w.put("tokenizer.ggml.eos_token_id", U32, &257u32.to_le_bytes());
+    w.put("tokenizer.ggml.bos_token_id", U32, &256u32.to_le_bytes());
+    w.put("tokenizer.ggml.add_bos_token", BOOL, &[0]);
+}
+
+/// Writes `NAME.gguf` into a directory.
+pub fn write(directory: &Path, name: &str, seed: u64) -> PathBuf {
+    let path = directory.join(format!("{name}.gguf"));
+    fs::write(&path, gguf(seed)).unwrap();
+    path
+}
