@@ -77,13 +77,21 @@ pub trait Algebra: Clone {
     /// Causal scores q · k^T of every head, flat (see [`AttentionShape`]).
     async fn scores(&self, q: &Act<Self>, k: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
     /// e^(score − some shift of its row).
-    async fn exponentials(&self, scores: &Act<Self>, s: &AttentionShape, p: &Softmax<Self>)
-    -> Result<Act<Self>>;
+    async fn exponentials(
+        &self,
+        scores: &Act<Self>,
+        s: &AttentionShape,
+        p: &Softmax<Self>,
+    ) -> Result<Act<Self>>;
     /// Σ e · v for every head and query.
     async fn weighted_sum(&self, e: &Act<Self>, v: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
     /// 1 / Σ e for every head and query.
-    async fn reciprocal_sums(&self, e: &Act<Self>, s: &AttentionShape, p: &Softmax<Self>)
-    -> Result<Act<Self>>;
+    async fn reciprocal_sums(
+        &self,
+        e: &Act<Self>,
+        s: &AttentionShape,
+        p: &Softmax<Self>,
+    ) -> Result<Act<Self>>;
     /// Each head's columns times its row's factor.
     async fn scale_heads(&self, o: &Act<Self>, r: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
     /// f(g) · u, element-wise.

@@ -10,8 +10,10 @@ use crate::checkpoint::{CheckpointError, LlamaConfig};
 use crate::float::{Float, Mat, Observations, Seen, complete};
 use crate::llama::{Cache, Llama, LogitRows};
 use crate::plan::{LayerPlan, NormRange, Plan};
+use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::max::Levels;
+use protocol::gates::reveal::Reveal;
 use protocol::gates::softmax::EXP_SCALE;
 
 /// Text that touches prose, code, numbers, other languages and dialogue; written for this purpose.
@@ -31,8 +33,20 @@ pub enum CalibrationError {
     /// The checkpoint is unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// No proof that sums stay within the ring.
+    #[error("{what} can reach {bound:.0}, the ring holds {limit:.0}; this model cannot be shared")]
+    Certificate {
+        /// Which quantity.
+        what: String,
+        /// What is proven about it.
+        bound: f64,
+        /// What would fit.
+        limit: f64,
+    },
     /// A range is beyond what a gate can cover.
-    #[error("layer {layer}: {what} reaches {seen:.1} on sample text, more than the {limit:.1} that the gates cover with a margin of 2; this model cannot be shared")]
+    #[error(
+        "layer {layer}: {what} reaches {seen:.1} on sample text, more than the {limit:.1} that the gates cover with a margin of 2; this model cannot be shared"
+    )]
     Beyond {
         /// The layer.
         layer: usize,
@@ -72,7 +86,8 @@ pub fn watch(model: &Llama<Float>, ids: Vec<u32>) -> Observations {
     if !ids.is_empty() {
         let count = ids.len();
         let mut cache = Cache::new(&model.config);
-        complete(model.forward(&float, &ids, count, &mut cache, LogitRows::All)).expect("plaintext has no failures");
+        complete(model.forward(&float, &ids, count, &mut cache, LogitRows::All))
+            .expect("plaintext has no failures");
     }
     float.observations()
 }
@@ -93,12 +108,19 @@ pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, Calibrati
         let s = seen.get(&key).copied().unwrap_or(Seen { low: 0.01, high: 100.0 });
         // Mean squares: the margin counts twice, and once more below, where precision is cheap.
         let square = MARGIN * MARGIN;
-        NormRange { low: round_down((s.low / (4.0 * square)).max(c.rms_eps / 4.0)), high: round_up(s.high * 4.0 * square) }
+        NormRange {
+            low: round_down((s.low / (4.0 * square)).max(c.rms_eps / 4.0)),
+            high: round_up(s.high * 4.0 * square),
+        }
     };
     let mut layers = Vec::new();
     for (i, layer) in model.layers.iter().enumerate() {
         let path = |what: &str| format!("layer.{i}/{what}");
-        let attention_norm = if i == 0 { embedding_range(&model.embedding, c) } else { norm(path("attention/norm#mean_square")) };
+        let attention_norm = if i == 0 {
+            embedding_range(&model.embedding, c)
+        } else {
+            norm(path("attention/norm#mean_square"))
+        };
 
         let fits = |b: usize, s: f64| s <= score_bound(b);
         let bound = score_certificate(&layer.qkv, c);
@@ -106,23 +128,41 @@ pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, Calibrati
         let score_buckets = match score {
             s if fits(64, s) => 64,
             s if fits(128, s) => 128,
-            s => return Err(CalibrationError::Beyond { layer: i, what: "an attention score", seen: s / MARGIN, limit: score_bound(128) / MARGIN }),
+            s => {
+                return Err(CalibrationError::Beyond {
+                    layer: i,
+                    what: "an attention score",
+                    seen: s / MARGIN,
+                    limit: score_bound(128) / MARGIN,
+                });
+            }
         };
 
         let rows = c.d_ff * c.d_model;
-        let certificate = largest_row(&layer.gate_up.data[..rows], c.d_model) * (c.d_model as f64).sqrt() * 1.001;
+        let certificate =
+            largest_row(&layer.gate_up.data[..rows], c.d_model) * (c.d_model as f64).sqrt() * 1.001;
         let watched = MARGIN * magnitude(path("feed_forward/gated#gate"));
         let range = certificate.min(watched.max(15.5));
         // The lowest entry may be missed by one, so the range ends one step early.
         let gate_range_log2 = (range * 1.02).log2().ceil().max(4.0) as u32;
         if gate_range_log2 > 8 {
-            return Err(CalibrationError::Beyond { layer: i, what: "a gate", seen: range / MARGIN, limit: 125.0 });
+            return Err(CalibrationError::Beyond {
+                layer: i,
+                what: "a gate",
+                seen: range / MARGIN,
+                limit: 125.0,
+            });
         }
         let product = (MARGIN * magnitude(path("feed_forward/gated#product"))).max(1.0);
         // slope + 36 fractional bits + integer bits of the product stay below 2^61.
         let slope = 25 - product.log2().ceil() as i64;
         if slope < 6 {
-            return Err(CalibrationError::Beyond { layer: i, what: "gate times up", seen: product / MARGIN, limit: 262_144.0 });
+            return Err(CalibrationError::Beyond {
+                layer: i,
+                what: "gate times up",
+                seen: product / MARGIN,
+                limit: 262_144.0,
+            });
         }
         layers.push(LayerPlan {
             attention_norm,
@@ -134,14 +174,60 @@ pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, Calibrati
             gate_slope_scale: slope.min(14) as u32,
         });
     }
+    certify_products(model, &layers)?;
     // Σ e·v at 38 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
     let values = model.layers.iter().map(|l| value_certificate(&l.qkv, c)).fold(1.0, f64::max);
     let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * values);
     if fits < 64.0 {
-        return Err(CalibrationError::Beyond { layer: 0, what: "an attention value", seen: values / MARGIN, limit: 2400.0 });
+        return Err(CalibrationError::Certificate {
+            what: "attention values".into(),
+            bound: values,
+            limit: 2400.0,
+        });
     }
-    Ok(Plan { longest: LONGEST.min(c.context).min(fits as usize), layers, final_norm: norm("output#mean_square".into()) })
+    Ok(Plan {
+        longest: LONGEST.min(c.context).min(fits as usize),
+        layers,
+        final_norm: norm("output#mean_square".into()),
+    })
+}
+
+/// Proves |z| < 2^62 for every product with weights, for every input: a normalised row has length √d at most, values are
+/// averaged by attention, and gated products were bounded by the plan.
+fn certify_products(model: &Llama<Float>, plans: &[LayerPlan]) -> Result<(), CalibrationError> {
+    let c = &model.config;
+    let unit_length = (c.d_model as f64).sqrt() * 1.001;
+    let below = |what: String, bound: f64, fractional_bits: u32| {
+        let limit = 2f64.powi(62 - fractional_bits as i32);
+        if bound < limit { Ok(()) } else { Err(CalibrationError::Certificate { what, bound, limit }) }
+    };
+    for (i, (l, plan)) in model.layers.iter().zip(plans).enumerate() {
+        let name = |what: &str| format!("{what} of layer {i}");
+        below(
+            name("queries, keys and values"),
+            largest_row(&l.qkv.data, c.d_model) * unit_length * 2f64.sqrt(),
+            2 * SCALE + ANGLE_SCALE,
+        )?;
+        below(name("gates"), largest_row(&l.gate_up.data, c.d_model) * unit_length, 2 * SCALE)?;
+        let o = largest_sum(&l.o.data, l.o.cols) * value_certificate(&l.qkv, c);
+        below(name("attention outputs"), o, 2 * SCALE)?;
+        let product = 2f64.powi(62 - (plan.gate_slope_scale + 2 * SCALE) as i32);
+        below(
+            name("feed-forward outputs"),
+            largest_row(&l.down.data, l.down.cols) * product * (c.d_ff as f64).sqrt(),
+            2 * SCALE,
+        )?;
+    }
+    let logits = largest_row(&model.output.data, c.d_model) * unit_length;
+    let shown = Reveal::LOGITS;
+    // The client sees the scores modulo 2^bits.
+    let limit = 2f64.powi((shown.bits - 1 - shown.scale) as i32);
+    if logits < limit {
+        Ok(())
+    } else {
+        Err(CalibrationError::Certificate { what: "output scores".into(), bound: logits, limit })
+    }
 }
 
 /// Scores that the softmax with this many buckets covers.
@@ -168,7 +254,10 @@ fn embedding_range(table: &Mat, c: &LlamaConfig) -> NormRange {
     let mean = |s: &f64| s / table.rows as f64;
     let low = squares.iter().map(mean).fold(f64::INFINITY, f64::min);
     let high = squares.iter().map(mean).fold(0.0, f64::max);
-    NormRange { low: round_down((low * 0.9).max(c.rms_eps / 4.0)), high: round_up((high * 1.1).max(c.rms_eps)) }
+    NormRange {
+        low: round_down((low * 0.9).max(c.rms_eps / 4.0)),
+        high: round_up((high * 1.1).max(c.rms_eps)),
+    }
 }
 
 fn largest_row(w: &[f32], cols: usize) -> f64 {
@@ -181,6 +270,11 @@ fn largest_row(w: &[f32], cols: usize) -> f64 {
 fn value_certificate(qkv: &Mat, c: &LlamaConfig) -> f64 {
     let first = (c.heads + c.kv_heads) * c.head_dim * c.d_model;
     largest_row(&qkv.data[first..], c.d_model) * (c.d_model as f64).sqrt() * 1.001
+}
+
+/// Largest Σ |w| of a row.
+fn largest_sum(w: &[f32], cols: usize) -> f64 {
+    w.chunks_exact(cols).map(|r| r.iter().map(|v| f64::from(v.abs())).sum::<f64>()).fold(0.0, f64::max)
 }
 
 /// A bound on every score of a layer: largest |Wq|·|Wk|·d over the heads, spectral norms bounded by Frobenius norms.

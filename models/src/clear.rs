@@ -150,7 +150,12 @@ impl Algebra for Clear {
             let r = t.clear_factor(row).ok_or_else(|| {
                 let unit = 2f64.powi(SCALE as i32);
                 let value = row.iter().map(|&v| (v as i64 as f64 / unit).powi(2)).sum();
-                Error::Range { scope: format!("{}/statistic", self.path), value, low: t.row.low, high: t.row.high }
+                Error::Range {
+                    scope: format!("{}/statistic", self.path),
+                    value,
+                    low: t.row.low,
+                    high: t.row.high,
+                }
             })?;
             data.extend(row.iter().map(|v| v.wrapping_mul(r)));
         }
@@ -232,7 +237,8 @@ impl Algebra for Clear {
     }
 
     async fn scale_heads(&self, o: &Ints, r: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let z = o.data.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
+        let z =
+            o.data.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
         Ok(Ints { data: self.truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?, ..*o })
     }
 

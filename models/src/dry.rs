@@ -4,8 +4,8 @@
 use crate::algebra::{Algebra, SCALE, Values};
 use crate::attention::AttentionShape;
 
-use crate::llama::{Cache, Llama, Layer, LogitRows, MatrixId};
 use crate::checkpoint::LlamaConfig;
+use crate::llama::{Cache, Layer, Llama, LogitRows, MatrixId};
 use crate::plan::{GateTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use protocol::gates::norm::NormTable;
@@ -96,11 +96,10 @@ impl Dry {
         let mut program = std::pin::pin!(program);
         let mut task = std::task::Context::from_waker(std::task::Waker::noop());
         // Every time all branches wait, one exchange takes place.
-        while let Poll::Pending = program.as_mut().poll(&mut task) {
+        while program.as_mut().poll(&mut task).is_pending() {
             dry.work.borrow_mut().ledger.exchanges += 1;
         }
-        let work = *dry.work.borrow();
-        work
+        dry.charged()
     }
 
     /// Exchanges of the costliest decoder layer.
@@ -127,6 +126,10 @@ impl Dry {
         Dry::pass(&part, 1, &mut cache, LogitRows::Last).ledger.exchanges
     }
 
+    fn charged(&self) -> Work {
+        *self.work.borrow()
+    }
+
     async fn charge(&self, cost: Cost) {
         let mut ahead = Cost { rounds: vec![], dealt: cost.dealt };
         for bytes in cost.rounds {
@@ -136,7 +139,8 @@ impl Dry {
                 self.add(&once);
             }
             let mut waited = false;
-            poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+            poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending })
+                .await;
         }
         let mut rest = Ledger::default();
         rest += &ahead;
@@ -252,4 +256,3 @@ impl Algebra for Dry {
         Ok(y)
     }
 }
-

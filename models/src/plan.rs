@@ -139,7 +139,9 @@ impl Plan {
                 gate: cached(
                     &mut gates,
                     [l.gate_range_log2, l.gate_entries_log2, l.gate_slope_scale],
-                    |[r, e, s]| GateTable { table: Table::new(device, TableSpec::symmetric(r, e, SCALE, s), silu) },
+                    |[r, e, s]| GateTable {
+                        table: Table::new(device, TableSpec::symmetric(r, e, SCALE, s), silu),
+                    },
                 ),
             })
             .collect();

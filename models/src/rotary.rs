@@ -38,7 +38,8 @@ impl Rotation {
     pub fn new(spec: &RotarySpec, first: usize, rows: usize, cols: usize) -> Rotation {
         let (d, half) = (spec.head_dim, spec.head_dim / 2);
         let n = rows * cols;
-        let (mut partner, mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut partner, mut cos, mut sin) =
+            (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
         for t in 0..rows {
             for c in 0..cols {
                 let at = t * cols + c;

@@ -74,7 +74,8 @@ impl Algebra for Secure<'_> {
 
     fn columns(&self, x: &Share, from: usize, to: usize) -> Share {
         let (rows, cols) = (x.shape.rows, x.shape.cols);
-        let index: Vec<u32> = (0..rows).flat_map(|r| (from..to).map(move |c| (r * cols + c) as u32)).collect();
+        let index: Vec<u32> =
+            (0..rows).flat_map(|r| (from..to).map(move |c| (r * cols + c) as u32)).collect();
         x.gather(&index, Shape::new(rows, to - from))
     }
 

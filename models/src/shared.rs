@@ -37,7 +37,10 @@ pub enum SharedModelError {
     #[error("the model's description is damaged: {0}; share the model again")]
     Damaged(String),
     /// Made by another version.
-    #[error("the model was shared for program version {found}, this is version {}; share it again with this version", PROGRAM_VERSION)]
+    #[error(
+        "the model was shared for program version {found}, this is version {}; share it again with this version",
+        PROGRAM_VERSION
+    )]
     Version {
         /// Its version.
         found: u32,
@@ -117,7 +120,12 @@ pub struct Assembly {
 
 impl Assembly {
     /// For one party with its seeds.
-    pub fn new(device: &Device, role: Role, config: &LlamaConfig, seeds: Vec<u8>) -> Result<Assembly, SharedModelError> {
+    pub fn new(
+        device: &Device,
+        role: Role,
+        config: &LlamaConfig,
+        seeds: Vec<u8>,
+    ) -> Result<Assembly, SharedModelError> {
         let expected = if role == Role::Dealer { 64 } else { 32 };
         if seeds.len() != expected {
             return Err(SharedModelError::Upload(format!("{} bytes of seeds for {role}", seeds.len())));
@@ -147,7 +155,8 @@ impl Assembly {
             let what = format!("matrix {index} has {} values, {} are needed", d.len(), rows * cols);
             return Err(SharedModelError::Upload(what));
         }
-        let share = input::share(&self.device, &self.part(delta)?, Shape::new(rows, cols), SCALE, index as u64);
+        let share =
+            input::share(&self.device, &self.part(delta)?, Shape::new(rows, cols), SCALE, index as u64);
         self.matrices[index] = Some(SharedMatrix::new(&share, self.role == Role::P1));
         Ok(())
     }
@@ -271,7 +280,12 @@ pub mod client {
     }
 
     /// Output scores, row-major with `vocab` columns.
-    pub fn combine_logits(device: &Device, p1: &[u8], p2: &[u8], vocab: usize) -> Result<Vec<f32>, SharedModelError> {
+    pub fn combine_logits(
+        device: &Device,
+        p1: &[u8],
+        p2: &[u8],
+        vocab: usize,
+    ) -> Result<Vec<f32>, SharedModelError> {
         let word = Reveal::LOGITS.bits as usize / 8;
         if p1.len() != p2.len() || p1.is_empty() || !p1.len().is_multiple_of(vocab * word) {
             let what = format!("output scores of {} and {} bytes from P1 and P2", p1.len(), p2.len());
@@ -283,7 +297,12 @@ pub mod client {
 }
 
 /// Reads a party's part of the input as it came from the client.
-pub fn input_part(device: &Device, role: Role, bytes: &[u8], values: usize) -> Result<InputPart, SharedModelError> {
+pub fn input_part(
+    device: &Device,
+    role: Role,
+    bytes: &[u8],
+    values: usize,
+) -> Result<InputPart, SharedModelError> {
     let expected = if role == Role::Dealer { 64 } else { 32 + 8 * values };
     if bytes.len() != expected {
         let what = format!("the client's input part has {} bytes, {expected} are needed", bytes.len());

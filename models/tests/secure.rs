@@ -62,7 +62,8 @@ fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: LogitRows) -> Vec<
             .into_iter()
             .zip(MemoryNetwork::three())
             .map(|(role, mut net)| {
-                let (world, device, inputs, model) = (&world, &device, &inputs, shared.parties[role.index()].clone());
+                let (world, device, inputs, model) =
+                    (&world, &device, &inputs, shared.parties[role.index()].clone());
                 s.spawn(move || {
                     let mut session = PartySession::new(model, Box::new(world.chacha(role)));
                     let mut out = vec![];
@@ -116,7 +117,11 @@ fn secure_equals_clear_and_costs_what_is_declared() {
                 assert!((s - f).abs() < 4e-3 * size.max(1.0), "secure {s}, float {f}");
             }
             let work = Dry::pass(&dry, n, &mut cd, rows);
-            assert_eq!((ledger.exchanges, ledger.sent), (work.ledger.exchanges, work.ledger.sent), "declared cost");
+            assert_eq!(
+                (ledger.exchanges, ledger.sent),
+                (work.ledger.exchanges, work.ledger.sent),
+                "declared cost"
+            );
         }
         println!("exchanges a layer: {}", Dry::exchanges_per_layer(&dry));
     }

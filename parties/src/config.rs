@@ -123,6 +123,8 @@ pub struct Limits {
     pub max_context_tokens: u32,
     /// Largest message between parties, or body of a client's message.
     pub max_message_bytes: usize,
+    /// Threads that compute; 0: one for each core. Fewer help where several parties share a machine.
+    pub threads: usize,
     /// Where shared models are kept. Relative to the configuration file; empty: in memory only.
     pub model_directory: PathBuf,
 }
@@ -135,6 +137,7 @@ impl Default for Limits {
             rendezvous_seconds: 10,
             max_context_tokens: 4096,
             max_message_bytes: 256 << 20,
+            threads: 0,
             model_directory: "models".into(),
         }
     }

@@ -84,7 +84,8 @@ impl OwnedModel {
         let tables = plan.tables(&device, &config);
         let sharing = random()?;
         let tokenizer_info = tokenizer.info()?;
-        let public = PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: tokenizer_info, sharing };
+        let public =
+            PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: tokenizer_info, sharing };
         Ok(OwnedModel { public, tables, float, tokenizer, source: Mutex::new(source), device })
     }
 

@@ -41,7 +41,9 @@ pub enum PrivateError {
     #[error("the prompt is empty; write at least one word")]
     EmptyPrompt,
     /// Too much to answer.
-    #[error("the prompt has {prompt} tokens and {new} more are asked for, but the limit is {limit}; shorten the prompt or ask for fewer tokens")]
+    #[error(
+        "the prompt has {prompt} tokens and {new} more are asked for, but the limit is {limit}; shorten the prompt or ask for fewer tokens"
+    )]
     TooLong {
         /// Tokens of the prompt.
         prompt: usize,
@@ -215,7 +217,8 @@ impl<'c> PrivateModel<'c> {
             context_tokens: (prompt.len() + new) as u32,
             options: vec![],
         };
-        let mut run = Run { model: self, session: self.client.open_session(options).await?, position: 0, seen: None };
+        let mut run =
+            Run { model: self, session: self.client.open_session(options).await?, position: 0, seen: None };
         let start = Instant::now();
         let mut stream = self.tokenizer.stream(true);
         let mut answer = Answer {

@@ -48,7 +48,11 @@ impl Sampling {
 }
 
 fn greedy(logits: &[f32]) -> u32 {
-    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |(i, _)| i as u32)
+    logits
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
+        .map_or(0, |(i, _)| i as u32)
 }
 
 fn pick(logits: &[f32], temperature: f32, top_p: f32, uniform: f64) -> u32 {
@@ -90,7 +94,8 @@ mod tests {
         let logits = [0.0f32, 2f32.ln(), 4f32.ln(), 1f32.ln()];
         let count = |top_p| {
             let mut counts = [0; 4];
-            (0..8000).for_each(|i| counts[pick(&logits, 1.0, top_p, (f64::from(i) + 0.5) / 8000.0) as usize] += 1);
+            (0..8000)
+                .for_each(|i| counts[pick(&logits, 1.0, top_p, (f64::from(i) + 0.5) / 8000.0) as usize] += 1);
             counts
         };
         assert_eq!(count(1.0), [1000, 2000, 4000, 1000]);

@@ -75,6 +75,7 @@ impl ModelStore {
     /// # Errors
     /// The directory cannot be used. A damaged share is reported in the log and left out.
     pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+        kernels::cpu::use_threads(config.limits.threads);
         let directory = Some(config.limits.model_directory.clone()).filter(|d| !d.as_os_str().is_empty());
         let store = ModelStore {
             role: config.role,
@@ -85,7 +86,10 @@ impl ModelStore {
         };
         if let Some(directory) = &store.directory {
             let cannot = |e: std::io::Error| {
-                format!("cannot use the model directory {}: {e}; choose another limits.model_directory", directory.display())
+                format!(
+                    "cannot use the model directory {}: {e}; choose another limits.model_directory",
+                    directory.display()
+                )
             };
             fs::create_dir_all(directory).map_err(cannot)?;
             for entry in fs::read_dir(directory).map_err(cannot)? {
@@ -101,7 +105,10 @@ impl ModelStore {
                             tracing::info!("{} has loaded its share of {name}", store.role);
                             lock(&store.models).insert(name, entry);
                         }
-                        Err(e) => tracing::warn!("{} is damaged: {e}; delete it and share the model again", path.display()),
+                        Err(e) => tracing::warn!(
+                            "{} is damaged: {e}; delete it and share the model again",
+                            path.display()
+                        ),
                     }
                 }
             }
@@ -154,7 +161,8 @@ impl ModelStore {
         models.get(name).map(f).ok_or_else(|| {
             let mut known: Vec<&str> = models.keys().map(String::as_str).collect();
             known.sort_unstable();
-            let known = if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
+            let known =
+                if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
             let message = format!("{} has no model {name:?}: {known}", self.role);
             Failure::new(FailureCode::NotFound, message, "share it first: catamount share-model")
         })
@@ -193,7 +201,11 @@ impl Engine for ModelStore {
     ) -> Result<Box<dyn Upload>, Failure> {
         if lock(&self.models).contains_key(&model.name) {
             let message = format!("{} already has a model {:?}", self.role, model.name);
-            return Err(Failure::new(FailureCode::Exists, message, "choose another --name, or replace it with --replace"));
+            return Err(Failure::new(
+                FailureCode::Exists,
+                message,
+                "choose another --name, or replace it with --replace",
+            ));
         }
         let claim = Claim::new(&self.claims, &model.name).ok_or_else(|| {
             let message = format!("{} is receiving a model {:?} already", self.role, model.name);
@@ -205,7 +217,14 @@ impl Engine for ModelStore {
             return Err(bad(format!("{} bytes announced, {total} belong to this model", model.total)));
         }
         let file = self.path(&model.name).map(|p| ShareFile::create(p, self.role, &metadata)).transpose()?;
-        Ok(Box::new(StoreUpload { models: self.models.clone(), model, metadata, incoming, file, _claim: claim }))
+        Ok(Box::new(StoreUpload {
+            models: self.models.clone(),
+            model,
+            metadata,
+            incoming,
+            file,
+            _claim: claim,
+        }))
     }
 
     fn delete_model(&self, _client: &ClientIdentity, name: &str) -> Result<(), Failure> {
@@ -226,7 +245,11 @@ impl Engine for ModelStore {
         let model = self.find(&request.model, |e| e.model.clone())?;
         if Digest(model.digest) != request.digest {
             let message = format!("{} has another model under the name {:?}", self.role, request.model);
-            return Err(Failure::new(FailureCode::Disagreement, message, "share the model with all three again"));
+            return Err(Failure::new(
+                FailureCode::Disagreement,
+                message,
+                "share the model with all three again",
+            ));
         }
         let rows = match options.as_slice() {
             [] => LogitRows::Last,
@@ -236,7 +259,11 @@ impl Engine for ModelStore {
         let longest = model.public.plan.longest;
         if request.context_tokens as usize > longest {
             let message = format!("{} tokens of context, the model takes {longest}", request.context_tokens);
-            return Err(Failure::new(FailureCode::Limit, message, "shorten the prompt or ask for fewer tokens"));
+            return Err(Failure::new(
+                FailureCode::Limit,
+                message,
+                "shorten the prompt or ask for fewer tokens",
+            ));
         }
         let key = |a: Role, b: Role| {
             let other = match context.role {
@@ -335,13 +362,14 @@ struct ShareFile {
 
 impl ShareFile {
     fn create(path: PathBuf, role: Role, metadata: &[u8]) -> Result<ShareFile, Failure> {
-        let partial = path.with_file_name(format!("{}.{PARTIAL}", path.file_stem().unwrap_or_default().to_string_lossy()));
+        let partial = path.with_extension(PARTIAL);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&partial).map_err(|e| disk(role, &partial, &e))?;
-        let mut share = ShareFile { role, partial, path, file: BufWriter::new(file), hash: Sha256::new(), kept: false };
+        let mut share =
+            ShareFile { role, partial, path, file: BufWriter::new(file), hash: Sha256::new(), kept: false };
         share.write(MAGIC)?;
         share.write(&(metadata.len() as u64).to_le_bytes())?;
         share.write(metadata)?;
@@ -355,8 +383,14 @@ impl ShareFile {
 
     fn keep(mut self) -> Result<(), Failure> {
         let hash = std::mem::take(&mut self.hash).finalize();
-        let synced = self.file.write_all(&hash).and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all());
-        synced.and_then(|()| fs::rename(&self.partial, &self.path)).map_err(|e| disk(self.role, &self.path, &e))?;
+        let synced = self
+            .file
+            .write_all(&hash)
+            .and_then(|()| self.file.flush())
+            .and_then(|()| self.file.get_ref().sync_all());
+        synced
+            .and_then(|()| fs::rename(&self.partial, &self.path))
+            .map_err(|e| disk(self.role, &self.path, &e))?;
         self.kept = true;
         Ok(())
     }
@@ -429,13 +463,15 @@ impl SessionRunner for Runner {
     ) -> Result<(), Failure> {
         let count = request.tokens as usize;
         if count == 0 || request.position != self.session.tokens() as u64 {
-            let message = format!("{count} tokens at {} after {} tokens", request.position, self.session.tokens());
+            let message =
+                format!("{count} tokens at {} after {} tokens", request.position, self.session.tokens());
             return Err(Failure::new(FailureCode::BadRequest, message, "open a new session"));
         }
         let values = count
             .checked_mul(self.vocab)
             .ok_or_else(|| Failure::new(FailureCode::Limit, "too many tokens", "ask in smaller passes"))?;
-        let input = input_part(&self.device, self.role, &request.share, values).map_err(|e| bad(e.to_string()))?;
+        let input =
+            input_part(&self.device, self.role, &request.share, values).map_err(|e| bad(e.to_string()))?;
         drop(request);
         let before = *self.session.ledger();
         let output = self.session.pass(network, &input, count, self.rows).map_err(|e| match e {
@@ -443,7 +479,11 @@ impl SessionRunner for Runner {
                 let failure = Failure::from(source);
                 Failure { message: format!("{} at {scope}: {}", self.role, failure.message), ..failure }
             }
-            e => Failure::new(FailureCode::Disagreement, format!("{}: {e}", self.role), "share the model again"),
+            e => Failure::new(
+                FailureCode::Disagreement,
+                format!("{}: {e}", self.role),
+                "share the model again",
+            ),
         })?;
         // What the pass cost at this party goes first, then an evaluator's message.
         let cost = self.session.ledger().since(&before);

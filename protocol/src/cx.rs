@@ -100,7 +100,11 @@ impl Session {
     }
 
     /// Runs a program with this session's two other parties at the ends of `net`.
-    pub fn run<'n, T, F>(&'n mut self, net: &'n mut dyn Network, program: impl FnOnce(Cx<'n>) -> F) -> Result<T>
+    pub fn run<'n, T, F>(
+        &'n mut self,
+        net: &'n mut dyn Network,
+        program: impl FnOnce(Cx<'n>) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -238,7 +242,9 @@ impl<'n> Core<'n> {
             self.flush_dealt(Role::P2)?;
         } else if self.used != self.dealt.len() {
             let extra = self.dealt.len() - self.used;
-            return Err(self.diverged(Role::Dealer, format!("{extra} dealt bytes that this program does not use")));
+            return Err(
+                self.diverged(Role::Dealer, format!("{extra} dealt bytes that this program does not use"))
+            );
         }
         self.dealt.clear();
         self.used = 0;

@@ -12,7 +12,9 @@ pub enum Error {
         source: NetError,
     },
     /// A message does not belong to this place of the program.
-    #[error("at {scope}: {peer} runs a different program or is out of step ({what}); all parties need the same version, model and request")]
+    #[error(
+        "at {scope}: {peer} runs a different program or is out of step ({what}); all parties need the same version, model and request"
+    )]
     Diverged {
         /// Where in the program.
         scope: String,

@@ -35,7 +35,9 @@ pub async fn join<A, B>(
 }
 
 /// Runs many parts of one kind at the same time, in the given order.
-pub async fn join_all<T, F: Future<Output = Result<T>>>(parts: impl IntoIterator<Item = F>) -> Result<Vec<T>> {
+pub async fn join_all<T, F: Future<Output = Result<T>>>(
+    parts: impl IntoIterator<Item = F>,
+) -> Result<Vec<T>> {
     let mut parts: Vec<Pin<Box<F>>> = parts.into_iter().map(Box::pin).collect();
     let mut done: Vec<Option<T>> = parts.iter().map(|_| None).collect();
     poll_fn(move |cx| {

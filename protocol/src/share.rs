@@ -48,14 +48,19 @@ pub struct Share {
 impl Share {
     /// Applies a linear map to every component held. The map must be the same for all parties.
     pub fn linear(&self, shape: Shape, f: impl Fn(&Words) -> Words) -> Share {
-        let s = Share { shape, scale: self.scale, delta: self.delta.as_ref().map(&f), lambda: f(&self.lambda) };
+        let s =
+            Share { shape, scale: self.scale, delta: self.delta.as_ref().map(&f), lambda: f(&self.lambda) };
         debug_assert_eq!(s.lambda.len(), shape.len());
         s
     }
 
     /// Applies a bilinear map with both arguments shared, linear in the pair: component-wise sums and differences.
     pub fn zip(&self, other: &Share, f: impl Fn(&Words, &Words) -> Words) -> Share {
-        assert_eq!((self.shape, self.scale), (other.shape, other.scale), "shares of different shape or scale");
+        assert_eq!(
+            (self.shape, self.scale),
+            (other.shape, other.scale),
+            "shares of different shape or scale"
+        );
         Share {
             shape: self.shape,
             scale: self.scale,
@@ -143,14 +148,13 @@ impl Product {
     }
 
     /// z + w.
-    pub fn add(self, other: Product) -> Product {
-        assert_eq!((self.shape, self.scale), (other.shape, other.scale), "products of different shape or scale");
+    pub fn plus(self, other: Product) -> Product {
+        assert_eq!(
+            (self.shape, self.scale),
+            (other.shape, other.scale),
+            "products of different shape or scale"
+        );
         Product { half: self.half.zip(other.half).map(|(a, b)| a + b), shape: self.shape, scale: self.scale }
-    }
-
-    /// z − w.
-    pub fn sub(self, other: Product) -> Product {
-        self.add(other.linear(other.shape, |w| -w))
     }
 }
 
@@ -172,7 +176,8 @@ impl SharedMatrix {
         match &w.delta {
             None => SharedMatrix { scale: w.scale, by_delta: None, by_lambda: Matrix::new(&w.lambda, n, k) },
             Some(d) => {
-                let by_delta = if p1 { Matrix::new(&(d + &w.lambda), n, k) } else { Matrix::new(&w.lambda, n, k) };
+                let by_delta =
+                    if p1 { Matrix::new(&(d + &w.lambda), n, k) } else { Matrix::new(&w.lambda, n, k) };
                 SharedMatrix { scale: w.scale, by_delta: Some(by_delta), by_lambda: Matrix::new(d, n, k) }
             }
         }

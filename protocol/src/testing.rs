@@ -59,12 +59,15 @@ pub struct Outcome<T> {
     pub sent: [Vec<Sent>; 3],
 }
 
+/// Makes one party's streams.
+pub type MakeStreams = fn(Role, &World) -> Box<dyn Streams>;
+
 /// Three parties with fresh keys from a seed (printed when a test fails).
 pub struct World {
     device: Device,
     ring: Ring,
     seed: u64,
-    streams: Option<fn(Role, &World) -> Box<dyn Streams>>,
+    streams: Option<MakeStreams>,
     record: bool,
 }
 
@@ -87,7 +90,7 @@ impl World {
     }
 
     /// Replaces the streams.
-    pub fn streams(mut self, streams: fn(Role, &World) -> Box<dyn Streams>) -> World {
+    pub fn streams(mut self, streams: MakeStreams) -> World {
         self.streams = Some(streams);
         self
     }
@@ -124,7 +127,14 @@ impl World {
     }
 
     /// Shares of `values` under given masks (component 0 for P2, component 1 for P1).
-    pub fn share_under(&self, values: &[u64], x0: &[u64], x1: &[u64], shape: Shape, scale: u32) -> [Share; 3] {
+    pub fn share_under(
+        &self,
+        values: &[u64],
+        x0: &[u64],
+        x1: &[u64],
+        shape: Shape,
+        scale: u32,
+    ) -> [Share; 3] {
         let up = |v: Vec<u64>| Words::upload(&self.device, v).low(self.ring.bits());
         let each = |f: &dyn Fn(usize) -> u64| up((0..values.len()).map(f).collect());
         let delta = each(&|i| values[i].wrapping_sub(x0[i]).wrapping_sub(x1[i]));
@@ -209,7 +219,11 @@ impl World {
     pub fn open(&self, [p0, p1, p2]: &[Share; 3]) -> Opened {
         let bits = self.ring.bits();
         let delta = p1.delta.as_ref().expect("P1 knows Δ");
-        assert_eq!(delta.to_vec(), p2.delta.as_ref().expect("P2 knows Δ").to_vec(), "evaluators disagree on Δ");
+        assert_eq!(
+            delta.to_vec(),
+            p2.delta.as_ref().expect("P2 knows Δ").to_vec(),
+            "evaluators disagree on Δ"
+        );
         let lambda = p0.lambda.clone().low(bits).to_vec();
         let sum = (&p1.lambda + &p2.lambda).low(bits).to_vec();
         assert_eq!(lambda, sum, "the dealer's λ is not the sum of the evaluators' halves");

@@ -31,7 +31,11 @@ fn column(w: &World, v: &[f64], scale: u32, stream: u64) -> [Share; 3] {
 fn assert_cost<T>(o: &Outcome<T>, declared: Cost) {
     let mut l = Ledger::default();
     l += &declared;
-    assert_eq!((o.ledger.exchanges, o.ledger.sent), (l.exchanges, l.sent), "declared cost is not the measured one");
+    assert_eq!(
+        (o.ledger.exchanges, o.ledger.sent),
+        (l.exchanges, l.sent),
+        "declared cost is not the measured one"
+    );
 }
 
 #[test]
@@ -39,7 +43,8 @@ fn truncation_is_floor_or_one_more_and_unbiased() {
     let w = World::new(1);
     let n = 200_000;
     for (bits, f) in [(61, 18), (46, 18), (36, 10), (62, 40)] {
-        let mut z: Vec<u64> = w.data(bits, n, bits as u32 + 1).iter().map(|v| v.wrapping_sub(1 << bits)).collect();
+        let mut z: Vec<u64> =
+            w.data(bits, n, bits as u32 + 1).iter().map(|v| v.wrapping_sub(1 << bits)).collect();
         z[..4].copy_from_slice(&[0, u64::MAX, (1 << 61) - 1, (1u64 << 61).wrapping_neg()]);
         let o = w.run(w.share(&z, Shape::new(n, 1), 40, 7), |cx, x| {
             Box::pin(async move { truncate::truncate(&cx, product::halves(&cx, &x), f).await })
@@ -182,7 +187,13 @@ fn coarse_maximum() {
         let levels = max::Levels::new(buckets);
         let (low, high) = levels.range();
         let lens = [1usize, 2, 5, 31, 64, 100];
-        let offsets: Vec<usize> = lens.iter().scan(0, |s, l| { *s += l; Some(*s) }).collect();
+        let offsets: Vec<usize> = lens
+            .iter()
+            .scan(0, |s, l| {
+                *s += l;
+                Some(*s)
+            })
+            .collect();
         let offsets: Vec<usize> = std::iter::once(0).chain(offsets).collect();
         let n = *offsets.last().unwrap();
         let mut v = reals(&w, 1, n, low, high - 0.01);
@@ -229,7 +240,10 @@ fn row_gates() {
             worst = worst.max(e);
             assert!(e < 1e-3, "f({}) relative error {e} ({} thresholds)", v[i], table.thresholds());
         }
-        println!("row gate over {low}..{high} at 2^{scale}: {worst:.2e} with {} thresholds", table.thresholds());
+        println!(
+            "row gate over {low}..{high} at 2^{scale}: {worst:.2e} with {} thresholds",
+            table.thresholds()
+        );
         assert_cost(&o, table.cost(v.len(), out, 64));
     }
 }
@@ -241,7 +255,8 @@ fn whole_softmax() {
     let (rows, cols) = (64, 100);
     let noise = reals(&w, 1, rows * cols, -30., 30.);
     let shift = reals(&w, 2, rows, -85., 85.);
-    let v: Vec<f64> = (0..rows * cols).map(|i| noise[i] * (i / cols) as f64 / rows as f64 + shift[i / cols]).collect();
+    let v: Vec<f64> =
+        (0..rows * cols).map(|i| noise[i] * (i / cols) as f64 / rows as f64 + shift[i / cols]).collect();
     let words: Vec<u64> = v.iter().map(|&x| fix(x, 36)).collect();
     let o = w.run(w.share(&words, Shape::new(rows, cols), 36, 3), |cx, x| {
         let tables = tables.clone();
@@ -275,7 +290,8 @@ fn norms() {
         let t = norm::NormTable::new(w.device(), kind, d, F, 1e-5, low, high);
         let v: Vec<f64> = (0..rows * d)
             .map(|i| {
-                let size = (low.sqrt() * 1.1) * ((high / low).sqrt() / 1.5).powf((i / d) as f64 / rows as f64);
+                let size =
+                    (low.sqrt() * 1.1) * ((high / low).sqrt() / 1.5).powf((i / d) as f64 / rows as f64);
                 noise[i] * size + if kind == norm::NormKind::Layer { 3.0 } else { 0.0 }
             })
             .collect();
@@ -295,7 +311,10 @@ fn norms() {
                 worst = worst.max(e);
             }
         }
-        println!("{kind:?} norm: max error {worst:.2e}, exchanges {}, drops {} {}", o.ledger.exchanges, t.input_drop, t.statistic_drop);
+        println!(
+            "{kind:?} norm: max error {worst:.2e}, exchanges {}, drops {} {}",
+            o.ledger.exchanges, t.input_drop, t.statistic_drop
+        );
         assert_cost(&o, t.cost(rows, d, 64));
         assert!(worst < 2e-3, "{kind:?} error {worst}");
     }

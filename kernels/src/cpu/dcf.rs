@@ -48,7 +48,7 @@ pub(super) fn generate(
         generate_group(lanes, bits, &alpha[from..to], &beta[from..to], roots, keys);
     };
     let (s, v, c) = (NODES * levels * 2, NODES * (levels + 1), NODES * levels);
-    if n * levels < SMALL {
+    if n * levels < SMALL || rayon::current_num_threads() == 1 {
         let parts = keys.seeds.chunks_mut(s).zip(keys.values.chunks_mut(v)).zip(keys.controls.chunks_mut(c));
         parts
             .map(|((seeds, values), controls)| DcfKeys { seeds, values, controls })
@@ -179,7 +179,7 @@ pub(super) fn evaluate(
             out.iter_mut().for_each(|v| *v = v.wrapping_neg());
         }
     };
-    if out.len() * levels < SMALL || n == 1 {
+    if out.len() * levels < SMALL || n == 1 || rayon::current_num_threads() == 1 {
         let mut scratch = Scratch::default();
         out.chunks_mut(per_key).enumerate().for_each(|c| one(&mut scratch, c));
     } else {

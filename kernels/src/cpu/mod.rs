@@ -39,6 +39,13 @@ pub struct Cpu {
     lanes: &'static dyn Lanes,
 }
 
+/// Sets how many threads this process computes with; 0 is one for each core. Only the first call of a process counts,
+/// and only before anything was computed.
+pub fn use_threads(threads: usize) {
+    // An error means that the pool exists already; its size then stands.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+}
+
 impl Cpu {
     /// The fastest one, ready to share.
     pub fn best() -> Device {

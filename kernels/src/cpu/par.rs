@@ -20,7 +20,8 @@ pub(super) fn chunks_if(
     if size == 0 {
         return;
     }
-    if parallel && out.len() > size {
+    // A pool of one thread would only add two thread switches.
+    if parallel && out.len() > size && rayon::current_num_threads() > 1 {
         out.par_chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));
     } else {
         out.chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));

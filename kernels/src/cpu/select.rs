@@ -31,7 +31,7 @@ pub(super) fn select(lanes: &dyn Lanes, s: &Selection<'_>) -> Vec<Vec<u64>> {
     assert_eq!(s.u.len(), rows * words, "one row of bits for each rotation");
     assert_eq!(s.phase.len(), rows, "one phase for each rotation");
     let mut out = vec![vec![0; rows]; s.columns];
-    if rows * s.entries * s.columns < SMALL {
+    if rows * s.entries * s.columns < SMALL || rayon::current_num_threads() == 1 {
         lanes.select(s, &mut out.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         return out;
     }

@@ -1,7 +1,9 @@
 //! One party process.
 
 use clap::Parser;
+use parties::server::{ServerError, run_party};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// One of the three parties of a Catamount cluster.
 #[derive(Parser)]
@@ -15,15 +17,24 @@ struct Arguments {
     print_defaults: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), ServerError> {
     if arguments.print_defaults {
         print!("{}", parties::config::PartyConfig::defaults_toml());
         return Ok(());
     }
     parties::init_logging();
     if let Some(config) = arguments.config {
-        parties::server::run_party(&config)?;
+        run_party(&config)?;
     }
     Ok(())
 }

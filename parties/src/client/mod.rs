@@ -1,6 +1,7 @@
 //! The client library: three mutually authenticated connections, models, sessions.
 //!
-//! Asynchronous, on any tokio runtime. Every error names the party, what failed and what to do.
+//! Asynchronous, on any tokio runtime; on a current-thread runtime do not compute for seconds between two calls, or the
+//! connections time out (4 s by default). Every error names the party, what failed and what to do.
 
 mod session;
 mod upload;
@@ -14,7 +15,9 @@ use crate::{
     ids::PublicKey,
     tls::SERVER_NAME,
     transport::{CLOSE_SHUTDOWN, TransportError, client_endpoint, frame::FrameError, resolve},
-    wire::{Failure, FailureCode, FrameReader, FrameWriter, ModelInfo, PublicLimits, Reply, Request, WireError},
+    wire::{
+        Failure, FailureCode, FrameReader, FrameWriter, ModelInfo, PublicLimits, Reply, Request, WireError,
+    },
 };
 use bytes::Bytes;
 use protocol::Role;

@@ -51,8 +51,11 @@ fn figures_are_one_object_and_cost_what_was_declared() {
     let arguments = ["cost", "--prompt-tokens", "5", "--new-tokens", "12", "--json", "-", "--model"];
     let cost = run(catamount().args(arguments).arg(&model)).fine().json();
     let layer = figures["exchanges_per_layer"].as_f64().unwrap();
-    assert_eq!(layer, cost["exchanges_per_layer"].as_f64().unwrap());
-    assert!(layer <= 40.0);
+    let dearest = cost["exchanges_per_layer"].as_f64().unwrap();
+    assert!(
+        layer <= dearest && dearest <= 40.0,
+        "{layer} measured, {dearest} declared for the dearest layer"
+    );
     assert_eq!(figures["exchanges"], cost["all_tokens"]["exchanges"]);
     assert_eq!(figures["bytes"], cost["all_tokens"]["bytes"]);
     assert_eq!(figures["first_token_bytes"], cost["first_token"]["bytes"]);
@@ -75,7 +78,8 @@ fn long(directory: &Path, model: &Path) -> (Process, Vec<u32>) {
     let mut command = demo(directory);
     command.args(["--max-tokens", "1900", "--model"]).arg(model).process_group(0);
     let mut process = Process::start(&mut command);
-    process.until("an answer", 30, |p| p.out().split("private answer: ").nth(1).is_some_and(|t| !t.is_empty()));
+    process
+        .until("an answer", 30, |p| p.out().split("private answer: ").nth(1).is_some_and(|t| !t.is_empty()));
     let out = process.out();
     let list = out.lines().find_map(|l| l.strip_prefix("three party processes are running: ")).unwrap();
     let parties: Vec<u32> = list.split(", ").map(|n| n.parse().unwrap()).collect();

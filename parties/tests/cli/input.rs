@@ -99,7 +99,8 @@ fn files_and_places_that_are_wrong() {
     let cluster = Cluster::new();
     let [party, client] = [0, 3].map(|i| cluster.files.paths[i].clone());
     let sound = fs::read_to_string(&client).unwrap();
-    let ask = |cluster: &Path| run(catamount().args(["ask", "Hi", "--model", "tiny", "--cluster"]).arg(cluster));
+    let ask =
+        |cluster: &Path| run(catamount().args(["ask", "Hi", "--model", "tiny", "--cluster"]).arg(cluster));
 
     // Nobody is there.
     let ended = ask(&client).refused(&["cannot reach P", "see that it runs", "cluster file"]);
@@ -132,7 +133,8 @@ fn files_and_places_that_are_wrong() {
     }
 
     let directory = cluster.files.directory.path().join("new");
-    let init = |hosts: &str| run(catamount().args(["cluster", "init"]).arg(&directory).args(["--hosts", hosts]));
+    let init =
+        |hosts: &str| run(catamount().args(["cluster", "init"]).arg(&directory).args(["--hosts", hosts]));
     init("127.0.0.1:1,127.0.0.1:1,127.0.0.1:2").refused(&["127.0.0.1:1 appears twice", "--hosts"]);
     init("127.0.0.1:1").refused(&["1 addresses", "--hosts"]);
     init("a,b,c").refused(&["\"a\" is not an IP address with a port", "--hosts"]);

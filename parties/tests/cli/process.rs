@@ -34,7 +34,7 @@ impl Caught {
 }
 
 /// A running program.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     start: Instant,
     out: Caught,
@@ -43,40 +43,41 @@ pub struct Process {
 
 /// A program that has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// `None`: by a signal.
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-    pub took: Duration,
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+    pub(crate) took: Duration,
 }
 
 impl Process {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         Self { child, start: Instant::now(), out: Caught::new(out), err: Caught::new(err) }
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         self.out.text()
     }
 
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         self.err.text()
     }
 
-    pub fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for something of a running process.
-    pub fn until(&mut self, what: &str, seconds: u64, mut test: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, seconds: u64, mut test: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + Duration::from_secs(seconds);
         while !test(self) {
             let in_time = self.runs() && Instant::now() < end;
@@ -85,13 +86,13 @@ impl Process {
         }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Waits for the end, which must come in time.
-    pub fn end(mut self, seconds: u64) -> Ended {
+    pub(crate) fn end(mut self, seconds: u64) -> Ended {
         let end = Instant::now() + Duration::from_secs(seconds);
         while self.runs() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
@@ -114,14 +115,14 @@ impl Drop for Process {
 
 impl Ended {
     /// It did what it should.
-    pub fn fine(self) -> Self {
+    pub(crate) fn fine(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
         assert!(!self.err.contains("panicked at"), "{}", self.err);
         self
     }
 
     /// It explains itself: an exit code of its own, these words, no panic.
-    pub fn refused(self, words: &[&str]) -> Self {
+    pub(crate) fn refused(self, words: &[&str]) -> Self {
         assert!(!self.err.contains("panicked at"), "{}", self.err);
         assert!(matches!(self.code, Some(1 | 2)), "exit code {:?}\n{}\n{}", self.code, self.out, self.err);
         for word in words {
@@ -131,24 +132,24 @@ impl Ended {
     }
 
     /// The one JSON object on standard output.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
     }
 }
 
 /// Sends a signal to a process, or to a group if `process` is negative.
-pub fn signal(name: &str, process: i64) {
+pub(crate) fn signal(name: &str, process: i64) {
     let kill = Command::new("kill").args([&format!("-{name}"), "--", &process.to_string()]).status();
     assert!(kill.unwrap().success());
 }
 
 /// Whether there is such a process (a dead one that nobody has waited for counts as gone).
-pub fn exists(process: u32) -> bool {
+pub(crate) fn exists(process: u32) -> bool {
     let status = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat"));
     status.is_ok_and(|s| !s.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
 }
 
 /// Runs a program that must end within 60 seconds.
-pub fn run(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> Ended {
     Process::start(command).end(60)
 }

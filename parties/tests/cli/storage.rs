@@ -93,7 +93,7 @@ fn a_full_disk_leaves_nothing_and_the_next_try_works() {
         symlink("/dev/full", cluster.share_file(role, "tiny.partial")).unwrap();
         let remedy = "make room there or choose another limits.model_directory";
         let party = format!("P{role} cannot write");
-        cluster.share(1, "tiny", &[]).refused(&[&party, "tiny.partial", "No space left", remedy]);
+        cluster.share(1, "tiny", &[]).refused(&[&party, "tiny.", "No space left", remedy]);
         for role in 0..3 {
             let party = cluster.party(role);
             party.until("a clean end", 5, |_| true);

@@ -11,11 +11,11 @@ use std::{
 /// Bytes, then `<|im_start|>` and `<|im_end|>`.
 const VOCAB: usize = 258;
 /// Tokens of prompt and answer.
-pub const CONTEXT: usize = 2048;
+pub(crate) const CONTEXT: usize = 2048;
 
 /// The bytes of a model file; models of different seeds differ in their weights.
-pub fn gguf(seed: u64) -> Vec<u8> {
-    let config = LlamaConfig { vocab: VOCAB, context: CONTEXT, ..LlamaConfig::toy() };
+pub(crate) fn gguf(seed: u64) -> Vec<u8> {
+    let config = LlamaConfig { vocab: VOCAB, context: CONTEXT, tied: false, ..LlamaConfig::toy() };
     let mut weights = RandomLlama::new(config.clone(), seed).unwrap();
     let mut w = Writer::new();
     w.string("general.architecture", "llama");
@@ -35,8 +35,8 @@ pub fn gguf(seed: u64) -> Vec<u8> {
     for which in LlamaTensor::all(&config) {
         let (rows, columns) = config.shape(which);
         let mut values = weights.load(which).unwrap();
-        if which == LlamaTensor::Embedding {
-            // Embeddings are the output matrix too: what is not printable is never the likeliest.
+        if which == LlamaTensor::Output {
+            // What is not printable is never the likeliest.
             for (id, row) in values.chunks_exact_mut(columns).enumerate() {
                 if !(32..127).contains(&id) {
                     row.iter_mut().for_each(|v| *v *= 0.4);
@@ -73,7 +73,7 @@ fn tokenizer(w: &mut Writer) {
 }
 
 /// Writes `NAME.gguf` into a directory.
-pub fn write(directory: &Path, name: &str, seed: u64) -> PathBuf {
+pub(crate) fn write(directory: &Path, name: &str, seed: u64) -> PathBuf {
     let path = directory.join(format!("{name}.gguf"));
     fs::write(&path, gguf(seed)).unwrap();
     path

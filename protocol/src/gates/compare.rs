@@ -47,10 +47,8 @@ impl Window {
 
 /// A monomial of masks: a set of variables, as a bit set. Variable k < K is G_k, K − 1 + k is P_k (k ≥ 1).
 fn monomials(w: Window) -> Vec<u32> {
-    let mut all: Vec<u32> = (0..w.blocks)
-        .flat_map(|j| subsets(term(w, j)))
-        .filter(|m| m.count_ones() >= 2)
-        .collect();
+    let mut all: Vec<u32> =
+        (0..w.blocks).flat_map(|j| subsets(term(w, j))).filter(|m| m.count_ones() >= 2).collect();
     all.sort_unstable();
     all.dedup();
     all
@@ -71,7 +69,7 @@ fn subsets(set: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// [x < τ] for each public threshold τ (ring elements at the scale of x), opened under masks that the dealer knows.
+/// Whether x < τ, for each public threshold τ (ring elements at the scale of x), opened under masks that the dealer knows.
 /// Cost: two exchanges, 2K − 1 bits and 1 bit for each element and threshold.
 pub async fn less_than(cx: &Cx<'_>, x: &Share, thresholds: &[u64], w: Window) -> Result<Vec<Masked>> {
     assert!(w.block_bits <= 6 && w.drop + w.bits() <= cx.ring().bits(), "comparison window outside the ring");
@@ -196,7 +194,7 @@ fn members(set: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |i| set >> i & 1 == 1)
 }
 
-/// The meaning in the clear: [x < τ].
+/// The meaning in the clear: whether x < τ.
 pub fn clear(ring: kernels::Ring, x: u64, tau: u64) -> bool {
     ring.signed(ring.reduce(x.wrapping_sub(tau))) < 0
 }
@@ -212,4 +210,3 @@ pub fn cost(n: usize, thresholds: usize, w: Window) -> Cost {
     }
     c
 }
-

@@ -4,7 +4,7 @@
 //! from a second one-hot row over coarse buckets of width 4: its parity over the valid buckets −5..2, rotated by
 //! Δ, is an xor sharing of b at no exchange; it is opened masked beside the coefficients, and
 //! b·line = D·line\[c\] + (1−2D)·line\[λb·c\] with the four constants dealt once plain and once times the mask.
-//! Exact for the coarse ring's span: with W buckets, from 16 − 4W + … to 11; see [`ExpTable::LOWEST`]. Above 11 the
+//! Exact for the coarse ring's span: with W buckets, from 16 − 4W to 11; see [`ExpTable::lowest`]. Above 11 the
 //! value saturates up to 12 − h. Below −20 the result is 0, between −20 and −16 either e^u or 0 (< 1.2e-7).
 
 use super::lut::{deal_constants, deal_one_hot, line, line_constants, one_hot_bytes, select};

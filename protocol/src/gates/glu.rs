@@ -26,7 +26,8 @@ pub async fn gated(cx: &Cx<'_>, g: &Share, u: &Share, table: &Table, scale: u32)
     });
     let constants = deal_constants(cx, op, 0, g.len(), dealer)?;
     let half = constants.map(|k| {
-        let (da, db) = (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"));
+        let (da, db) =
+            (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"));
         let (x, du) = (&s.local, u.delta.as_ref().expect("evaluator"));
         let value = da * x + db;
         let by_u = (&value * &k[0] + da * &k[1] + x * &k[2] + &k[3]) * du;

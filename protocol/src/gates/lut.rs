@@ -109,8 +109,11 @@ pub(crate) fn line_constants(s: &Selected) -> Option<[Words; 4]> {
 
 /// An evaluator's half of slope·loc + intercept, given its shares of the four constants.
 pub(crate) fn line(s: &Selected, c: &[Words; 4]) -> Words {
-    let (da, db, x) =
-        (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"), &s.local);
+    let (da, db, x) = (
+        s.slope.delta.as_ref().expect("evaluator"),
+        s.intercept.delta.as_ref().expect("evaluator"),
+        &s.local,
+    );
     (da * x + db) * &c[0] + da * &c[1] + x * &c[2] + &c[3]
 }
 

@@ -89,7 +89,8 @@ pub async fn coarse_max(cx: &Cx<'_>, x: &Share, offsets: &[usize], levels: Level
     }
     let blocks = levels.blocks.len();
     let half = (!flags.is_empty()).then(|| Words::concat(&flags.iter().collect::<Vec<_>>()));
-    let item = Item { op, purpose: Purpose::Flags, index: 0, n: rows * w * blocks, bits: 1, group: Group::Xor };
+    let item =
+        Item { op, purpose: Purpose::Flags, index: 0, n: rows * w * blocks, bits: 1, group: Group::Xor };
     let flags = cx.open(item, half).await?;
 
     let count = reached_levels(cx, op, &flags, rows, w, blocks, k - shift)?;
@@ -120,7 +121,7 @@ fn reached_levels(
             factors.reduce(|a, f| a * f).expect("at least one block")
         });
         let term = if set == 0 {
-            coefficient.map(|c| if cx.is_p1() { c } else { c * 0 })
+            coefficient.filter(|_| cx.is_p1())
         } else {
             let item =
                 Item { op, purpose: Purpose::FlagMonomial0, index: set, n, bits: width, group: Group::Add };

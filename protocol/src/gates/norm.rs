@@ -39,7 +39,15 @@ pub struct NormTable {
 
 impl NormTable {
     /// For rows of `d` elements at `scale` whose mean square (RMS) or variance (Layer) lies in [low, high).
-    pub fn new(device: &Device, kind: NormKind, d: usize, scale: u32, eps: f64, low: f64, high: f64) -> NormTable {
+    pub fn new(
+        device: &Device,
+        kind: NormKind,
+        d: usize,
+        scale: u32,
+        eps: f64,
+        low: f64,
+        high: f64,
+    ) -> NormTable {
         let d = d as f64;
         let per = match kind {
             NormKind::Rms => d,
@@ -84,9 +92,7 @@ fn statistic(cx: &Cx, x: &Share, kind: NormKind) -> Result<Product> {
         NormKind::Layer => {
             let d = x.shape.cols;
             let column = Shape::new(x.shape.rows, 1);
-            bilinear(cx, x, x, column, |a, b| {
-                (a * b).sum_rows(d) * d as u64 - a.sum_rows(d) * b.sum_rows(d)
-            })
+            bilinear(cx, x, x, column, |a, b| (a * b).sum_rows(d) * d as u64 - a.sum_rows(d) * b.sum_rows(d))
         }
     }
 }
@@ -111,7 +117,10 @@ pub async fn norm(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
 impl NormTable {
     /// Every number of the table, for the program digest.
     pub fn words(&self) -> impl Iterator<Item = u64> {
-        [self.input_drop, self.statistic_drop, self.factor_scale].map(u64::from).into_iter().chain(self.row.words())
+        [self.input_drop, self.statistic_drop, self.factor_scale]
+            .map(u64::from)
+            .into_iter()
+            .chain(self.row.words())
     }
 
     /// Declared cost of [`factor`] for rows of `d` elements.

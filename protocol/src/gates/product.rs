@@ -25,7 +25,8 @@ pub fn bilinear(
     f: impl Fn(&Words, &Words) -> Words,
 ) -> Result<Product> {
     let op = cx.op("product");
-    let theta = cx.deal(ring_item(cx, op, Purpose::Theta, shape.len()), || cx.reduce(f(&x.lambda, &y.lambda)))?;
+    let theta =
+        cx.deal(ring_item(cx, op, Purpose::Theta, shape.len()), || cx.reduce(f(&x.lambda, &y.lambda)))?;
     let half = match (theta, &x.delta, &y.delta) {
         (Some(t), Some(dx), Some(dy)) => {
             let cross = if cx.is_p1() { f(dx, &(dy + &y.lambda)) } else { f(dx, &y.lambda) };
@@ -48,7 +49,7 @@ pub fn scale_rows(cx: &Cx, x: &Share, r: &Share) -> Result<Product> {
     bilinear(cx, x, r, x.shape, |a, b| a.clone().zip_rows(kernels::Zip::Mul, b))
 }
 
-/// Σ_j x[i][j]², one element a row. Dealt: 8 bytes a row.
+/// Σ_j x_ij², one element a row. Dealt: 8 bytes a row.
 pub fn square_sum(cx: &Cx, x: &Share) -> Result<Product> {
     let cols = x.shape.cols;
     bilinear(cx, x, x, Shape::new(x.shape.rows, 1), |a, b| (a * b).sum_rows(cols))

@@ -31,8 +31,14 @@ impl Reveal {
 pub fn reveal(cx: &Cx, z: Product, to: Reveal) -> Option<Words> {
     let op = cx.op("reveal");
     assert!(z.scale >= to.scale && z.scale - to.scale + to.bits <= cx.ring().bits(), "revealed window");
-    let item =
-        Item { op, purpose: Purpose::Output, index: 0, n: z.shape.len(), bits: cx.ring().bits(), group: Group::Add };
+    let item = Item {
+        op,
+        purpose: Purpose::Output,
+        index: 0,
+        n: z.shape.len(),
+        bits: cx.ring().bits(),
+        group: Group::Add,
+    };
     let alpha = cx.draw(KeyId::K12, &item);
     let half = z.half?;
     let alpha = alpha.expect("evaluators know k12");

@@ -65,7 +65,10 @@ impl RowTable {
         f: impl Fn(f64) -> f64,
     ) -> RowTable {
         let unit = pow2(in_scale as i32);
-        assert!(0.0 < low && low < high && high * unit < pow2(54), "row gate range {low}..{high} at 2^{in_scale}");
+        assert!(
+            0.0 < low && low < high && high * unit < pow2(54),
+            "row gate range {low}..{high} at 2^{in_scale}"
+        );
         // A comparison is off by at most one unit of 2^drop, 1/8 of the smallest segment.
         let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
         // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high`, and down to
@@ -94,7 +97,9 @@ impl RowTable {
                 let s = from + (to - from) * f64::from(i) / 32.0;
                 f(s) - slope / slope_unit(line_scale) * s
             };
-            let ends = (0..=32).map(residual).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(r), h.max(r)));
+            let ends = (0..=32)
+                .map(residual)
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(r), h.max(r)));
             lines.push((band, slope as i64 as u64, fixed((ends.0 + ends.1) / 2.0, line_scale)));
         }
         let last = scales.len() - 1;
@@ -105,12 +110,14 @@ impl RowTable {
             .enumerate()
             .map(|(b, &line_scale)| {
                 let own = |l: &(usize, u64, u64)| if l.0 == b { [l.1, l.2] } else { [0, 0] };
-                let steps = [0, 1].map(|c| lines.windows(2).map(|w| own(&w[1])[c].wrapping_sub(own(&w[0])[c])).collect());
+                let steps = [0, 1]
+                    .map(|c| lines.windows(2).map(|w| own(&w[1])[c].wrapping_sub(own(&w[0])[c])).collect());
                 Band { line_scale, first: own(&lines[0]), steps }
             })
             .collect();
         // Outputs: all slopes, then all intercepts.
-        let flat: Vec<u64> = [0, 1].iter().flat_map(|&c| bands.iter().flat_map(move |b| b.steps[c].clone())).collect();
+        let flat: Vec<u64> =
+            [0, 1].iter().flat_map(|&c| bands.iter().flat_map(move |b| b.steps[c].clone())).collect();
         RowTable {
             in_scale,
             low,
@@ -131,10 +138,13 @@ impl RowTable {
 
     /// The meaning in the clear at `scale`, for an S that compares exactly, rounding down.
     pub fn clear(&self, s: u64, scale: u32) -> u64 {
-        let reached = if (s as i64) < 0 { 0 } else { self.thresholds.partition_point(|&t| t <= s >> self.drop) };
+        let reached =
+            if (s as i64) < 0 { 0 } else { self.thresholds.partition_point(|&t| t <= s >> self.drop) };
         let value = |b: &Band| {
-            let coefficient = |c: usize| b.steps[c][..reached].iter().fold(b.first[c], |a, &d| a.wrapping_add(d));
-            (coefficient(0).wrapping_mul(s).wrapping_add(coefficient(1)) as i64 >> (b.line_scale - scale)) as u64
+            let coefficient =
+                |c: usize| b.steps[c][..reached].iter().fold(b.first[c], |a, &d| a.wrapping_add(d));
+            (coefficient(0).wrapping_mul(s).wrapping_add(coefficient(1)) as i64 >> (b.line_scale - scale))
+                as u64
         };
         self.bands.iter().map(value).fold(0, u64::wrapping_add)
     }
@@ -144,15 +154,17 @@ impl RowTable {
         let bands = self.bands.iter().flat_map(|b| {
             std::iter::once(u64::from(b.line_scale)).chain(b.first).chain(b.steps.iter().flatten().copied())
         });
-        [u64::from(self.drop), u64::from(self.bits)].into_iter().chain(self.thresholds.iter().copied()).chain(bands)
+        [u64::from(self.drop), u64::from(self.bits)]
+            .into_iter()
+            .chain(self.thresholds.iter().copied())
+            .chain(bands)
     }
 
     /// Declared cost of [`evaluate`] for `rows` elements.
     pub fn cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
         let (levels, bands) = (self.bits as usize - 1, self.bands.len());
-        let key = bytes(rows * levels * 2, 64)
-            + bytes(rows * (levels + 1), ring_bits)
-            + bytes(rows * levels, 2);
+        let key =
+            bytes(rows * levels * 2, 64) + bytes(rows * (levels + 1), ring_bits) + bytes(rows * levels, 2);
         // P2 also gets the constant and the dealer's products; the slopes are opened.
         let word = bytes(rows, ring_bits);
         let dealt = [key, key + (1 + bands as u64) * word];
@@ -175,7 +187,7 @@ pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> R
         let intercept = Product { shape: s.shape, scale: band.line_scale, half };
         async move {
             let line = bilinear(cx, &slope, s, s.shape, |a, b| a * b)?;
-            let z = intercept.add(Product { scale: band.line_scale, ..line });
+            let z = intercept.plus(Product { scale: band.line_scale, ..line });
             truncate(cx, z, band.line_scale - scale).await
         }
     });

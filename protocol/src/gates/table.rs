@@ -79,7 +79,8 @@ impl Table {
         let mut columns = [vec![0u64; n * phases], vec![0u64; n * phases]];
         let h = spec.step();
         for phase in 0..phases {
-            let (from, to) = (h * phase as f64 / phases as f64, h * (1.0 + (phase + 1) as f64 / phases as f64));
+            let (from, to) =
+                (h * phase as f64 / phases as f64, h * (1.0 + (phase + 1) as f64 / phases as f64));
             for k in 0..n as i64 {
                 let i = spec.first + k;
                 let (a, b) = fit(|loc| f(i as f64 * h + loc), from, to, spec.slope_scale);

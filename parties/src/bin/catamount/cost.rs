@@ -90,7 +90,10 @@ struct Figures {
 impl CostCommand {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.prompt_tokens > 0 && self.new_tokens > 0, "0 tokens cost nothing; ask for at least 1 of each");
+        anyhow::ensure!(
+            self.prompt_tokens > 0 && self.new_tokens > 0,
+            "0 tokens cost nothing; ask for at least 1 of each"
+        );
         let path = if self.model == "default" { share::fetch()? } else { PathBuf::from(&self.model) };
         let owned = share::load(&path)?;
         let (config, limit) = (&owned.public.config, owned.public.plan.longest);

@@ -136,7 +136,8 @@ impl Demo {
         let dry = Dry::model(&owned.public.config, tables);
         let outside = Dry::exchanges_outside_layers(&dry);
         let layers = owned.public.config.layers as u64;
-        let exchanges_per_layer = (figures.exchanges.saturating_sub(passes * outside)) as f64 / (passes * layers) as f64;
+        let exchanges_per_layer =
+            (figures.exchanges.saturating_sub(passes * outside)) as f64 / (passes * layers) as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
             prompt_tokens: prompt.len(),
@@ -168,7 +169,10 @@ impl Demo {
             f.prompt_tokens,
             f.tokens_per_s.map(|t| format!(", then {t:.2} tokens a second")).unwrap_or_default()
         ));
-        say(format!("{} exchanges between P1 and P2, {} a decoder layer", f.exchanges, f.exchanges_per_layer));
+        say(format!(
+            "{} exchanges between P1 and P2, {} a decoder layer",
+            f.exchanges, f.exchanges_per_layer
+        ));
         let links: Vec<String> = f.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
         say(format!("sent: {}", links.join(", ")));
         let memory: Vec<String> = f
@@ -177,7 +181,7 @@ impl Demo {
             .map(|(p, b)| format!("{p} {}", b.map_or("unknown".into(), megabytes)))
             .collect();
         say(format!("peak memory: {}", memory.join(", ")));
-        say("what each party saw of the prompt (its first share words; all are random):".into());
+        say("what each party saw of the prompt (P0: the beginning of its seeds; P1 and P2: of the masked tokens):".into());
         for (party, words) in &f.seen_of_the_prompt {
             say(format!("  {party}: {}", words.join(" ")));
         }

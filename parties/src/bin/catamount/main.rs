@@ -10,6 +10,7 @@ mod share;
 use clap::{Parser, Subcommand};
 use parties::init::{LOCAL_HOSTS, init_cluster};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Private inference of transformers.
 ///
@@ -71,8 +72,18 @@ enum Cluster {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command.unwrap_or_else(|| Command::Demo(demo::Demo::default())) {
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.command.unwrap_or_else(|| Command::Demo(demo::Demo::default())) {
         Command::Demo(demo) => demo.run(),
         Command::ShareModel(share) => share.run(),
         Command::Ask(ask) => ask.run(),

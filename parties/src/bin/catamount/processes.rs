@@ -31,12 +31,14 @@ impl LocalCluster {
         }
         drop(sockets);
         let files = init_cluster(&cluster.directory, &hosts)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let settings = format!("model_directory = \"\"\nthreads = {}", (cores / 2).max(1));
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         for (role, config) in Role::ALL.into_iter().zip(&files) {
-            // Shares of a demo stay in memory.
+            // Shares of a demo stay in memory. The two evaluators work at the same time, the dealer beside them.
             let text = fs::read_to_string(config)?;
             let stored = format!("model_directory = \"models{}\"", role.index());
-            fs::write(config, text.replace(&stored, "model_directory = \"\""))?;
+            fs::write(config, text.replace(&stored, &settings))?;
             let log = File::create(cluster.log(role))?;
             let mut command = Command::new(&program);
             command.args(["party", "--until-input-ends", "--config"]).arg(config);

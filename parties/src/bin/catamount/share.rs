@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct ShareModel {
-    /// A GGUF file of the LLaMA family (F32, F16, Q8_0, Q4_0, Q4_1), or `default` for SmolLM2-135M-Instruct.
+    /// A GGUF file of the LLaMA family (F64, F32, F16, BF16, Q8_0, Q4_0, Q4_1), or `default` for SmolLM2-135M-Instruct.
     model: String,
     /// The cluster file (client.toml of `cluster init`).
     #[arg(long, value_name = "FILE")]
@@ -38,7 +38,11 @@ impl ShareModel {
         let name = match &self.name {
             Some(n) => n.clone(),
             None if self.model == "default" => "smollm2".into(),
-            None => path.file_stem().and_then(|n| n.to_str()).context("the file's name is not text; give --name")?.into(),
+            None => path
+                .file_stem()
+                .and_then(|n| n.to_str())
+                .context("the file's name is not text; give --name")?
+                .into(),
         };
         let owned = load(&path)?;
         block_on(async {
@@ -50,7 +54,8 @@ impl ShareModel {
             let digest = share(&owned, &client, &name).await?;
             let took = output::seconds(start.elapsed());
             self.json.say(&format!("shared {name} in {took} s; digest {digest}\n"));
-            self.json.write(&serde_json::json!({ "name": name, "digest": digest.to_string(), "seconds": took }))?;
+            self.json
+                .write(&serde_json::json!({ "name": name, "digest": digest.to_string(), "seconds": took }))?;
             client.close().await;
             Ok(())
         })
@@ -85,7 +90,11 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Arc<OwnedModel>> {
 }
 
 /// Sends the shares.
-pub(crate) async fn share(owned: &Arc<OwnedModel>, client: &Client, name: &str) -> anyhow::Result<parties::ids::Digest> {
+pub(crate) async fn share(
+    owned: &Arc<OwnedModel>,
+    client: &Client,
+    name: &str,
+) -> anyhow::Result<parties::ids::Digest> {
     let bar = byte_bar("sharing weights");
     let digest = owned.share(client, name, |done, total| advance(&bar, done, total)).await?;
     bar.finish();

@@ -1,0 +1,202 @@
+//! The library as a program uses it: three parties in this process, over QUIC, with shares of a tiny model on disk.
+
+#[path = "../../parties/tests/common/mod.rs"]
+mod common;
+#[path = "../../models/tests/common/mod.rs"]
+mod gguf;
+#[allow(dead_code)]
+#[path = "../../parties/tests/cli/tiny.rs"]
+mod tiny;
+
+use common::{Files, Running};
+use models::{
+    dry::Dry,
+    float::{Float, complete},
+    llama::{Cache, LogitRows, MatrixId},
+};
+use parties::{
+    client::{Client, UploadChunk, UploadSpec},
+    ids::Digest,
+    owner::OwnedModel,
+    private::{Generation, MaxTokens, PrivateModel, Progress},
+    store::ModelStore,
+};
+use protocol::{Ledger, Role};
+use std::{collections::HashSet, fs, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+struct Cluster {
+    files: Files,
+    running: [Running; 3],
+    owned: Arc<OwnedModel>,
+}
+
+fn cluster() -> Cluster {
+    let files = Files::new();
+    let running = [0, 1, 2].map(|role| {
+        let config = files.party(role);
+        let store = ModelStore::open(&config).unwrap();
+        Running::start(config, Arc::new(store))
+    });
+    let path = tiny::write(files.directory.path(), "tiny", 1);
+    Cluster { files, running, owned: Arc::new(OwnedModel::load(&path, |_, _| ()).unwrap()) }
+}
+
+impl Cluster {
+    /// Runs a client, and all must end within 30 seconds.
+    fn run(self, client: impl AsyncFnOnce(&Client, &Self)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let connected = Client::connect(&self.files.client()).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(30), client(&connected, &self)).await.unwrap();
+            connected.close().await;
+        });
+        drop(self.running);
+    }
+
+    /// Names of all files in the parties' stores.
+    fn stored(&self) -> Vec<String> {
+        let entries =
+            (0..3).flat_map(|role| fs::read_dir(self.files.party(role).limits.model_directory).unwrap());
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+#[test]
+fn private_scores_are_the_plaintext_scores_at_the_declared_cost() {
+    cluster().run(async |client, cluster| {
+        let owned = &cluster.owned;
+        let (mut told, mut text) = (0, String::new());
+        owned.share(client, "tiny", |done, total| told = done * 100 / total).await.unwrap();
+        assert_eq!(told, 100);
+        let model = PrivateModel::open(client, "tiny").await.unwrap();
+        let prompt = model.chat("A prompt of more than one word").unwrap();
+        let how = Generation { max_tokens: MaxTokens(10), keep_logits: true, ..Generation::default() };
+        let answer = model.generate(&prompt, &how, |p| {
+            if let Progress::Text(piece) = p {
+                text.push_str(&piece);
+            }
+        });
+        let answer = answer.await.unwrap();
+        assert_eq!((&answer.text, answer.tokens.len()), (&text, 10));
+
+        let dry = Dry::model(&owned.public.config, &owned.tables);
+        let (mut cache, mut spent) = (Cache::new(&owned.float.config), Cache::new(&dry.config));
+        let (mut input, mut declared) = (prompt.clone(), Ledger::default());
+        for (token, private) in answer.tokens.iter().zip(&answer.logits) {
+            let n = input.len();
+            let float = Float::default();
+            let pass = owned.float.forward(&float, &input, n, &mut cache, LogitRows::Last);
+            let scores = complete(pass).unwrap().data;
+            let size = scores.iter().fold(1_f32, |m, v| m.max(v.abs()));
+            for (a, b) in private.iter().zip(&scores) {
+                assert!((a - b).abs() < 4e-3 * size, "private {a}, plaintext {b}");
+            }
+            declared.add(&Dry::pass(&dry, n, &mut spent, LogitRows::Last).ledger);
+            input = vec![*token];
+        }
+        let mut measured = answer.prompt_cost;
+        measured.add(&answer.decode_cost);
+        assert_eq!((measured.exchanges, measured.sent), (declared.exchanges, declared.sent));
+
+        // The same prompt never looks the same to a party.
+        let again = model.generate(&prompt, &how, |_| ()).await.unwrap();
+        assert_eq!(again.tokens, answer.tokens);
+        for role in 0..3 {
+            let words = [&answer.seen.words[role], &again.seen.words[role]];
+            let different: HashSet<_> = words.into_iter().flatten().collect();
+            assert_eq!(different.len(), 8, "P{role}: {words:?}");
+        }
+    });
+}
+
+/// A chunk's party, tensor, offset and size.
+type Piece = (Role, u32, u64, usize);
+
+#[test]
+fn uploads_that_do_not_fit_leave_nothing() {
+    cluster().run(async |client, cluster| {
+        let public = &cluster.owned.public;
+        let sizes: Vec<usize> = MatrixId::all(&public.config)
+            .into_iter()
+            .map(|id| id.shape(&public.config))
+            .map(|(rows, cols)| 8 * rows * cols)
+            .collect();
+        let share = 32 + sizes.iter().sum::<usize>() as u64;
+        let mut whole: Vec<Piece> =
+            vec![(Role::Dealer, 0, 0, 64), (Role::P1, 0, 0, 32), (Role::P2, 0, 0, 32)];
+        for (tensor, &size) in (1..).zip(&sizes) {
+            whole.extend([Role::P1, Role::P2].map(|party| (party, tensor, 0, size)));
+        }
+        // What is said of an upload that differs from a sound one.
+        let refused = async |change: &dyn Fn(&mut UploadSpec, &mut Vec<Piece>)| {
+            let mut spec = UploadSpec {
+                name: "odd".into(),
+                digest: Digest(public.digest(&cluster.owned.tables)),
+                metadata: public.to_bytes(),
+                totals: [64, share, share],
+            };
+            let mut pieces = whole.clone();
+            change(&mut spec, &mut pieces);
+            let (sender, receiver) = mpsc::channel(pieces.len());
+            for (party, tensor, offset, size) in pieces {
+                let chunk = UploadChunk { party, tensor, offset, bytes: vec![1; size] };
+                sender.send(Ok(chunk)).await.unwrap();
+            }
+            drop(sender);
+            client.upload_model(spec, receiver, |_, _| ()).await.unwrap_err().to_string()
+        };
+        let one =
+            |words: &'static str, change: &'static dyn Fn(&mut UploadSpec, &mut Vec<Piece>)| (words, change);
+        for (words, change) in [
+            one("share the model again with this version", &|spec, _| spec.metadata.truncate(100)),
+            one("computes another digest", &|spec, _| spec.digest = Digest([7; 32])),
+            one("bytes announced, 64 belong to this model", &|spec, pieces| {
+                spec.totals[0] += 8;
+                pieces.push((Role::Dealer, 1, 0, 8));
+            }),
+            one("came out of turn", &|_, pieces| {
+                pieces.iter_mut().for_each(|p| p.1 += u32::from(p.1 > 0));
+            }),
+            one("came out of turn", &|_, pieces| pieces[4].2 = 8),
+            one("came out of turn", &|_, pieces| pieces[4].2 = u64::MAX),
+            one("part 1 is longer than", &|_, pieces| {
+                pieces[4].3 += 8;
+                pieces.last_mut().unwrap().3 -= 8;
+            }),
+            one("nothing was kept", &|_, pieces| pieces.truncate(pieces.len() - 1)),
+        ] {
+            let error = refused(change).await;
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        sender.send(Err("no more ink".into())).await.unwrap();
+        drop(sender);
+        let spec = UploadSpec {
+            name: "odd".into(),
+            digest: Digest(public.digest(&cluster.owned.tables)),
+            metadata: public.to_bytes(),
+            totals: [64, share, share],
+        };
+        let error = client.upload_model(spec.clone(), receiver, |_, _| ()).await.unwrap_err().to_string();
+        assert!(error.contains("no more ink"), "{error}");
+
+        // One model of a name at a time.
+        settled().await;
+        let under_way = client.begin_upload(spec).await.unwrap();
+        settled().await;
+        let error = refused(&|_, _| ()).await;
+        assert!(error.contains("is receiving a model \"odd\" already"), "{error}");
+        drop(under_way);
+        settled().await;
+        assert!(client.list_models().await.unwrap().is_empty());
+        assert_eq!(cluster.stored(), Vec::<String>::new());
+        cluster.owned.share(client, "odd", |_, _| ()).await.unwrap();
+        assert_eq!(cluster.stored(), ["odd.share"; 3]);
+    });
+}
+
+/// Until the parties have noticed.
+async fn settled() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
