@@ -175,7 +175,7 @@ pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, Calibrati
         });
     }
     certify_products(model, &layers)?;
-    // Σ e·v at 38 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
+    // Σ e·v at 39 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
     let values = model.layers.iter().map(|l| value_certificate(&l.qkv, c)).fold(1.0, f64::max);
     let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * values);

@@ -30,20 +30,20 @@ pub struct ExpTable {
 }
 
 impl ExpTable {
-    /// For u at `in_scale`, with entries of width 1/16.
+    /// For u at `in_scale`, with entries of width 1/32.
     pub fn new(device: &Device, in_scale: u32, buckets: usize) -> ExpTable {
         assert!(buckets == 64 || buckets == 128, "64 or 128 coarse buckets");
-        let shift = in_scale - 4;
+        let shift = in_scale - 5;
         let drop = shift.saturating_sub(12);
         let spec = TableSpec {
-            entries: 512,
+            entries: 1024,
             shift,
             phase_bits: 4,
             drop,
             in_scale,
             // e^11 at the output scale must stay below 2^62.
             slope_scale: 46 - (in_scale - drop),
-            first: -21 * 16,
+            first: -21 * 32,
         };
         let mut table = Table::new(device, spec, libm::exp);
         table.saturate(device, -21.0, -20.0 - spec.step(), libm::exp(11.0));

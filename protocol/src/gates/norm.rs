@@ -68,8 +68,8 @@ impl NormTable {
             let d = (top - 60).max(0);
             (d as u32, (top - 2 * d - 46).max(0) as u32)
         };
-        // 2^12 units at the smallest factor.
-        let factor_scale = (12.0 - g(high).log2()).ceil().clamp(14.0, 40.0) as u32;
+        // 2^16 units at the smallest factor.
+        let factor_scale = (16.0 - g(high).log2()).ceil().clamp(14.0, 40.0) as u32;
         let row = RowTable::new(device, 2 * (scale - input_drop) - statistic_drop, (low, high), SEGMENTS, g);
         NormTable { kind, input_drop, statistic_drop, factor_scale, row }
     }

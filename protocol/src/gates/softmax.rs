@@ -11,8 +11,8 @@ use super::truncate::truncate;
 use crate::{Cx, Result, Share};
 use kernels::Device;
 
-/// Fractional bits of exponentials. A row's largest may be e^−4, so two bits more than activations have.
-pub const EXP_SCALE: u32 = 20;
+/// Fractional bits of exponentials. A row's largest may be e^−4, so it has three bits more than activations.
+pub const EXP_SCALE: u32 = 21;
 /// Fractional bits of the reciprocal of their sum.
 pub const RECIPROCAL_SCALE: u32 = 30;
 
