@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::*;
 
@@ -12,15 +13,20 @@ const HELLO: Pinned = Pinned {
     download: 5,
 };
 
+/// One scene at a time: a process that another test forks while a stand-in is being written holds that file open for
+/// writing, and then it cannot be run ("text file busy").
+static STAGE: Mutex<()> = Mutex::new(());
+
 /// A directory with a stand-in for Python in it.
-struct Scene(PathBuf);
+struct Scene(PathBuf, #[allow(dead_code)] MutexGuard<'static, ()>);
 
 impl Scene {
     fn new(name: &str, script: &str) -> Self {
+        let stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
         let root = env::temp_dir().join(format!("catamount-fetch-{}-{name}", process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("cache")).unwrap();
-        let scene = Self(root);
+        let scene = Self(root, stage);
         fs::write(scene.python(), format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(scene.python(), fs::Permissions::from_mode(0o755)).unwrap();
         scene
