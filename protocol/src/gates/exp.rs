@@ -38,7 +38,7 @@ impl ExpTable {
         let spec = TableSpec {
             entries: 1024,
             shift,
-            phase_bits: 4,
+            phase_bits: 4.min(shift),
             drop,
             in_scale,
             // e^11 at the output scale must stay below 2^62.
