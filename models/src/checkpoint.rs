@@ -5,7 +5,9 @@
 
 mod config;
 mod gguf_llama;
+mod model_config;
 mod random;
+mod tensors;
 
 use std::fmt;
 
@@ -13,7 +15,9 @@ use crate::gguf::GgufError;
 
 pub use config::LlamaConfig;
 pub use gguf_llama::GgufCheckpoint;
+pub use model_config::{Activation, Family, Head, ModelConfig, Rotary};
 pub use random::RandomLlama;
+pub use tensors::{Naming, Tensors};
 
 /// Why a checkpoint was refused.
 #[derive(Debug, thiserror::Error)]
