@@ -1,8 +1,8 @@
 //! The algebra a transformer is written in, and its four readings.
 //!
-//! A family (see [`llama`](crate::llama)) is one generic program over [`Algebra`]. Read as
-//! [`Float`](crate::float::Float) it is the plaintext reference, as [`Clear`](crate::clear::Clear) the same integers
-//! and tables in the clear, as [`Secure`](crate::secure::Secure) a party's part of the protocol, as
+//! A family ([`llama`](crate::llama), [`gpt2`](crate::gpt2), [`bert`](crate::bert)) is one generic program over
+//! [`Algebra`]. Read as [`Float`](crate::float::Float) it is the plaintext reference, as [`Clear`](crate::clear::Clear)
+//! the same integers and tables in the clear, as [`Secure`](crate::secure::Secure) a party's part of the protocol, as
 //! [`Dry`](crate::dry::Dry) the cost alone. Operations are asynchronous because a secure one exchanges messages;
 //! operations joined with [`protocol::join`] share their exchanges.
 
@@ -17,34 +17,48 @@ pub const SCALE: u32 = 18;
 pub trait Values {
     /// An activation matrix.
     type Act: Clone;
+    /// The token embeddings.
+    type Table;
     /// A weight matrix.
     type Matrix;
+    /// Rows that are added to activations, or multiplied with them element by element.
+    type Rows;
     /// Parameters of a norm.
     type Norm;
     /// Parameters of a softmax.
     type Softmax;
-    /// Parameters of a gated activation.
-    type Gate;
+    /// Parameters of a function of one variable.
+    type Activation;
     /// The tokens of a pass.
     type Input;
     /// What a pass yields.
-    type Logits;
+    type Output;
 }
 
+/// A linear layer: y = x · W^T + b.
+pub struct Linear<V: Values> {
+    /// W, one row an output.
+    pub weight: V::Matrix,
+    /// b, one row.
+    pub bias: Option<V::Rows>,
+}
+
+/// The values of a reading.
+pub type V<A> = <A as Algebra>::V;
 /// An activation of a reading.
 pub type Act<A> = <<A as Algebra>::V as Values>::Act;
-/// A weight matrix of a reading.
-pub type Matrix<A> = <<A as Algebra>::V as Values>::Matrix;
+/// Rows of a reading.
+pub type Rows<A> = <<A as Algebra>::V as Values>::Rows;
 /// A norm of a reading.
 pub type Norm<A> = <<A as Algebra>::V as Values>::Norm;
 /// A softmax of a reading.
 pub type Softmax<A> = <<A as Algebra>::V as Values>::Softmax;
-/// A gate of a reading.
-pub type Gate<A> = <<A as Algebra>::V as Values>::Gate;
+/// A function of a reading.
+pub type Activation<A> = <<A as Algebra>::V as Values>::Activation;
 /// Tokens of a reading.
 pub type Input<A> = <<A as Algebra>::V as Values>::Input;
 /// Output of a reading.
-pub type Logits<A> = <<A as Algebra>::V as Values>::Logits;
+pub type Output<A> = <<A as Algebra>::V as Values>::Output;
 
 /// One way of reading a model. Activations are matrices, one token a row.
 // Programs are polled by the thread that made them, so their futures need not be `Send`.
@@ -57,13 +71,24 @@ pub trait Algebra: Clone {
     fn scope(&self, name: &str) -> Self;
 
     /// Token embeddings.
-    async fn embed(&self, tokens: &Input<Self>, table: &Matrix<Self>) -> Result<Act<Self>>;
-    /// Rows divided by their root mean square; gains are folded into the matrix that follows.
+    async fn embed(&self, tokens: &Input<Self>, table: &<Self::V as Values>::Table) -> Result<Act<Self>>;
+    /// x plus one of the rows to each of its rows: `index[i]` to row i, none where it is `None`.
+    fn add_rows(&self, x: &Act<Self>, rows: &Rows<Self>, index: &[Option<usize>]) -> Act<Self>;
+    /// Rows divided by their root mean square or, centred, by their standard deviation; gains and biases are folded
+    /// into what follows.
     async fn norm(&self, x: &Act<Self>, norm: &Norm<Self>) -> Result<Act<Self>>;
-    /// x · W^T.
-    async fn linear(&self, x: &Act<Self>, w: &Matrix<Self>) -> Result<Act<Self>>;
-    /// x · W^T with pairs of columns rotated by public angles.
-    async fn linear_rotated(&self, x: &Act<Self>, w: &Matrix<Self>, r: &Rotation) -> Result<Act<Self>>;
+    /// x · W^T + b.
+    async fn linear(&self, x: &Act<Self>, w: &Linear<Self::V>) -> Result<Act<Self>>;
+    /// x · W^T + b with pairs of columns rotated by public angles.
+    async fn linear_rotated(&self, x: &Act<Self>, w: &Linear<Self::V>, r: &Rotation) -> Result<Act<Self>>;
+    /// x · W^T + b + gain ∘ h: a linear layer and a residual of normalised rows h.
+    async fn linear_beside(
+        &self,
+        x: &Act<Self>,
+        w: &Linear<Self::V>,
+        h: &Act<Self>,
+        gain: &Rows<Self>,
+    ) -> Result<Act<Self>>;
     /// Number of columns.
     fn width(&self, x: &Act<Self>) -> usize;
     /// Columns [from, to).
@@ -74,7 +99,7 @@ pub trait Algebra: Clone {
     fn append(&self, cache: Option<&Act<Self>>, x: &Act<Self>) -> Act<Self>;
     /// x + y.
     fn add(&self, x: &Act<Self>, y: &Act<Self>) -> Act<Self>;
-    /// Causal scores q · k^T of every head, flat (see [`AttentionShape`]).
+    /// Scores q · k^T of every head, flat (see [`AttentionShape`]).
     async fn scores(&self, q: &Act<Self>, k: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
     /// e^(score − some shift of its row).
     async fn exponentials(
@@ -94,8 +119,12 @@ pub trait Algebra: Clone {
     ) -> Result<Act<Self>>;
     /// Each head's columns times its row's factor.
     async fn scale_heads(&self, o: &Act<Self>, r: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
-    /// f(g) · u, element-wise.
-    async fn gated(&self, g: &Act<Self>, u: &Act<Self>, p: &Gate<Self>) -> Result<Act<Self>>;
-    /// Output scores of the given rows.
-    fn logits(&self, x: &Act<Self>, w: &Matrix<Self>) -> Result<Logits<Self>>;
+    /// f(x), element by element.
+    async fn activate(&self, x: &Act<Self>, f: &Activation<Self>) -> Result<Act<Self>>;
+    /// f(g) · u, element by element.
+    async fn gated(&self, g: &Act<Self>, u: &Act<Self>, f: &Activation<Self>) -> Result<Act<Self>>;
+    /// Scores x · W^T + b, for the client.
+    fn scores_out(&self, x: &Act<Self>, w: &Linear<Self::V>) -> Result<Output<Self>>;
+    /// The sum over all rows of gain ∘ x + bias, one row, for the client.
+    fn pooled_out(&self, x: &Act<Self>, gain: &Rows<Self>, bias: &Rows<Self>) -> Result<Output<Self>>;
 }

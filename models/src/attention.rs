@@ -1,9 +1,36 @@
-//! Which scores a causal attention computes, and where they lie.
+//! Attention, and which scores it computes.
 //!
-//! Scores are flat: head by head, query by query, keys 0 ..= position of the query. Nothing is computed for masked
+//! Scores are flat: head by head, query by query, all keys that the query may see. Nothing is computed for masked
 //! pairs. The *square* layout `[head][query][key]` is what matrix products read and write.
 
+use crate::algebra::{Act, Algebra, Softmax};
+use crate::model::Kept;
 use kernels::{GemmBatch, Strides};
+use protocol::{Result, join};
+
+/// softmax(q · k^T) · v of every head; `qkv` holds queries, keys and values side by side, `kept` earlier keys and values.
+/// The division by the sum of a row comes last: it is a head's width of products a row instead of the row's length.
+pub(crate) async fn attend<A: Algebra>(
+    a: &A,
+    qkv: &Act<A>,
+    kept: &mut Kept<A::V>,
+    s: &AttentionShape,
+    softmax: &Softmax<A>,
+) -> Result<Act<A>> {
+    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let (old_k, old_v) = kept.take().unzip();
+    let k = a.append(old_k.as_ref(), &a.columns(qkv, q, q + kv));
+    let v = a.append(old_v.as_ref(), &a.columns(qkv, q + kv, q + 2 * kv));
+    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
+    let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
+    let (sum, reciprocal) = join(
+        a.scope("values").weighted_sum(&e, &v, s),
+        a.scope("softmax").reciprocal_sums(&e, s, softmax),
+    )
+    .await?;
+    *kept = Some((k, v));
+    a.scope("divide").scale_heads(&sum, &reciprocal, s).await
+}
 
 /// Heads and lengths of one attention, with the index tables of its layouts.
 #[derive(Clone, Debug)]
@@ -37,10 +64,28 @@ impl AttentionShape {
         queries: usize,
         keys: usize,
     ) -> AttentionShape {
-        assert!(heads.is_multiple_of(kv_heads) && queries <= keys, "attention shape");
+        assert!(queries <= keys, "attention shape");
+        Self::new(heads, kv_heads, head_dim, queries, keys, |query| keys - queries + query + 1)
+    }
+
+    /// All of `tokens` tokens attend to each other.
+    pub fn full(heads: usize, kv_heads: usize, head_dim: usize, tokens: usize) -> AttentionShape {
+        Self::new(heads, kv_heads, head_dim, tokens, tokens, |_| tokens)
+    }
+
+    /// Query i sees the first `visible(i)` keys.
+    fn new(
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        queries: usize,
+        keys: usize,
+        visible: impl Fn(usize) -> usize,
+    ) -> AttentionShape {
+        assert!(heads.is_multiple_of(kv_heads), "attention shape");
         let (mut square, mut offsets, mut row_of) = (vec![], vec![0], vec![]);
         for row in 0..heads * queries {
-            let visible = keys - queries + row % queries + 1;
+            let visible = visible(row % queries);
             square.extend((0..visible).map(|j| (row * keys + j) as u32));
             row_of.extend(std::iter::repeat_n(row as u32, visible));
             offsets.push(square.len());

@@ -6,10 +6,10 @@
 //! owner knows.
 
 use crate::algebra::SCALE;
-use crate::checkpoint::{CheckpointError, LlamaConfig};
-use crate::float::{Float, Mat, Observations, Seen, complete};
-use crate::llama::{Cache, Llama, LogitRows};
-use crate::plan::{LayerPlan, NormRange, Plan};
+use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
+use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
+use crate::model::{Back, Front, Layer, OutputRows, Pass};
+use crate::plan::{LayerPlan, NormRange, Plan, TablePlan};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::max::Levels;
@@ -59,175 +59,251 @@ pub enum CalibrationError {
     },
 }
 
-/// Finds a plan. `progress` is told how many of how many samples are done.
+/// The sample text as a model's tokens.
+///
+/// # Errors
+/// The tokenizer fails on it.
+pub fn sample_tokens(tokenizer: &Tokenizer, c: &ModelConfig) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    let samples: Vec<&str> = SAMPLE_TEXT.split("\n---\n").map(str::trim_end).collect();
+    let mut texts = samples.iter().map(|s| tokenizer.encode(s)).collect::<Result<Vec<_>, _>>()?;
+    if c.is_decoder() {
+        texts.push(tokenizer.encode(&tokenizer.chat(samples[0].lines().next().unwrap_or("Hello")))?);
+    }
+    texts.iter_mut().for_each(|t| t.truncate(c.context.min(LONGEST)));
+    texts.retain(|t| !t.is_empty());
+    Ok(texts)
+}
+
+/// Finds a plan: runs `texts` through the model layer by layer, so that one layer's weights are in memory at a time.
+/// `progress` is told how many layers of how many are done.
+///
+/// # Errors
+/// The checkpoint is unusable, or some range does not fit a gate.
 pub fn calibrate(
-    model: &Llama<Float>,
-    tokenizer: &Tokenizer,
+    source: &mut dyn TensorSource,
+    texts: &[Vec<u32>],
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Plan, CalibrationError> {
-    let samples: Vec<&str> = SAMPLE_TEXT.split("\n---\n").collect();
-    let mut texts: Vec<Vec<u32>> = Vec::new();
-    for s in &samples {
-        texts.push(tokenizer.encode(s.trim_end())?);
-    }
-    texts.push(tokenizer.encode(&tokenizer.chat(samples[0].lines().next().unwrap_or("Hello")))?);
-    let count = texts.len();
-    let mut seen = Observations::new();
-    for (i, ids) in texts.into_iter().enumerate() {
-        merge(&mut seen, watch(model, ids));
-        progress(i + 1, count);
-    }
-    plan(model, &seen)
-}
-
-/// Runs the model over token ids, watching.
-pub fn watch(model: &Llama<Float>, ids: Vec<u32>) -> Observations {
+    let c = source.config().clone();
     let float = Float::watching();
-    if !ids.is_empty() {
-        let count = ids.len();
-        let mut cache = Cache::new(&model.config);
-        complete(model.forward(&float, &ids, count, &mut cache, LogitRows::All))
-            .expect("plaintext has no failures");
-    }
-    float.observations()
-}
+    let mut parts = FloatParts { source };
+    // Where there are token types, every other text is read as two segments.
+    let segment = |i: usize, t: &Vec<u32>| (c.types > 1 && i % 2 == 1).then_some(t.len() / 2);
+    let passes: Vec<Pass> =
+        texts.iter().enumerate().map(|(i, t)| Pass::new(&c, 0, t.len(), segment(i, t))).collect();
+    let plaintext = "plaintext has no failures";
 
-/// Widens ranges by other ranges.
-pub fn merge(all: &mut Observations, more: Observations) {
-    for (k, s) in more {
-        let e = all.entry(k).or_insert(s);
-        *e = Seen { low: e.low.min(s.low), high: e.high.max(s.high) };
-    }
-}
+    let front = Front::build(&c, &mut parts)?;
+    // The first norm of a LLaMA sees embeddings only, all of which the owner knows.
+    let first_norm = (c.family == Family::Llama).then(|| embedding_range(&front.embedding, &c));
+    let mut activations: Vec<Mat> = texts
+        .iter()
+        .zip(&passes)
+        .map(|(t, pass)| complete(front.forward(&float, t, pass)).expect(plaintext))
+        .collect();
+    drop(front);
 
-/// Turns bounds and observations into a plan.
-pub fn plan(model: &Llama<Float>, seen: &Observations) -> Result<Plan, CalibrationError> {
-    let c = &model.config;
-    let magnitude = |key: String| seen.get(&key).map_or(0.0, |s| s.high.max(-s.low));
-    let norm = |key: String| {
-        let s = seen.get(&key).copied().unwrap_or(Seen { low: 0.01, high: 100.0 });
-        // Mean squares: the margin counts twice, and once more below, where precision is cheap.
-        let square = MARGIN * MARGIN;
-        NormRange {
-            low: round_down((s.low / (4.0 * square)).max(c.rms_eps / 4.0)),
-            high: round_up(s.high * 4.0 * square),
+    let (mut layers, mut largest_value) = (vec![], 1.0);
+    for i in 0..c.layers {
+        let layer = Layer::build(&c, i, &mut parts)?;
+        let a = crate::algebra::Algebra::scope(&float, &format!("layer.{i}"));
+        for (x, pass) in activations.iter_mut().zip(&passes) {
+            *x = complete(layer.forward(&a, c.family, x.clone(), &mut None, pass)).expect(plaintext);
         }
-    };
-    let mut layers = Vec::new();
-    for (i, layer) in model.layers.iter().enumerate() {
-        let path = |what: &str| format!("layer.{i}/{what}");
-        let attention_norm = if i == 0 {
-            embedding_range(&model.embedding, c)
-        } else {
-            norm(path("attention/norm#mean_square"))
-        };
-
-        let fits = |b: usize, s: f64| s <= score_bound(b);
-        let bound = score_certificate(&layer.qkv, c);
-        let score = if fits(128, bound) { bound } else { MARGIN * magnitude(path("attention/scores#score")) };
-        let score_buckets = match score {
-            s if fits(64, s) => 64,
-            s if fits(128, s) => 128,
-            s => {
-                return Err(CalibrationError::Beyond {
-                    layer: i,
-                    what: "an attention score",
-                    seen: s / MARGIN,
-                    limit: score_bound(128) / MARGIN,
-                });
-            }
-        };
-
-        let rows = c.d_ff * c.d_model;
-        let certificate =
-            largest_row(&layer.gate_up.data[..rows], c.d_model) * (c.d_model as f64).sqrt() * 1.001;
-        let watched = MARGIN * magnitude(path("feed_forward/gated#gate"));
-        let range = certificate.min(watched.max(15.5));
-        // The lowest entry may be missed by one, so the range ends one step early.
-        let gate_range_log2 = (range * 1.02).log2().ceil().max(4.0) as u32;
-        if gate_range_log2 > 8 {
-            return Err(CalibrationError::Beyond {
-                layer: i,
-                what: "a gate",
-                seen: range / MARGIN,
-                limit: 125.0,
-            });
+        let bounds = Bounds::of(&layer, &c);
+        let ranges = Watched { seen: &float.observations(), c: &c, path: format!("layer.{i}") };
+        let mut plan = layer_plan(i, &ranges, &bounds)?;
+        if let (0, Some(range)) = (i, first_norm) {
+            plan.attention_norm = range;
         }
-        let product = (MARGIN * magnitude(path("feed_forward/gated#product"))).max(1.0);
-        // slope + 36 fractional bits + integer bits of the product stay below 2^61.
-        let slope = 25 - product.log2().ceil() as i64;
-        if slope < 6 {
-            return Err(CalibrationError::Beyond {
-                layer: i,
-                what: "gate times up",
-                seen: product / MARGIN,
-                limit: 262_144.0,
-            });
-        }
-        layers.push(LayerPlan {
-            attention_norm,
-            feed_forward_norm: norm(path("feed_forward/norm#mean_square")),
-            score_buckets,
-            gate_range_log2,
-            // Steps of 1/16; 1/8 where the table would pass 2048 entries.
-            gate_entries_log2: (gate_range_log2 + 5).min(11),
-            gate_slope_scale: slope.min(14) as u32,
-        });
+        bounds.certify(i, &plan, &c)?;
+        largest_value = bounds.value.max(largest_value);
+        layers.push(plan);
+        progress(i + 1, c.layers);
     }
-    certify_products(model, &layers)?;
+
+    let back = Back::build(&c, &mut parts)?;
+    for (x, pass) in activations.into_iter().zip(&passes) {
+        complete(back.hidden(&float, x, pass, OutputRows::All)).expect(plaintext);
+    }
+    let seen = float.observations();
+    let (mut outer, mut pooler) = ("output/norm", None);
+    match &back {
+        Back::LanguageModel { output, .. } => certify_scores(row_bound(output, unit_length(&c)))?,
+        Back::Pooled { gain, .. } => {
+            outer = "embedding/norm";
+            let gain = gain.data.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
+            let sum = gain * unit_length(&c) * c.context.min(LONGEST) as f64;
+            below("pooled rows".into(), sum, 2f64.powi((Reveal::POOLED.bits - 1 - Reveal::POOLED.scale) as i32))?;
+        }
+        Back::Classifier { pooler: dense, output, .. } => {
+            outer = "embedding/norm";
+            certify_scores(row_bound(output, unit_length(&c)))?;
+            let watched = Watched { seen: &seen, c: &c, path: "output".into() };
+            let input = watched.magnitude("pooler#input");
+            let range = row_bound(dense, unit_length(&c)).min((MARGIN * input).max(7.5));
+            pooler = Some(TablePlan { slope_scale: 20, ..table_plan(range, 6, "the pooler", 0)? });
+        }
+    }
     // Σ e·v at 39 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
-    let values = model.layers.iter().map(|l| value_certificate(&l.qkv, c)).fold(1.0, f64::max);
-    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * values);
-    if fits < 64.0 {
-        return Err(CalibrationError::Certificate {
-            what: "attention values".into(),
-            bound: values,
-            limit: 2400.0,
-        });
-    }
+    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * largest_value);
+    below("attention values".into(), 64.0, fits)?;
+    let ranges = Watched { seen: &seen, c: &c, path: String::new() };
     Ok(Plan {
         longest: LONGEST.min(c.context).min(fits as usize),
         layers,
-        final_norm: norm("output#mean_square".into()),
+        outer_norm: ranges.norm(outer),
+        pooler,
     })
 }
 
-/// Proves |z| < 2^62 for every product with weights, for every input: a normalised row has length √d at most, values are
-/// averaged by attention, and gated products were bounded by the plan.
-fn certify_products(model: &Llama<Float>, plans: &[LayerPlan]) -> Result<(), CalibrationError> {
-    let c = &model.config;
-    let unit_length = (c.d_model as f64).sqrt() * 1.001;
-    let below = |what: String, bound: f64, fractional_bits: u32| {
-        let limit = 2f64.powi(62 - fractional_bits as i32);
-        if bound < limit { Ok(()) } else { Err(CalibrationError::Certificate { what, bound, limit }) }
-    };
-    for (i, (l, plan)) in model.layers.iter().zip(plans).enumerate() {
+/// What watching found, with margins.
+struct Watched<'w> {
+    seen: &'w Observations,
+    c: &'w ModelConfig,
+    path: String,
+}
+
+impl Watched<'_> {
+    fn get(&self, what: &str) -> Option<Seen> {
+        let separator = if self.path.is_empty() { "" } else { "/" };
+        self.seen.get(&format!("{}{separator}{what}", self.path)).copied()
+    }
+
+    fn magnitude(&self, what: &str) -> f64 {
+        self.get(what).map_or(0.0, |s| s.high.max(-s.low))
+    }
+
+    fn norm(&self, what: &str) -> NormRange {
+        let s = self.get(&format!("{what}#mean_square")).unwrap_or(Seen { low: 0.01, high: 100.0 });
+        // Mean squares: the margin counts twice, and once more below, where precision is cheap.
+        let square = MARGIN * MARGIN;
+        let least = (self.c.norm_eps / 4.0).max(2e-9);
+        let low = round_down((s.low / (4.0 * square)).max(least));
+        NormRange { low, high: round_up((s.high * 4.0 * square).max(4.0 * low)) }
+    }
+}
+
+/// Proven bounds of one layer, for every input: a normalised row has length √d at most.
+struct Bounds {
+    /// Of queries, keys and values.
+    qkv: f64,
+    /// Of scores.
+    score: f64,
+    /// Of values.
+    value: f64,
+    /// Of the first half of the feed-forward block; of its gate, where there is one.
+    up: f64,
+    /// Of attention outputs, for values as above.
+    o: f64,
+    /// Longest row of the last matrix, and its largest bias.
+    down: (f64, f64),
+    /// Of the residuals beside the matrices.
+    residual: f64,
+}
+
+impl Bounds {
+    fn of(l: &Layer<Float>, c: &ModelConfig) -> Bounds {
+        let length = unit_length(c);
+        let qkv = &l.qkv;
+        let (q, kv) = (c.q_dim(), c.kv_dim());
+        let gain = |g: &Option<Mat>| {
+            g.iter().flat_map(|m| &m.data).fold(0f64, |m, v| m.max(f64::from(v.abs())))
+        };
+        let value = rows_bound(qkv, q + kv..q + 2 * kv, length);
+        let up_rows = if c.family == Family::Llama { 0..c.d_ff } else { 0..l.up.weight.rows };
+        Bounds {
+            qkv: row_bound(qkv, length),
+            score: score_bound_of(qkv, c),
+            value,
+            up: rows_bound(&l.up, up_rows, length),
+            o: largest_sum(&l.o.weight.data, l.o.weight.cols) * value + largest(&l.o.bias),
+            down: (largest_row(&l.down.weight.data, l.down.weight.cols), largest(&l.down.bias)),
+            residual: gain(&l.attention_gain).max(gain(&l.feed_forward_gain)) * length,
+        }
+    }
+
+    /// Proves |z| < 2^62 for every product with weights, for every input; values are averaged by attention, and what
+    /// the feed-forward function yields was bounded by the plan.
+    fn certify(&self, i: usize, plan: &LayerPlan, c: &ModelConfig) -> Result<(), CalibrationError> {
+        let limit = |fractional_bits: u32| 2f64.powi(62 - fractional_bits as i32);
         let name = |what: &str| format!("{what} of layer {i}");
-        below(
-            name("queries, keys and values"),
-            largest_row(&l.qkv.data, c.d_model) * unit_length * 2f64.sqrt(),
-            2 * SCALE + ANGLE_SCALE,
-        )?;
-        below(name("gates"), largest_row(&l.gate_up.data, c.d_model) * unit_length, 2 * SCALE)?;
-        let o = largest_sum(&l.o.data, l.o.cols) * value_certificate(&l.qkv, c);
-        below(name("attention outputs"), o, 2 * SCALE)?;
-        let product = 2f64.powi(62 - (plan.gate_slope_scale + 2 * SCALE) as i32);
-        below(
-            name("feed-forward outputs"),
-            largest_row(&l.down.data, l.down.cols) * product * (c.d_ff as f64).sqrt(),
-            2 * SCALE,
-        )?;
+        let qkv = name("queries, keys and values");
+        if c.rotary.is_some() {
+            below(qkv, self.qkv * 2f64.sqrt(), limit(2 * SCALE + ANGLE_SCALE))?;
+        } else {
+            below(qkv, self.qkv, limit(2 * SCALE))?;
+        }
+        below(name("the feed-forward input"), self.up, limit(2 * SCALE))?;
+        below(name("attention outputs"), self.o + self.residual, limit(2 * SCALE))?;
+        let yields = if c.family == Family::Llama {
+            limit(plan.activation.slope_scale + 2 * SCALE)
+        } else {
+            2f64.powi(plan.activation.range_log2 as i32)
+        };
+        let (row, bias) = self.down;
+        let down = row * yields * (c.d_ff as f64).sqrt() + bias;
+        below(name("feed-forward outputs"), down + self.residual, limit(2 * SCALE))
     }
-    let logits = largest_row(&model.output.data, c.d_model) * unit_length;
-    let shown = Reveal::LOGITS;
-    // The client sees the scores modulo 2^bits.
-    let limit = 2f64.powi((shown.bits - 1 - shown.scale) as i32);
-    if logits < limit {
-        Ok(())
+}
+
+fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPlan, CalibrationError> {
+    let fits = |b: usize, s: f64| s <= score_bound(b);
+    let watched = MARGIN * ranges.magnitude("attention/scores#score");
+    let score = if fits(128, bounds.score) { bounds.score } else { watched };
+    let beyond = |what, seen, limit| CalibrationError::Beyond { layer: i, what, seen, limit };
+    let score_buckets = match score {
+        s if fits(64, s) => 64,
+        s if fits(128, s) => 128,
+        s => return Err(beyond("an attention score", s / MARGIN, score_bound(128) / MARGIN)),
+    };
+    let watched = MARGIN * ranges.magnitude("feed_forward/activation#input");
+    let range = bounds.up.min(watched.max(15.5));
+    // Steps of 1/16; larger ones where the table would pass 4096 entries.
+    let table = table_plan(range, 5, "the feed-forward input", i)?;
+    let slope_scale = if ranges.c.family == Family::Llama {
+        let product = (MARGIN * ranges.magnitude("feed_forward/activation#product")).max(1.0);
+        // slope + 36 fractional bits + integer bits of the product stay below 2^61.
+        let slope = 25 - product.log2().ceil() as i64;
+        if slope < 6 {
+            return Err(beyond("gate times up", product / MARGIN, 262_144.0));
+        }
+        slope.min(14) as u32
     } else {
-        Err(CalibrationError::Certificate { what: "output scores".into(), bound: logits, limit })
+        20
+    };
+    Ok(LayerPlan {
+        attention_norm: ranges.norm("attention/norm"),
+        feed_forward_norm: ranges.norm("feed_forward/norm"),
+        score_buckets,
+        activation: TablePlan { slope_scale, ..table },
+    })
+}
+
+/// A table over ±range with steps of 2^(1 − step_log2), as far as its size allows.
+fn table_plan(
+    range: f64,
+    step_log2: u32,
+    what: &'static str,
+    layer: usize,
+) -> Result<TablePlan, CalibrationError> {
+    // The lowest entry may be missed by one, so the range ends one step early.
+    let range_log2 = (range * 1.02).log2().ceil().max(3.0) as u32;
+    if range_log2 > 8 {
+        return Err(CalibrationError::Beyond { layer, what, seen: range / MARGIN, limit: 125.0 });
     }
+    Ok(TablePlan { range_log2, entries_log2: (range_log2 + step_log2).min(12), slope_scale: 0 })
+}
+
+fn below(what: String, bound: f64, limit: f64) -> Result<(), CalibrationError> {
+    if bound < limit { Ok(()) } else { Err(CalibrationError::Certificate { what, bound, limit }) }
+}
+
+/// The client sees scores modulo 2^bits.
+fn certify_scores(bound: f64) -> Result<(), CalibrationError> {
+    let shown = Reveal::LOGITS;
+    below("output scores".into(), bound, 2f64.powi((shown.bits - 1 - shown.scale) as i32))
 }
 
 /// Scores that the softmax with this many buckets covers.
@@ -245,8 +321,13 @@ fn round_up(v: f64) -> f64 {
     v.log2().ceil().exp2()
 }
 
+/// Length of a normalised row, with the error of the norm gate.
+fn unit_length(c: &ModelConfig) -> f64 {
+    (c.d_model as f64).sqrt() * 1.001
+}
+
 /// Exact range of the first norm: the embeddings are all the inputs there are.
-fn embedding_range(table: &Mat, c: &LlamaConfig) -> NormRange {
+fn embedding_range(table: &Mat, c: &ModelConfig) -> NormRange {
     let mut squares = vec![0f64; table.cols];
     for row in table.data.chunks_exact(table.cols) {
         squares.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
@@ -255,21 +336,17 @@ fn embedding_range(table: &Mat, c: &LlamaConfig) -> NormRange {
     let low = squares.iter().map(mean).fold(f64::INFINITY, f64::min);
     let high = squares.iter().map(mean).fold(0.0, f64::max);
     NormRange {
-        low: round_down((low * 0.9).max(c.rms_eps / 4.0)),
-        high: round_up((high * 1.1).max(c.rms_eps)),
+        low: round_down((low * 0.9).max(c.norm_eps / 4.0).max(2e-9)),
+        high: round_up((high * 1.1).max(c.norm_eps)),
     }
 }
 
-fn largest_row(w: &[f32], cols: usize) -> f64 {
-    w.chunks_exact(cols)
-        .map(|r| r.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt())
-        .fold(0.0, f64::max)
+fn length(row: &[f32]) -> f64 {
+    row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt()
 }
 
-/// A bound on every element of a layer's values.
-fn value_certificate(qkv: &Mat, c: &LlamaConfig) -> f64 {
-    let first = (c.heads + c.kv_heads) * c.head_dim * c.d_model;
-    largest_row(&qkv.data[first..], c.d_model) * (c.d_model as f64).sqrt() * 1.001
+fn largest_row(w: &[f32], cols: usize) -> f64 {
+    w.chunks_exact(cols).map(length).fold(0.0, f64::max)
 }
 
 /// Largest Σ |w| of a row.
@@ -277,13 +354,29 @@ fn largest_sum(w: &[f32], cols: usize) -> f64 {
     w.chunks_exact(cols).map(|r| r.iter().map(|v| f64::from(v.abs())).sum::<f64>()).fold(0.0, f64::max)
 }
 
-/// A bound on every score of a layer: largest |Wq|·|Wk|·d over the heads, spectral norms bounded by Frobenius norms.
-fn score_certificate(qkv: &Mat, c: &LlamaConfig) -> f64 {
-    let head = c.head_dim * c.d_model;
+fn largest(bias: &Option<Mat>) -> f64 {
+    bias.iter().flat_map(|b| &b.data).fold(0.0, |m, v| m.max(f64::from(v.abs())))
+}
+
+/// A bound on some outputs of a linear layer, for inputs of some length.
+fn rows_bound(l: &crate::algebra::Linear<Float>, rows: std::ops::Range<usize>, input: f64) -> f64 {
+    let cols = l.weight.cols;
+    let bias = |i: usize| l.bias.as_ref().map_or(0.0, |b| f64::from(b.data[i].abs()));
+    rows.map(|i| length(&l.weight.data[i * cols..(i + 1) * cols]) * input + bias(i)).fold(0.0, f64::max)
+}
+
+fn row_bound(l: &crate::algebra::Linear<Float>, input: f64) -> f64 {
+    rows_bound(l, 0..l.weight.rows, input)
+}
+
+/// A bound on every score of a layer: largest product of the lengths of a query and a key, spectral norms bounded by
+/// Frobenius norms.
+fn score_bound_of(qkv: &crate::algebra::Linear<Float>, c: &ModelConfig) -> f64 {
     let norm = |h: usize| {
-        let w = &qkv.data[h * head..(h + 1) * head];
-        w.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt()
+        let rows = h * c.head_dim..(h + 1) * c.head_dim;
+        let w = length(&qkv.weight.data[rows.start * c.d_model..rows.end * c.d_model]);
+        w * unit_length(c) + qkv.bias.as_ref().map_or(0.0, |b| length(&b.data[rows]))
     };
     let group = c.heads / c.kv_heads;
-    (0..c.heads).map(|h| norm(h) * norm(c.heads + h / group) * c.d_model as f64).fold(0.0, f64::max)
+    (0..c.heads).map(|h| norm(h) * norm(c.heads + h / group)).fold(0.0, f64::max)
 }

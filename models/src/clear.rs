@@ -2,14 +2,14 @@
 //! every truncation rounds down, every look-up reads the lower entry, every maximum falls in its lower bucket.
 //! A value outside a gate's range is an error that names the gate.
 
-use crate::algebra::{Algebra, SCALE, Values};
+use crate::algebra::{Algebra, Linear, SCALE, Values};
 use crate::attention::AttentionShape;
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::folded;
-use crate::llama::{Layer, Llama, MatrixId};
-use crate::plan::{GateTable, PlanTables};
+use crate::model::{ActivationId, Model, NormId, Parts};
+use crate::parameter::Parameter;
+use crate::plan::{FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
-use crate::weights::encode;
 use kernels::{Device, Matrix, Ring, Words};
 use protocol::gates::exp::BUCKET_LOG2;
 use protocol::gates::norm::NormTable;
@@ -50,36 +50,16 @@ impl Clear {
     }
 
     /// Loads a model for this reading.
+    ///
+    /// # Errors
+    /// The checkpoint is unusable.
     pub fn load(
         device: &Device,
         source: &mut dyn TensorSource,
         tables: &PlanTables,
-    ) -> std::result::Result<Llama<Clear>, CheckpointError> {
+    ) -> std::result::Result<Model<Clear>, CheckpointError> {
         let config = source.config().clone();
-        let mut matrix = |id: MatrixId| {
-            let (rows, cols) = id.shape(&config);
-            let words = encode(&folded::load(source, id)?);
-            Ok::<_, CheckpointError>(match id {
-                MatrixId::Embedding => ClearMatrix::Table(Ints::new(rows, cols, words)),
-                _ => ClearMatrix::Weights(Matrix::new(&Words::upload(device, words), rows, cols)),
-            })
-        };
-        let embedding = matrix(MatrixId::Embedding)?;
-        let layers = tables.layers.iter().enumerate().map(|(i, t)| {
-            Ok(Layer {
-                attention_norm: t.attention_norm.clone(),
-                qkv: matrix(MatrixId::Qkv(i))?,
-                softmax: t.softmax.clone(),
-                o: matrix(MatrixId::O(i))?,
-                feed_forward_norm: t.feed_forward_norm.clone(),
-                gate_up: matrix(MatrixId::GateUp(i))?,
-                gate: t.gate.clone(),
-                down: matrix(MatrixId::Down(i))?,
-            })
-        });
-        let layers = layers.collect::<std::result::Result<_, CheckpointError>>()?;
-        let output = matrix(MatrixId::Output)?;
-        Ok(Llama { config, embedding, layers, final_norm: tables.final_norm.clone(), output })
+        Model::build(&config, &mut ClearParts { device, source, tables })
     }
 
     /// Fails if a value (at `scale`) is outside [low, high).
@@ -102,32 +82,67 @@ impl Clear {
         Words::upload(&self.device, x.data.clone())
     }
 
-    fn product(&self, x: &Ints, w: &ClearMatrix) -> Ints {
-        match w {
-            ClearMatrix::Weights(m) => Ints::new(x.rows, m.outputs(), m.apply(&self.upload(x)).to_vec()),
-            ClearMatrix::Table(_) => unreachable!("embeddings are looked up"),
+    /// x · W^T + b at the double scale.
+    fn affine(&self, x: &Ints, w: &Linear<Clear>) -> Ints {
+        let m = &w.weight;
+        let mut data = m.apply(&self.upload(x)).to_vec();
+        if let Some(bias) = &w.bias {
+            for row in data.chunks_exact_mut(m.outputs()) {
+                row.iter_mut().zip(&bias.data).for_each(|(y, b)| *y = y.wrapping_add(*b));
+            }
         }
+        Ints::new(x.rows, m.outputs(), data)
     }
 }
 
-/// A weight matrix in the clear.
-#[derive(Clone, Debug)]
-pub enum ClearMatrix {
-    /// For look-ups, one column a token.
-    Table(Ints),
-    /// For products.
-    Weights(Matrix),
+struct ClearParts<'s> {
+    device: &'s Device,
+    source: &'s mut dyn TensorSource,
+    tables: &'s PlanTables,
+}
+
+impl Parts<Clear> for ClearParts<'_> {
+    type Error = CheckpointError;
+
+    fn table(&mut self) -> std::result::Result<Ints, CheckpointError> {
+        self.rows(Parameter::Embedding)
+    }
+
+    fn matrix(&mut self, p: Parameter) -> std::result::Result<Matrix, CheckpointError> {
+        let ints = self.rows(p)?;
+        Ok(Matrix::new(&Words::upload(self.device, ints.data), ints.rows, ints.cols))
+    }
+
+    fn rows(&mut self, p: Parameter) -> std::result::Result<Ints, CheckpointError> {
+        let (rows, cols) = p.shape(self.source.config());
+        Ok(Ints::new(rows, cols, p.encode(&folded::load(self.source, p)?)))
+    }
+
+    fn norm(&mut self, n: NormId) -> Arc<NormTable> {
+        self.tables.norm(n)
+    }
+
+    fn softmax(&mut self, layer: usize) -> Arc<SoftmaxTables> {
+        self.tables.softmax(layer)
+    }
+
+    fn activation(&mut self, a: ActivationId) -> Arc<FunctionTable> {
+        self.tables.activation(a)
+    }
 }
 
 impl Values for Clear {
     type Act = Ints;
-    type Matrix = ClearMatrix;
+    /// One column a token.
+    type Table = Ints;
+    type Matrix = Matrix;
+    type Rows = Ints;
     type Norm = Arc<NormTable>;
     type Softmax = Arc<SoftmaxTables>;
-    type Gate = Arc<GateTable>;
+    type Activation = Arc<FunctionTable>;
     type Input = Vec<u32>;
     /// At scale 36.
-    type Logits = Ints;
+    type Output = Ints;
 }
 
 impl Algebra for Clear {
@@ -138,41 +153,58 @@ impl Algebra for Clear {
         Clear { path, device: self.device.clone() }
     }
 
-    async fn embed(&self, tokens: &Vec<u32>, table: &ClearMatrix) -> Result<Ints> {
-        let ClearMatrix::Table(t) = table else { unreachable!("embeddings are looked up") };
+    async fn embed(&self, tokens: &Vec<u32>, t: &Ints) -> Result<Ints> {
         let column = |&token: &u32| (0..t.rows).map(move |j| t.data[j * t.cols + token as usize]);
         Ok(Ints::new(tokens.len(), t.rows, tokens.iter().flat_map(column).collect()))
+    }
+
+    fn add_rows(&self, x: &Ints, rows: &Ints, index: &[Option<usize>]) -> Ints {
+        let mut data = x.data.clone();
+        for (x, i) in data.chunks_exact_mut(x.cols).zip(index) {
+            let Some(i) = i else { continue };
+            x.iter_mut().zip(&rows.data[i * rows.cols..]).for_each(|(x, r)| *x = x.wrapping_add(*r));
+        }
+        Ints { data, ..*x }
     }
 
     async fn norm(&self, x: &Ints, t: &Arc<NormTable>) -> Result<Ints> {
         let mut data = Vec::with_capacity(x.data.len());
         for row in x.data.chunks_exact(x.cols) {
-            let r = t.clear_factor(row).ok_or_else(|| {
+            let scaled = t.clear(row).ok_or_else(|| {
                 let unit = 2f64.powi(SCALE as i32);
-                let value = row.iter().map(|&v| (v as i64 as f64 / unit).powi(2)).sum();
+                let square = row.iter().map(|&v| (v as i64 as f64 / unit).powi(2)).sum::<f64>();
                 Error::Range {
-                    scope: format!("{}/statistic", self.path),
-                    value,
+                    scope: format!("{}/statistic of a row with the sum of squares", self.path),
+                    value: square,
                     low: t.row.low,
                     high: t.row.high,
                 }
             })?;
-            data.extend(row.iter().map(|v| v.wrapping_mul(r)));
+            data.extend(scaled);
         }
         let data = self.truncated(data, SCALE + t.factor_scale, t.factor_scale)?;
         Ok(Ints { data, ..*x })
     }
 
-    async fn linear(&self, x: &Ints, w: &ClearMatrix) -> Result<Ints> {
-        let y = self.product(x, w);
+    async fn linear(&self, x: &Ints, w: &Linear<Clear>) -> Result<Ints> {
+        let y = self.affine(x, w);
         Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
     }
 
-    async fn linear_rotated(&self, x: &Ints, w: &ClearMatrix, r: &Rotation) -> Result<Ints> {
-        let y = self.product(x, w);
+    async fn linear_rotated(&self, x: &Ints, w: &Linear<Clear>, r: &Rotation) -> Result<Ints> {
+        let y = self.affine(x, w);
         let turned = r.apply(&self.device, &self.upload(&y)).to_vec();
         let data = self.truncated(turned, 2 * SCALE + ANGLE_SCALE, SCALE + ANGLE_SCALE)?;
         Ok(Ints { data, ..y })
+    }
+
+    async fn linear_beside(&self, x: &Ints, w: &Linear<Clear>, h: &Ints, gain: &Ints) -> Result<Ints> {
+        let mut y = self.affine(x, w);
+        for (y, h) in y.data.chunks_exact_mut(y.cols).zip(h.data.chunks_exact(h.cols)) {
+            let terms = h.iter().zip(&gain.data);
+            y.iter_mut().zip(terms).for_each(|(y, (h, g))| *y = y.wrapping_add(h.wrapping_mul(*g)));
+        }
+        Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
     }
 
     fn width(&self, x: &Ints) -> usize {
@@ -242,9 +274,17 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?, ..*o })
     }
 
-    async fn gated(&self, g: &Ints, u: &Ints, t: &Arc<GateTable>) -> Result<Ints> {
+    async fn activate(&self, x: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
         let (low, high) = t.table.spec.range();
-        self.check("gate", &g.data, SCALE, low, high)?;
+        self.check("input", &x.data, SCALE, low, high)?;
+        let data = x.data.iter().map(|v| t.table.clear(*v, 0, Ring::Z64)).collect();
+        let out = t.table.spec.out_scale();
+        Ok(Ints { data: self.truncated(data, out, out - SCALE)?, ..*x })
+    }
+
+    async fn gated(&self, g: &Ints, u: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
+        let (low, high) = t.table.spec.range();
+        self.check("input", &g.data, SCALE, low, high)?;
         let f = |(g, u): (&u64, &u64)| t.table.clear(*g, 0, Ring::Z64).wrapping_mul(*u);
         let z: Vec<u64> = g.data.iter().zip(&u.data).map(f).collect();
         // The product in the ring may wrap unseen, so the bound is checked on numbers.
@@ -252,7 +292,7 @@ impl Algebra for Clear {
         let out = t.table.spec.out_scale() + SCALE;
         let limit = 2f64.powi(62 - out as i32);
         for (g, u) in g.data.iter().zip(&u.data) {
-            let value = protocol::gates::table::silu(*g as i64 as f64 / unit) * (*u as i64 as f64 / unit);
+            let value = (t.function)(*g as i64 as f64 / unit) * (*u as i64 as f64 / unit);
             if value.abs() >= limit {
                 let scope = format!("{}/product", self.path);
                 return Err(Error::Range { scope, value, low: -limit, high: limit });
@@ -261,7 +301,16 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(z, out, out - SCALE)?, ..*g })
     }
 
-    fn logits(&self, x: &Ints, w: &ClearMatrix) -> Result<Ints> {
-        Ok(self.product(x, w))
+    fn scores_out(&self, x: &Ints, w: &Linear<Clear>) -> Result<Ints> {
+        Ok(self.affine(x, w))
+    }
+
+    fn pooled_out(&self, x: &Ints, gain: &Ints, bias: &Ints) -> Result<Ints> {
+        let mut sum: Vec<u64> = bias.data.iter().map(|b| b.wrapping_mul(x.rows as u64)).collect();
+        for row in x.data.chunks_exact(x.cols) {
+            let terms = row.iter().zip(&gain.data);
+            sum.iter_mut().zip(terms).for_each(|(s, (x, g))| *s = s.wrapping_add(x.wrapping_mul(*g)));
+        }
+        Ok(Ints::new(1, x.cols, sum))
     }
 }

@@ -1,19 +1,20 @@
 //! Cost alone: the same program on shapes, charging every gate's declared cost round by round. Parts that run side by
 //! side share their exchanges here exactly as in the protocol.
 
-use crate::algebra::{Algebra, SCALE, Values};
+use crate::algebra::{Act, Algebra, Linear, SCALE, Values};
 use crate::attention::AttentionShape;
-
-use crate::checkpoint::LlamaConfig;
-use crate::llama::{Cache, Layer, Llama, LogitRows, MatrixId};
-use crate::plan::{GateTable, PlanTables};
+use crate::checkpoint::ModelConfig;
+use crate::model::{ActivationId, Cache, Model, NormId, OutputRows, Parts};
+use crate::parameter::Parameter;
+use crate::plan::{FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use protocol::gates::norm::NormTable;
 use protocol::gates::product::{product_cost, reshare_cost};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::{glu, max, truncate};
+use protocol::gates::{glu, lut, max, truncate};
 use protocol::{Cost, Ledger, Result, Shape};
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,94 +37,87 @@ pub struct Dry {
     work: Rc<RefCell<Work>>,
 }
 
-impl Layer<Dry> {
-    fn shapes(&self) -> Layer<Dry> {
-        Layer {
-            attention_norm: self.attention_norm.clone(),
-            softmax: self.softmax.clone(),
-            feed_forward_norm: self.feed_forward_norm.clone(),
-            gate: self.gate.clone(),
-            ..*self
-        }
-    }
-}
-
 impl Values for Dry {
     type Act = Shape;
+    type Table = Shape;
     type Matrix = Shape;
+    type Rows = Shape;
     type Norm = Arc<NormTable>;
     type Softmax = Arc<SoftmaxTables>;
-    type Gate = Arc<GateTable>;
+    type Activation = Arc<FunctionTable>;
     type Input = usize;
-    type Logits = Shape;
+    type Output = Shape;
+}
+
+struct DryParts<'t> {
+    config: &'t ModelConfig,
+    tables: &'t PlanTables,
+}
+
+impl Parts<Dry> for DryParts<'_> {
+    type Error = Infallible;
+
+    fn table(&mut self) -> std::result::Result<Shape, Infallible> {
+        self.matrix(Parameter::Embedding)
+    }
+
+    fn matrix(&mut self, p: Parameter) -> std::result::Result<Shape, Infallible> {
+        let (rows, cols) = p.shape(self.config);
+        Ok(Shape::new(rows, cols))
+    }
+
+    fn rows(&mut self, p: Parameter) -> std::result::Result<Shape, Infallible> {
+        self.matrix(p)
+    }
+
+    fn norm(&mut self, n: NormId) -> Arc<NormTable> {
+        self.tables.norm(n)
+    }
+
+    fn softmax(&mut self, layer: usize) -> Arc<SoftmaxTables> {
+        self.tables.softmax(layer)
+    }
+
+    fn activation(&mut self, a: ActivationId) -> Arc<FunctionTable> {
+        self.tables.activation(a)
+    }
 }
 
 impl Dry {
     /// Loads a model's shapes.
-    pub fn model(config: &LlamaConfig, tables: &PlanTables) -> Llama<Dry> {
-        let shape = |id: MatrixId| {
-            let (rows, cols) = id.shape(config);
-            Shape::new(rows, cols)
-        };
-        let layers = tables
-            .layers
-            .iter()
-            .enumerate()
-            .map(|(i, t)| Layer {
-                attention_norm: t.attention_norm.clone(),
-                qkv: shape(MatrixId::Qkv(i)),
-                softmax: t.softmax.clone(),
-                o: shape(MatrixId::O(i)),
-                feed_forward_norm: t.feed_forward_norm.clone(),
-                gate_up: shape(MatrixId::GateUp(i)),
-                gate: t.gate.clone(),
-                down: shape(MatrixId::Down(i)),
-            })
-            .collect();
-        Llama {
-            config: config.clone(),
-            embedding: shape(MatrixId::Embedding),
-            layers,
-            final_norm: tables.final_norm.clone(),
-            output: shape(MatrixId::Output),
+    pub fn model(config: &ModelConfig, tables: &PlanTables) -> Model<Dry> {
+        match Model::build(config, &mut DryParts { config, tables }) {
+            Ok(model) => model,
+            Err(never) => match never {},
         }
     }
 
     /// Cost of one pass of `count` new tokens.
-    pub fn pass(model: &Llama<Dry>, count: usize, cache: &mut Cache<Dry>, rows: LogitRows) -> Work {
+    pub fn pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, rows: OutputRows) -> Work {
         let dry = Dry::default();
-        let program = model.forward(&dry, &count, count, cache, rows);
-        let mut program = std::pin::pin!(program);
-        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
-        // Every time all branches wait, one exchange takes place.
-        while program.as_mut().poll(&mut task).is_pending() {
-            dry.work.borrow_mut().ledger.exchanges += 1;
-        }
+        dry.exchanging(model.forward(&dry, &count, count, cache, rows));
         dry.charged()
     }
 
-    /// Exchanges of the costliest decoder layer.
-    pub fn exchanges_per_layer(model: &Llama<Dry>) -> u64 {
-        let rest = Self::exchanges_of(model, &[]);
-        (0..model.layers.len()).map(|i| Self::exchanges_of(model, &[i]) - rest).max().unwrap_or(0)
+    /// Runs a program: every time all its branches wait, one exchange takes place.
+    fn exchanging<T>(&self, program: impl Future<Output = Result<T>>) {
+        let mut program = std::pin::pin!(program);
+        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+        while program.as_mut().poll(&mut task).is_pending() {
+            self.work.borrow_mut().ledger.exchanges += 1;
+        }
     }
 
-    /// Exchanges of a pass that belong to no layer: embedding, last norm, output.
-    pub fn exchanges_outside_layers(model: &Llama<Dry>) -> u64 {
-        Self::exchanges_of(model, &[])
-    }
-
-    /// Exchanges of a one-token pass through some of the layers.
-    fn exchanges_of(model: &Llama<Dry>, layers: &[usize]) -> u64 {
-        let part = Llama {
-            config: LlamaConfig { layers: layers.len(), ..model.config.clone() },
-            embedding: model.embedding,
-            layers: layers.iter().map(|&i| model.layers[i].shapes()).collect(),
-            final_norm: model.final_norm.clone(),
-            output: model.output,
+    /// Exchanges of each layer in a pass of one token.
+    pub fn exchanges_by_layer(model: &Model<Dry>) -> Vec<u64> {
+        let pass = crate::model::Pass::new(&model.config, 0, 1, None);
+        let exchanges = |layer: &crate::model::Layer<Dry>| {
+            let dry = Dry::default();
+            let x = Shape::new(1, model.config.d_model);
+            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut None, &pass));
+            dry.charged().ledger.exchanges
         };
-        let mut cache = Cache::new(&part.config);
-        Dry::pass(&part, 1, &mut cache, LogitRows::Last).ledger.exchanges
+        model.layers.iter().map(exchanges).collect()
     }
 
     fn charged(&self) -> Work {
@@ -131,23 +125,20 @@ impl Dry {
     }
 
     async fn charge(&self, cost: Cost) {
-        let mut ahead = Cost { rounds: vec![], dealt: cost.dealt };
+        let mut dealt = cost.dealt;
         for bytes in cost.rounds {
-            {
-                let mut once = Ledger::default();
-                once += &Cost { rounds: vec![bytes], dealt: std::mem::take(&mut ahead.dealt) };
-                self.add(&once);
-            }
+            self.ahead(Cost { rounds: vec![bytes], dealt: std::mem::take(&mut dealt) });
             let mut waited = false;
             poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending })
                 .await;
         }
-        let mut rest = Ledger::default();
-        rest += &ahead;
-        self.add(&rest);
+        self.ahead(Cost { rounds: vec![], dealt });
     }
 
-    fn add(&self, l: &Ledger) {
+    /// Charges bytes; exchanges are counted where a program waits.
+    fn ahead(&self, cost: Cost) {
+        let mut l = Ledger::default();
+        l += &cost;
         let mut work = self.work.borrow_mut();
         for (a, b) in work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
             *a += b;
@@ -155,7 +146,7 @@ impl Dry {
     }
 
     /// Products with a weight matrix: two for each evaluator, one for the dealer.
-    fn multiply(&self, x: &Shape, w: &Shape) -> Shape {
+    fn multiply(&self, x: &Act<Dry>, w: &Shape) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
         self.work.borrow_mut().weight_macs += 5 * (x.rows * w.len()) as u64;
         Shape::new(x.rows, w.rows)
@@ -179,20 +170,31 @@ impl Algebra for Dry {
         Ok(y)
     }
 
+    fn add_rows(&self, x: &Shape, _: &Shape, _: &[Option<usize>]) -> Shape {
+        *x
+    }
+
     async fn norm(&self, x: &Shape, t: &Arc<NormTable>) -> Result<Shape> {
         self.charge(t.cost(x.rows, x.cols, RING)).await;
         Ok(*x)
     }
 
-    async fn linear(&self, x: &Shape, w: &Shape) -> Result<Shape> {
-        let y = self.multiply(x, w);
+    async fn linear(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
+        let y = self.multiply(x, &w.weight);
         self.product_truncated(y.len(), SCALE).await;
         Ok(y)
     }
 
-    async fn linear_rotated(&self, x: &Shape, w: &Shape, _: &Rotation) -> Result<Shape> {
-        let y = self.multiply(x, w);
+    async fn linear_rotated(&self, x: &Shape, w: &Linear<Dry>, _: &Rotation) -> Result<Shape> {
+        let y = self.multiply(x, &w.weight);
         self.product_truncated(y.len(), SCALE + ANGLE_SCALE).await;
+        Ok(y)
+    }
+
+    async fn linear_beside(&self, x: &Shape, w: &Linear<Dry>, _: &Shape, _: &Shape) -> Result<Shape> {
+        let y = self.multiply(x, &w.weight);
+        self.charge(product_cost(y.len(), RING)).await;
+        self.product_truncated(y.len(), SCALE).await;
         Ok(y)
     }
 
@@ -243,16 +245,24 @@ impl Algebra for Dry {
         Ok(*o)
     }
 
-    async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<GateTable>) -> Result<Shape> {
+    async fn activate(&self, x: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
+        self.charge(lut::cost(x.len(), &t.table.spec, SCALE, RING)).await;
+        Ok(*x)
+    }
+
+    async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
         self.charge(glu::cost(g.len(), &t.table.spec, SCALE, SCALE, RING)).await;
         Ok(*g)
     }
 
-    fn logits(&self, x: &Shape, w: &Shape) -> Result<Shape> {
-        let y = self.multiply(x, w);
-        let mut l = Ledger::default();
-        l += &product_cost(y.len(), RING);
-        self.add(&l);
+    fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
+        let y = self.multiply(x, &w.weight);
+        self.ahead(product_cost(y.len(), RING));
         Ok(y)
+    }
+
+    fn pooled_out(&self, x: &Shape, _: &Shape, _: &Shape) -> Result<Shape> {
+        self.ahead(product_cost(x.cols, RING));
+        Ok(Shape::new(1, x.cols))
     }
 }

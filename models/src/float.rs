@@ -1,14 +1,16 @@
 //! The plaintext reference: 32-bit floating point and exact functions. Optionally watches the ranges of what the
 //! gates of the other readings have to cover.
 
-use crate::algebra::{Algebra, Values};
+use crate::algebra::{Algebra, Linear, Values};
 use crate::attention::AttentionShape;
-use crate::checkpoint::{CheckpointError, LlamaConfig, TensorSource};
-use crate::float_math::{matmul_t, silu};
+use crate::checkpoint::{Activation, CheckpointError, Family, TensorSource};
+use crate::float_math::{gelu, gelu_tanh, matmul_t, silu};
 use crate::folded;
-use crate::llama::{Layer, Llama, MatrixId};
+use crate::model::{ActivationId, Model, NormId, Parts};
+use crate::parameter::Parameter;
 use crate::rotary::Rotation;
 use protocol::Result;
+use protocol::gates::norm::NormKind;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -73,40 +75,87 @@ impl Float {
     }
 
     /// Loads a model for this reading.
-    pub fn load(source: &mut dyn TensorSource) -> std::result::Result<Llama<Float>, CheckpointError> {
-        let config: LlamaConfig = source.config().clone();
-        let mut matrix = |id: MatrixId| {
-            let (rows, cols) = id.shape(&config);
-            folded::load(source, id).map(|data| Mat::new(rows, cols, data))
-        };
-        let eps = config.rms_eps as f32;
-        let layers = (0..config.layers)
-            .map(|i| {
-                Ok(Layer {
-                    attention_norm: eps,
-                    qkv: matrix(MatrixId::Qkv(i))?,
-                    softmax: (),
-                    o: matrix(MatrixId::O(i))?,
-                    feed_forward_norm: eps,
-                    gate_up: matrix(MatrixId::GateUp(i))?,
-                    gate: (),
-                    down: matrix(MatrixId::Down(i))?,
-                })
-            })
-            .collect::<std::result::Result<_, CheckpointError>>()?;
-        let (embedding, output) = (matrix(MatrixId::Embedding)?, matrix(MatrixId::Output)?);
-        Ok(Llama { config: config.clone(), embedding, layers, final_norm: eps, output })
+    ///
+    /// # Errors
+    /// The checkpoint is unusable.
+    pub fn load(source: &mut dyn TensorSource) -> std::result::Result<Model<Float>, CheckpointError> {
+        let config = source.config().clone();
+        Model::build(&config, &mut FloatParts { source })
     }
+}
+
+/// Parts of a model for this reading, as they are asked for.
+pub struct FloatParts<'s> {
+    /// Where the weights come from.
+    pub source: &'s mut dyn TensorSource,
+}
+
+impl FloatParts<'_> {
+    fn load(&mut self, p: Parameter) -> std::result::Result<Mat, CheckpointError> {
+        let (rows, cols) = p.shape(self.source.config());
+        folded::load(self.source, p).map(|data| Mat::new(rows, cols, data))
+    }
+}
+
+impl Parts<Float> for FloatParts<'_> {
+    type Error = CheckpointError;
+
+    fn table(&mut self) -> std::result::Result<Mat, CheckpointError> {
+        self.load(Parameter::Embedding)
+    }
+
+    fn matrix(&mut self, p: Parameter) -> std::result::Result<Mat, CheckpointError> {
+        self.load(p)
+    }
+
+    fn rows(&mut self, p: Parameter) -> std::result::Result<Mat, CheckpointError> {
+        self.load(p)
+    }
+
+    fn norm(&mut self, _: NormId) -> FloatNorm {
+        let c = self.source.config();
+        FloatNorm { kind: norm_kind(c.family), eps: c.norm_eps }
+    }
+
+    fn softmax(&mut self, _: usize) {}
+
+    fn activation(&mut self, a: ActivationId) -> fn(f32) -> f32 {
+        match (a, self.source.config().activation) {
+            (ActivationId::Pooler, _) => f32::tanh,
+            (_, Activation::Silu) => silu,
+            (_, Activation::Gelu) => gelu,
+            (_, Activation::GeluTanh) => gelu_tanh,
+        }
+    }
+}
+
+/// Which norm a family computes once its weights are folded.
+pub(crate) fn norm_kind(family: Family) -> NormKind {
+    match family {
+        Family::Llama | Family::Gpt2 => NormKind::Rms,
+        Family::Bert | Family::Roberta => NormKind::Layer,
+    }
+}
+
+/// A norm without gain and bias.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatNorm {
+    /// Whether the mean is subtracted.
+    pub kind: NormKind,
+    /// Added to the mean square or the variance.
+    pub eps: f64,
 }
 
 impl Values for Float {
     type Act = Mat;
+    type Table = Mat;
     type Matrix = Mat;
-    type Norm = f32;
+    type Rows = Mat;
+    type Norm = FloatNorm;
     type Softmax = ();
-    type Gate = ();
+    type Activation = fn(f32) -> f32;
     type Input = Vec<u32>;
-    type Logits = Mat;
+    type Output = Mat;
 }
 
 impl Algebra for Float {
@@ -128,22 +177,42 @@ impl Algebra for Float {
         Ok(Mat::new(tokens.len(), table.rows, data))
     }
 
-    async fn norm(&self, x: &Mat, eps: &f32) -> Result<Mat> {
+    fn add_rows(&self, x: &Mat, rows: &Mat, index: &[Option<usize>]) -> Mat {
         let mut data = x.data.clone();
+        for (x, i) in data.chunks_exact_mut(x.cols).zip(index) {
+            let Some(i) = i else { continue };
+            x.iter_mut().zip(&rows.data[i * rows.cols..]).for_each(|(x, r)| *x += r);
+        }
+        Mat { data, ..*x }
+    }
+
+    async fn norm(&self, x: &Mat, norm: &FloatNorm) -> Result<Mat> {
+        let mut data = x.data.clone();
+        let d = x.cols as f64;
         for row in data.chunks_exact_mut(x.cols) {
-            let mean = row.iter().map(|v| v * v).sum::<f32>() / x.cols as f32;
-            self.see("mean_square", std::iter::once(mean));
-            let r = 1.0 / (mean + eps).sqrt();
-            row.iter_mut().for_each(|v| *v *= r);
+            let sum = |f: &dyn Fn(f64) -> f64| row.iter().map(|v| f(f64::from(*v))).sum::<f64>();
+            let mean = if norm.kind == NormKind::Layer { sum(&|v| v) / d } else { 0.0 };
+            let square = sum(&|v| (v - mean) * (v - mean)) / d;
+            self.see("mean_square", std::iter::once(square as f32));
+            let r = 1.0 / (square + norm.eps).sqrt();
+            row.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * r) as f32);
         }
         Ok(Mat { data, ..*x })
     }
 
-    async fn linear(&self, x: &Mat, w: &Mat) -> Result<Mat> {
-        Ok(Mat::new(x.rows, w.rows, matmul_t(&x.data, x.rows, x.cols, &w.data, w.rows)))
+    async fn linear(&self, x: &Mat, w: &Linear<Float>) -> Result<Mat> {
+        Ok(affine(x, w))
     }
 
-    async fn linear_rotated(&self, x: &Mat, w: &Mat, r: &Rotation) -> Result<Mat> {
+    async fn linear_beside(&self, x: &Mat, w: &Linear<Float>, h: &Mat, gain: &Mat) -> Result<Mat> {
+        let mut y = affine(x, w);
+        for (y, h) in y.data.chunks_exact_mut(y.cols).zip(h.data.chunks_exact(h.cols)) {
+            y.iter_mut().zip(h).zip(&gain.data).for_each(|((y, h), g)| *y += h * g);
+        }
+        Ok(y)
+    }
+
+    async fn linear_rotated(&self, x: &Mat, w: &Linear<Float>, r: &Rotation) -> Result<Mat> {
         let y = self.linear(x, w).await?;
         self.see("value", y.data.iter().copied());
         let turned = |i: usize| {
@@ -208,16 +277,41 @@ impl Algebra for Float {
         Ok(Mat { data, ..*o })
     }
 
-    async fn gated(&self, g: &Mat, u: &Mat, (): &()) -> Result<Mat> {
-        self.see("gate", g.data.iter().copied());
-        let data: Vec<f32> = g.data.iter().zip(&u.data).map(|(g, u)| silu(*g) * u).collect();
+    async fn activate(&self, x: &Mat, f: &fn(f32) -> f32) -> Result<Mat> {
+        self.see("input", x.data.iter().copied());
+        Ok(Mat { data: x.data.iter().map(|v| f(*v)).collect(), ..*x })
+    }
+
+    async fn gated(&self, g: &Mat, u: &Mat, f: &fn(f32) -> f32) -> Result<Mat> {
+        self.see("input", g.data.iter().copied());
+        let data: Vec<f32> = g.data.iter().zip(&u.data).map(|(g, u)| f(*g) * u).collect();
         self.see("product", data.iter().copied());
         Ok(Mat { data, ..*g })
     }
 
-    fn logits(&self, x: &Mat, w: &Mat) -> Result<Mat> {
-        Ok(Mat::new(x.rows, w.rows, matmul_t(&x.data, x.rows, x.cols, &w.data, w.rows)))
+    fn scores_out(&self, x: &Mat, w: &Linear<Float>) -> Result<Mat> {
+        Ok(affine(x, w))
     }
+
+    fn pooled_out(&self, x: &Mat, gain: &Mat, bias: &Mat) -> Result<Mat> {
+        let mut sum = vec![0f64; x.cols];
+        for row in x.data.chunks_exact(x.cols) {
+            let terms = row.iter().zip(&gain.data).zip(&bias.data);
+            sum.iter_mut().zip(terms).for_each(|(s, ((x, g), b))| *s += f64::from(x * g) + f64::from(*b));
+        }
+        Ok(Mat::new(1, x.cols, sum.into_iter().map(|v| v as f32).collect()))
+    }
+}
+
+fn affine(x: &Mat, w: &Linear<Float>) -> Mat {
+    let m = &w.weight;
+    let mut data = matmul_t(&x.data, x.rows, x.cols, &m.data, m.rows);
+    if let Some(bias) = &w.bias {
+        for row in data.chunks_exact_mut(m.rows) {
+            row.iter_mut().zip(&bias.data).for_each(|(y, b)| *y += b);
+        }
+    }
+    Mat::new(x.rows, m.rows, data)
 }
 
 fn products(a: &[f32], b: &[f32], g: &kernels::GemmBatch) -> Vec<f32> {

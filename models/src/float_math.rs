@@ -130,6 +130,19 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
+/// `x · Φ(x)`.
+pub fn gelu(x: f32) -> f32 {
+    let x = f64::from(x);
+    (0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)) as f32
+}
+
+/// The tanh approximation of [`gelu`].
+pub fn gelu_tanh(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+    let x = f64::from(x);
+    (0.5 * x * (1.0 + libm::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))) as f32
+}
+
 /// Softmax of every row of length `columns`, in place. An element at minus infinity gets 0; a row
 /// must have at least one that is not.
 pub fn softmax_rows(x: &mut [f32], columns: usize) {

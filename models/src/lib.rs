@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod attention;
+mod bert;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod clear;
@@ -11,10 +12,12 @@ pub mod float;
 pub mod float_math;
 pub mod folded;
 pub mod gguf;
-pub mod llama;
+mod gpt2;
+mod llama;
+pub mod model;
+pub mod parameter;
 pub mod plan;
 pub mod rotary;
 pub mod secure;
 pub mod shared;
 pub mod tokenizer;
-pub mod weights;

@@ -3,20 +3,22 @@
 //! They say nothing about any client's input.
 
 use crate::algebra::SCALE;
-use crate::checkpoint::LlamaConfig;
+use crate::checkpoint::{Activation, Head, ModelConfig};
+use crate::float::norm_kind;
+use crate::model::{ActivationId, NormId};
 use kernels::Device;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable};
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::gates::table::{Table, TableSpec, silu};
+use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of gates, scales and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 1;
+pub const PROGRAM_VERSION: u32 = 2;
 
-/// Mean squares a norm covers.
+/// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NormRange {
     /// Lower end.
@@ -25,69 +27,107 @@ pub struct NormRange {
     pub high: f64,
 }
 
+/// A function's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablePlan {
+    /// It covers ±2^range_log2.
+    pub range_log2: u32,
+    /// With 2^entries_log2 entries.
+    pub entries_log2: u32,
+    /// And slopes of this many fractional bits (fewer where products with it are large).
+    pub slope_scale: u32,
+}
+
 /// A layer's ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerPlan {
-    /// Norm before attention.
+    /// Norm of the attention block.
     pub attention_norm: NormRange,
-    /// Norm before the feed-forward block.
+    /// Norm of the feed-forward block.
     pub feed_forward_norm: NormRange,
     /// Buckets of the coarse maximum, 64 or 128.
     pub score_buckets: usize,
-    /// The gate's table covers ±2^gate_range_log2.
-    pub gate_range_log2: u32,
-    /// With 2^gate_entries_log2 entries.
-    pub gate_entries_log2: u32,
-    /// And slopes of this many fractional bits (fewer where gate·up is large).
-    pub gate_slope_scale: u32,
+    /// Function of the feed-forward block.
+    pub activation: TablePlan,
 }
 
 /// A model's ranges.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Longest sequence the tables are made for.
     pub longest: usize,
     /// Layer by layer.
     pub layers: Vec<LayerPlan>,
-    /// Last norm.
-    pub final_norm: NormRange,
+    /// Norm of the embeddings (BERT), or before the output layer (decoders).
+    pub outer_norm: NormRange,
+    /// tanh of a classifier's pooler.
+    pub pooler: Option<TablePlan>,
 }
 
-/// Table of a gated activation with its parameters.
+/// A table and what it approximates.
 #[derive(Clone, Debug)]
-pub struct GateTable {
-    /// SiLU.
+pub struct FunctionTable {
+    /// The table.
     pub table: Table,
+    /// The function.
+    pub function: fn(f64) -> f64,
 }
 
 /// A layer's tables on a device.
 #[derive(Clone)]
 pub struct LayerTables {
-    /// Norm before attention.
-    pub attention_norm: Arc<NormTable>,
-    /// Norm before the feed-forward block.
-    pub feed_forward_norm: Arc<NormTable>,
-    /// Softmax.
-    pub softmax: Arc<SoftmaxTables>,
-    /// Gated activation.
-    pub gate: Arc<GateTable>,
+    attention_norm: Arc<NormTable>,
+    feed_forward_norm: Arc<NormTable>,
+    softmax: Arc<SoftmaxTables>,
+    activation: Arc<FunctionTable>,
 }
 
 /// A model's tables on a device. Layers with equal parameters share them.
 #[derive(Clone)]
 pub struct PlanTables {
-    /// Layer by layer.
-    pub layers: Vec<LayerTables>,
-    /// Last norm.
-    pub final_norm: Arc<NormTable>,
+    layers: Vec<LayerTables>,
+    outer_norm: Arc<NormTable>,
+    pooler: Option<Arc<FunctionTable>>,
+}
+
+/// The function that a configuration names.
+pub fn function(activation: Activation) -> fn(f64) -> f64 {
+    match activation {
+        Activation::Silu => silu,
+        Activation::Gelu => gelu,
+        Activation::GeluTanh => gelu_tanh,
+    }
+}
+
+impl TablePlan {
+    fn validate(&self) -> Result<(), String> {
+        let fits = (1..=8).contains(&self.range_log2)
+            && (4..=12).contains(&self.entries_log2)
+            && (4..=20).contains(&self.slope_scale);
+        if fits { Ok(()) } else { Err(format!("impossible table parameters {self:?}")) }
+    }
+
+    /// Builds it.
+    pub fn table(&self, device: &Device, function: fn(f64) -> f64) -> FunctionTable {
+        let spec = TableSpec::symmetric(self.range_log2, self.entries_log2, SCALE, self.slope_scale);
+        FunctionTable { table: Table::new(device, spec, function), function }
+    }
 }
 
 impl Plan {
     /// Checks numbers that came from outside.
-    pub fn validate(&self, c: &LlamaConfig) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Says which does not fit the model, or the gates.
+    pub fn validate(&self, c: &ModelConfig) -> Result<(), String> {
+        let per = match norm_kind(c.family) {
+            NormKind::Rms => c.d_model as f64,
+            NormKind::Layer => (c.d_model as f64).powi(2),
+        };
         let norm = |r: &NormRange, what: &str| {
             // The statistic of a row must fit the ring with its lowest bits dropped, see `NormTable`.
-            let bits = (r.high * c.d_model as f64).log2() + 2.0 * f64::from(SCALE);
+            let bits = (r.high * per).log2() + 2.0 * f64::from(SCALE);
             if r.low.is_finite() && r.high.is_finite() && 1e-9 < r.low && r.low < r.high && bits < 76.0 {
                 Ok(())
             } else {
@@ -97,36 +137,35 @@ impl Plan {
         if self.layers.len() != c.layers {
             return Err(format!("a plan for {} layers, a model of {}", self.layers.len(), c.layers));
         }
-        if !(1..=1 << 16).contains(&self.longest) {
-            return Err(format!("longest sequence {} outside 1..65536", self.longest));
+        if !(1..=1 << 16).contains(&self.longest) || self.longest > c.context {
+            return Err(format!("longest sequence {}, context {}", self.longest, c.context));
         }
-        norm(&self.final_norm, "final norm")?;
+        if self.pooler.is_some() != matches!(c.head, Head::Classifier { .. }) {
+            return Err("a pooler's table belongs to a classifier".into());
+        }
+        norm(&self.outer_norm, "outer norm")?;
+        self.pooler.map_or(Ok(()), |p| p.validate().map_err(|e| format!("pooler: {e}")))?;
         for (i, l) in self.layers.iter().enumerate() {
             norm(&l.attention_norm, &format!("layer {i}, attention norm"))?;
             norm(&l.feed_forward_norm, &format!("layer {i}, feed-forward norm"))?;
-            let gate = (1..=8).contains(&l.gate_range_log2)
-                && (4..=12).contains(&l.gate_entries_log2)
-                && (4..=20).contains(&l.gate_slope_scale);
-            if !gate || ![64, 128].contains(&l.score_buckets) {
-                return Err(format!("layer {i}: impossible table parameters {l:?}"));
+            l.activation.validate().map_err(|e| format!("layer {i}: {e}"))?;
+            if ![64, 128].contains(&l.score_buckets) {
+                return Err(format!("layer {i}: {} buckets of scores", l.score_buckets));
             }
         }
         Ok(())
     }
 
     /// Builds all tables.
-    pub fn tables(&self, device: &Device, c: &LlamaConfig) -> PlanTables {
-        let mut norms: Vec<(NormRange, Arc<NormTable>)> = vec![];
-        let mut norm = |r: NormRange| match norms.iter().find(|(k, _)| *k == r) {
-            Some((_, t)) => t.clone(),
-            None => {
-                let t = NormTable::new(device, NormKind::Rms, c.d_model, SCALE, c.rms_eps, r.low, r.high);
-                norms.push((r, Arc::new(t)));
-                norms[norms.len() - 1].1.clone()
-            }
+    pub fn tables(&self, device: &Device, c: &ModelConfig) -> PlanTables {
+        let kind = norm_kind(c.family);
+        let mut norms = vec![];
+        let mut norm = |r: NormRange| {
+            cached(&mut norms, r, |r| {
+                NormTable::new(device, kind, c.d_model, SCALE, c.norm_eps, r.low, r.high)
+            })
         };
-        let mut softmaxes: Vec<(usize, Arc<SoftmaxTables>)> = vec![];
-        let mut gates: Vec<([u32; 3], Arc<GateTable>)> = vec![];
+        let (mut softmaxes, mut activations) = (vec![], vec![]);
         let layers = self
             .layers
             .iter()
@@ -136,16 +175,13 @@ impl Plan {
                 softmax: cached(&mut softmaxes, l.score_buckets, |b| {
                     SoftmaxTables::new(device, 2 * SCALE, Levels::new(b), self.longest)
                 }),
-                gate: cached(
-                    &mut gates,
-                    [l.gate_range_log2, l.gate_entries_log2, l.gate_slope_scale],
-                    |[r, e, s]| GateTable {
-                        table: Table::new(device, TableSpec::symmetric(r, e, SCALE, s), silu),
-                    },
-                ),
+                activation: cached(&mut activations, l.activation, |a| {
+                    a.table(device, function(c.activation))
+                }),
             })
             .collect();
-        PlanTables { layers, final_norm: norm(self.final_norm) }
+        let pooler = self.pooler.map(|p| Arc::new(p.table(device, libm::tanh)));
+        PlanTables { layers, outer_norm: norm(self.outer_norm), pooler }
     }
 }
 
@@ -159,8 +195,33 @@ fn cached<K: PartialEq + Copy, T>(all: &mut Vec<(K, Arc<T>)>, key: K, make: impl
 }
 
 impl PlanTables {
+    /// A norm's tables.
+    pub fn norm(&self, n: NormId) -> Arc<NormTable> {
+        match n {
+            NormId::Outer => self.outer_norm.clone(),
+            NormId::Attention(i) => self.layers[i].attention_norm.clone(),
+            NormId::FeedForward(i) => self.layers[i].feed_forward_norm.clone(),
+        }
+    }
+
+    /// A layer's softmax tables.
+    pub fn softmax(&self, layer: usize) -> Arc<SoftmaxTables> {
+        self.layers[layer].softmax.clone()
+    }
+
+    /// A function's table.
+    ///
+    /// # Panics
+    /// For the pooler of a model without one; plans are validated.
+    pub fn activation(&self, a: ActivationId) -> Arc<FunctionTable> {
+        match a {
+            ActivationId::Layer(i) => self.layers[i].activation.clone(),
+            ActivationId::Pooler => self.pooler.clone().expect("a validated plan has the pooler's table"),
+        }
+    }
+
     /// What parties compare before they compute together: program version, model, plan and every table entry.
-    pub fn digest(&self, config: &LlamaConfig, plan: &Plan) -> [u8; 32] {
+    pub fn digest(&self, config: &ModelConfig, plan: &Plan) -> [u8; 32] {
         let mut h = Sha256::new();
         h.update(b"catamount program");
         h.update(PROGRAM_VERSION.to_le_bytes());
@@ -171,10 +232,11 @@ impl PlanTables {
                 .words()
                 .chain(l.feed_forward_norm.words())
                 .chain(l.softmax.words())
-                .chain(l.gate.table.words());
+                .chain(l.activation.table.words());
             words.for_each(|w| h.update(w.to_le_bytes()));
         }
-        self.final_norm.words().for_each(|w| h.update(w.to_le_bytes()));
+        let pooler = self.pooler.iter().flat_map(|p| p.table.words());
+        self.outer_norm.words().chain(pooler).for_each(|w| h.update(w.to_le_bytes()));
         h.finalize().into()
     }
 }

@@ -1,5 +1,6 @@
 //! Rotary position embedding as a public linear map on columns: y = x·cos + partner(x)·sin.
 
+use crate::checkpoint::Rotary;
 use kernels::{Device, Words};
 
 /// Fractional bits of the integers that stand for sines and cosines.
@@ -20,30 +21,25 @@ pub struct Rotation {
     pub sin: Vec<f64>,
 }
 
-/// Geometry of rotary embedding.
-#[derive(Clone, Copy, Debug)]
-pub struct RotarySpec {
-    /// Base of the angles' geometric sequence.
-    pub base: f64,
-    /// Columns of a head.
-    pub head_dim: usize,
-    /// Leading columns that are rotated (query and key heads).
-    pub rotated: usize,
-    /// Whether pairs are (2i, 2i+1) or (i, i + head_dim/2).
-    pub interleaved: bool,
-}
-
 impl Rotation {
-    /// For tokens at positions `first..first + rows` in a matrix of `cols` columns.
-    pub fn new(spec: &RotarySpec, first: usize, rows: usize, cols: usize) -> Rotation {
-        let (d, half) = (spec.head_dim, spec.head_dim / 2);
+    /// For tokens at positions `first..first + rows` in a matrix of `cols` columns, of which the leading `rotated`
+    /// belong to query and key heads of `head_dim` columns.
+    pub fn new(
+        spec: &Rotary,
+        head_dim: usize,
+        rotated: usize,
+        first: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Rotation {
+        let (d, half) = (head_dim, head_dim / 2);
         let n = rows * cols;
         let (mut partner, mut cos, mut sin) =
             (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
         for t in 0..rows {
             for c in 0..cols {
                 let at = t * cols + c;
-                if c >= spec.rotated {
+                if c >= rotated {
                     partner.push(at as u32);
                     cos.push(1.0);
                     sin.push(0.0);
@@ -55,7 +51,8 @@ impl Rotation {
                 } else {
                     (j % half, j < half, if j < half { at + half } else { at - half })
                 };
-                let angle = (first + t) as f64 * libm::pow(spec.base, -2.0 * pair as f64 / d as f64);
+                let factor = spec.factors.get(pair).copied().unwrap_or(1.0);
+                let angle = (first + t) as f64 * libm::pow(spec.base, -2.0 * pair as f64 / d as f64) / factor;
                 partner.push(other as u32);
                 cos.push(libm::cos(angle));
                 sin.push(if first_of_pair { -libm::sin(angle) } else { libm::sin(angle) });

@@ -1,15 +1,15 @@
 //! The protocol: dealer and evaluators run the same program on their parts of the shares.
 
-use crate::algebra::{Algebra, SCALE, Values};
+use crate::algebra::{Algebra, Linear, SCALE, Values};
 use crate::attention::AttentionShape;
-use crate::plan::GateTable;
+use crate::plan::FunctionTable;
 use crate::rotary::{ANGLE_SCALE, Rotation};
-use kernels::Words;
+use kernels::{Words, Zip};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::truncate::truncate;
-use protocol::gates::{glu, norm, product, softmax};
+use protocol::gates::{glu, lut, norm, product, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
 use std::sync::Arc;
 
@@ -19,14 +19,17 @@ pub enum SecureValues {}
 
 impl Values for SecureValues {
     type Act = Share;
+    type Table = SharedMatrix;
     type Matrix = SharedMatrix;
+    /// Biases at the scale of products.
+    type Rows = Share;
     type Norm = Arc<NormTable>;
     type Softmax = Arc<SoftmaxTables>;
-    type Gate = Arc<GateTable>;
+    type Activation = Arc<FunctionTable>;
     /// Shared one-hot rows at scale 0.
     type Input = Share;
     /// An evaluator's message to the client.
-    type Logits = Option<Words>;
+    type Output = Option<Words>;
 }
 
 /// The reading.
@@ -39,6 +42,20 @@ impl<'n> Secure<'n> {
     /// On a running program.
     pub fn new(cx: Cx<'n>) -> Secure<'n> {
         Secure { cx }
+    }
+
+    /// x · W^T + b at the double scale.
+    pub(crate) fn affine(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Product> {
+        let y = product::matmul(&self.cx, x, &w.weight)?;
+        Ok(match &w.bias {
+            Some(bias) => {
+                let bias = product::halves(&self.cx, bias).half;
+                y.linear(y.shape, |half| {
+                    half.clone().zip_cols(Zip::Add, bias.as_ref().expect("an evaluator has halves"))
+                })
+            }
+            None => y,
+        })
     }
 }
 
@@ -53,19 +70,40 @@ impl Algebra for Secure<'_> {
         product::reshare(&self.cx, product::matmul(&self.cx, tokens, table)?).await
     }
 
+    fn add_rows(&self, x: &Share, rows: &Share, index: &[Option<usize>]) -> Share {
+        let cols = x.shape.cols;
+        // Elements of x to which something is added, and what.
+        let places = index.iter().enumerate().filter_map(|(t, i)| i.map(|i| (t, i)));
+        let (at, from): (Vec<u32>, Vec<u32>) = places
+            .flat_map(|(t, i)| (0..cols).map(move |c| ((t * cols + c) as u32, (i * cols + c) as u32)))
+            .unzip();
+        x.add(&rows.linear(x.shape, |w| w.gather(&from).scatter(&at, x.len())))
+    }
+
     async fn norm(&self, x: &Share, t: &Arc<NormTable>) -> Result<Share> {
         norm::norm(&self.cx, x, t).await
     }
 
-    async fn linear(&self, x: &Share, w: &SharedMatrix) -> Result<Share> {
-        truncate(&self.cx, product::matmul(&self.cx, x, w)?, SCALE).await
+    async fn linear(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Share> {
+        truncate(&self.cx, self.affine(x, w)?, SCALE).await
     }
 
-    async fn linear_rotated(&self, x: &Share, w: &SharedMatrix, r: &Rotation) -> Result<Share> {
+    async fn linear_rotated(&self, x: &Share, w: &Linear<SecureValues>, r: &Rotation) -> Result<Share> {
         // Rotation by public angles is linear: it acts on the halves before their truncation, at no exchange.
-        let y = product::matmul(&self.cx, x, w)?;
+        let y = self.affine(x, w)?;
         let turned = y.linear(y.shape, |half| r.apply(self.cx.device(), half));
         truncate(&self.cx, Product { scale: y.scale + ANGLE_SCALE, ..turned }, SCALE + ANGLE_SCALE).await
+    }
+
+    async fn linear_beside(
+        &self,
+        x: &Share,
+        w: &Linear<SecureValues>,
+        h: &Share,
+        gain: &Share,
+    ) -> Result<Share> {
+        let beside = product::scale_columns(&self.cx, h, gain)?;
+        truncate(&self.cx, self.affine(x, w)?.plus(beside), SCALE).await
     }
 
     fn width(&self, x: &Share) -> usize {
@@ -120,11 +158,25 @@ impl Algebra for Secure<'_> {
         truncate(&self.cx, z, RECIPROCAL_SCALE).await
     }
 
-    async fn gated(&self, g: &Share, u: &Share, t: &Arc<GateTable>) -> Result<Share> {
+    async fn activate(&self, x: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
+        lut::lookup(&self.cx, x, &t.table, SCALE).await
+    }
+
+    async fn gated(&self, g: &Share, u: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
         glu::gated(&self.cx, g, u, &t.table, SCALE).await
     }
 
-    fn logits(&self, x: &Share, w: &SharedMatrix) -> Result<Option<Words>> {
-        Ok(reveal(&self.cx, product::matmul(&self.cx, x, w)?, Reveal::LOGITS))
+    fn scores_out(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Option<Words>> {
+        Ok(reveal(&self.cx, self.affine(x, w)?, Reveal::LOGITS))
+    }
+
+    fn pooled_out(&self, x: &Share, gain: &Share, bias: &Share) -> Result<Option<Words>> {
+        let (count, cols) = (x.shape.rows as u64, x.shape.cols);
+        let columns: Vec<u32> =
+            (0..cols).flat_map(|c| (0..x.shape.rows).map(move |r| (r * cols + c) as u32)).collect();
+        let sum = x.linear(Shape::new(1, cols), |w| w.gather(&columns).sum_rows(x.shape.rows));
+        let bias = bias.linear(bias.shape, |w| w * count);
+        let sum = product::scale_columns(&self.cx, &sum, gain)?;
+        Ok(reveal(&self.cx, sum.plus(product::halves(&self.cx, &bias)), Reveal::POOLED))
     }
 }

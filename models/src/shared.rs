@@ -1,17 +1,20 @@
 //! A model as it is shared: what is public, what each party stores, and one session's passes over it.
 
-use crate::algebra::SCALE;
-use crate::checkpoint::LlamaConfig;
-use crate::llama::{Cache, Layer, Llama, LogitRows, MatrixId};
-use crate::plan::{PROGRAM_VERSION, Plan, PlanTables};
+use crate::checkpoint::{Head, ModelConfig};
+use crate::model::{ActivationId, Cache, Model, NormId, OutputRows, Parts};
+use crate::parameter::{Parameter, Use};
+use crate::plan::{FunctionTable, PROGRAM_VERSION, Plan, PlanTables};
 use crate::secure::{Secure, SecureValues};
 use crate::tokenizer::TokenizerInfo;
 use kernels::{Device, Words};
 use protocol::gates::input::{self, InputPart};
+use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::Reveal;
+use protocol::gates::softmax::SoftmaxTables;
 use protocol::{Key, Ledger, Network, Role, Session, Shape, Share, SharedMatrix};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Everything public about a shared model.
@@ -21,11 +24,13 @@ pub struct PublicModel {
     /// Version of the program it was shared for.
     pub program: u32,
     /// Shapes and constants.
-    pub config: LlamaConfig,
+    pub config: ModelConfig,
     /// Ranges of the gates.
     pub plan: Plan,
     /// How text becomes tokens.
     pub tokenizer: TokenizerInfo,
+    /// Names of a classifier's labels.
+    pub labels: Vec<String>,
     /// Random name of this sharing: shares of two sharings do not fit together.
     pub sharing: [u8; 32],
 }
@@ -65,6 +70,14 @@ impl PublicModel {
         }
         m.config.validate().map_err(|e| SharedModelError::Damaged(e.to_string()))?;
         m.plan.validate(&m.config).map_err(SharedModelError::Damaged)?;
+        let labels = match m.config.head {
+            Head::Classifier { labels } => labels,
+            _ => 0,
+        };
+        if m.labels.len() != labels {
+            let what = format!("{} names for {labels} labels", m.labels.len());
+            return Err(SharedModelError::Damaged(what));
+        }
         Ok(m)
     }
 
@@ -73,7 +86,7 @@ impl PublicModel {
         let mut h = Sha256::new();
         h.update(tables.digest(&self.config, &self.plan));
         h.update(self.sharing);
-        h.update(serde_json::to_vec(&self.tokenizer).expect("plain data"));
+        h.update(serde_json::to_vec(&(&self.tokenizer, &self.labels)).expect("plain data"));
         h.finalize().into()
     }
 }
@@ -103,9 +116,9 @@ impl Seeds {
         }
     }
 
-    /// Δ of matrix number `index`: what both evaluators get in full.
-    pub fn delta(&self, device: &Device, index: usize, encoded: Vec<u64>) -> Words {
-        input::split(device, &Words::upload(device, encoded), &self.one, &self.zero, index as u64)
+    /// Δ of a piece of parameter number `index`: what both evaluators get in full.
+    pub fn delta(&self, device: &Device, index: usize, piece: usize, encoded: Vec<u64>) -> Words {
+        input::split(device, &Words::upload(device, encoded), &self.one, &self.zero, index as u32, piece)
     }
 }
 
@@ -114,29 +127,40 @@ pub struct Assembly {
     device: Device,
     role: Role,
     seeds: Vec<u8>,
-    config: LlamaConfig,
-    matrices: Vec<Option<SharedMatrix>>,
+    config: ModelConfig,
+    parameters: Vec<Parameter>,
+    held: HashMap<Parameter, Held>,
+}
+
+/// A party's share of a parameter, in the form in which it is used.
+enum Held {
+    Matrix(SharedMatrix),
+    Rows(Share),
 }
 
 impl Assembly {
     /// For one party with its seeds.
+    ///
+    /// # Errors
+    /// They are not a party's seeds.
     pub fn new(
         device: &Device,
         role: Role,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         seeds: Vec<u8>,
     ) -> Result<Assembly, SharedModelError> {
         let expected = if role == Role::Dealer { 64 } else { 32 };
         if seeds.len() != expected {
             return Err(SharedModelError::Upload(format!("{} bytes of seeds for {role}", seeds.len())));
         }
-        let matrices = MatrixId::all(config).iter().map(|_| None).collect();
-        Ok(Assembly { device: device.clone(), role, seeds, config: config.clone(), matrices })
+        let parameters = Parameter::all(config);
+        let config = config.clone();
+        Ok(Assembly { device: device.clone(), role, seeds, config, parameters, held: HashMap::new() })
     }
 
     fn part(&self, delta: Option<Words>) -> Result<InputPart, SharedModelError> {
         let key = |i: usize| self.seeds[32 * i..32 * (i + 1)].try_into().expect("checked in new");
-        let missing = || SharedModelError::Upload("an evaluator's matrix without its values".into());
+        let missing = || SharedModelError::Upload("an evaluator's parameter without its values".into());
         Ok(match self.role {
             Role::Dealer => InputPart::Dealer(key(0), key(1)),
             Role::P1 => InputPart::P1(key(0), delta.ok_or_else(missing)?),
@@ -144,59 +168,87 @@ impl Assembly {
         })
     }
 
-    /// Takes matrix number `index`; the dealer has no Δ.
+    /// Takes parameter number `index`; the dealer has no Δ.
+    ///
+    /// # Errors
+    /// There is none of this number, or its size is wrong.
     pub fn put(&mut self, index: usize, delta: Option<Words>) -> Result<(), SharedModelError> {
-        let ids = MatrixId::all(&self.config);
-        let id = *ids.get(index).ok_or_else(|| SharedModelError::Upload(format!("no matrix {index}")))?;
-        let (rows, cols) = id.shape(&self.config);
+        let unknown = || SharedModelError::Upload(format!("no parameter {index}"));
+        let p = *self.parameters.get(index).ok_or_else(unknown)?;
+        let (rows, cols) = p.shape(&self.config);
         if let Some(d) = &delta
             && d.len() != rows * cols
         {
-            let what = format!("matrix {index} has {} values, {} are needed", d.len(), rows * cols);
+            let what = format!("{p:?} has {} values, {} are needed", d.len(), rows * cols);
             return Err(SharedModelError::Upload(what));
         }
-        let share =
-            input::share(&self.device, &self.part(delta)?, Shape::new(rows, cols), SCALE, index as u64);
-        self.matrices[index] = Some(SharedMatrix::new(&share, self.role == Role::P1));
+        let shape = Shape::new(rows, cols);
+        let share = input::share(&self.device, &self.part(delta)?, shape, p.scale(), index as u32);
+        let held = match p.usage() {
+            Use::Table | Use::Matrix => Held::Matrix(SharedMatrix::new(&share, self.role == Role::P1)),
+            Use::Rows => Held::Rows(share),
+        };
+        self.held.insert(p, held);
         Ok(())
     }
 
-    /// All matrices are there.
+    /// All parameters are there.
+    ///
+    /// # Errors
+    /// One is not.
     pub fn finish(mut self, public: PublicModel, tables: PlanTables) -> Result<PartyModel, SharedModelError> {
         if self.role == Role::Dealer {
-            for i in 0..self.matrices.len() {
+            for i in 0..self.parameters.len() {
                 self.put(i, None)?;
             }
         }
-        let mut matrices = self.matrices.into_iter().enumerate();
-        let mut next = || match matrices.next() {
-            Some((_, Some(m))) => Ok(m),
-            Some((i, None)) => Err(SharedModelError::Upload(format!("matrix {i} is missing"))),
-            None => Err(SharedModelError::Upload("too few matrices".into())),
-        };
-        let embedding = next()?;
-        let layers = tables.layers.iter().map(|t| {
-            Ok(Layer {
-                attention_norm: t.attention_norm.clone(),
-                qkv: next()?,
-                softmax: t.softmax.clone(),
-                o: next()?,
-                feed_forward_norm: t.feed_forward_norm.clone(),
-                gate_up: next()?,
-                gate: t.gate.clone(),
-                down: next()?,
-            })
-        });
-        let layers = layers.collect::<Result<_, SharedModelError>>()?;
         let digest = public.digest(&tables);
-        let llama = Llama {
-            config: public.config.clone(),
-            embedding,
-            layers,
-            final_norm: tables.final_norm.clone(),
-            output: next()?,
-        };
-        Ok(PartyModel { public, digest, llama, device: self.device, role: self.role })
+        let mut parts = SharedParts { held: self.held, tables: &tables };
+        let model = Model::build(&self.config, &mut parts)?;
+        Ok(PartyModel { public, digest, model, device: self.device, role: self.role })
+    }
+}
+
+struct SharedParts<'t> {
+    held: HashMap<Parameter, Held>,
+    tables: &'t PlanTables,
+}
+
+fn missing(p: Parameter) -> SharedModelError {
+    SharedModelError::Upload(format!("{p:?} is missing"))
+}
+
+impl Parts<SecureValues> for SharedParts<'_> {
+    type Error = SharedModelError;
+
+    fn table(&mut self) -> Result<SharedMatrix, SharedModelError> {
+        self.matrix(Parameter::Embedding)
+    }
+
+    fn matrix(&mut self, p: Parameter) -> Result<SharedMatrix, SharedModelError> {
+        match self.held.remove(&p) {
+            Some(Held::Matrix(m)) => Ok(m),
+            _ => Err(missing(p)),
+        }
+    }
+
+    fn rows(&mut self, p: Parameter) -> Result<Share, SharedModelError> {
+        match self.held.remove(&p) {
+            Some(Held::Rows(r)) => Ok(r),
+            _ => Err(missing(p)),
+        }
+    }
+
+    fn norm(&mut self, n: NormId) -> Arc<NormTable> {
+        self.tables.norm(n)
+    }
+
+    fn softmax(&mut self, layer: usize) -> Arc<SoftmaxTables> {
+        self.tables.softmax(layer)
+    }
+
+    fn activation(&mut self, a: ActivationId) -> Arc<FunctionTable> {
+        self.tables.activation(a)
     }
 }
 
@@ -206,7 +258,7 @@ pub struct PartyModel {
     pub public: PublicModel,
     /// What parties compare.
     pub digest: [u8; 32],
-    llama: Llama<SecureValues>,
+    model: Model<SecureValues>,
     device: Device,
     role: Role,
 }
@@ -222,7 +274,7 @@ impl PartySession {
     /// A session over fresh streams.
     pub fn new(model: Arc<PartyModel>, streams: Box<dyn protocol::Streams>) -> PartySession {
         let session = Session::new(model.role, model.device.clone(), kernels::Ring::Z64, streams);
-        let cache = Cache::new(&model.llama.config);
+        let cache = Cache::new(&model.model.config);
         PartySession { model, session, cache }
     }
 
@@ -242,19 +294,19 @@ impl PartySession {
         net: &mut dyn Network,
         input: &InputPart,
         count: usize,
-        rows: LogitRows,
+        rows: OutputRows,
     ) -> protocol::Result<Option<Vec<u8>>> {
         let model = self.model.clone();
-        let shape = Shape::new(count, model.llama.config.vocab);
+        let shape = Shape::new(count, model.model.config.vocab);
         let tokens: Share = input::share(&model.device, input, shape, 0, 0);
         let cache = &mut self.cache;
         let out = self.session.run(net, |cx| {
             let model = &model;
-            async move { model.llama.forward(&Secure::new(cx), &tokens, count, cache, rows).await }
+            async move { model.model.forward(&Secure::new(cx), &tokens, count, cache, rows).await }
         })?;
         Ok(out.map(|words| {
             let mut message = Vec::new();
-            words.pack(Reveal::LOGITS.bits, &mut message);
+            words.pack(revealed(&self.model.public.config).bits, &mut message);
             message
         }))
     }
@@ -270,7 +322,12 @@ pub mod client {
         for (t, &id) in tokens.iter().enumerate() {
             rows[t * vocab + id as usize] = 1;
         }
-        let delta = input::split(device, &Words::upload(device, rows), &one, &zero, 0);
+        let pieces: Vec<Words> = rows
+            .chunks(input::PIECE)
+            .enumerate()
+            .map(|(i, p)| input::split(device, &Words::upload(device, p.to_vec()), &one, &zero, 0, i))
+            .collect();
+        let delta = Words::concat(&pieces.iter().collect::<Vec<_>>());
         let evaluator = |seed: Key| {
             let mut part = seed.to_vec();
             delta.pack(64, &mut part);
@@ -279,20 +336,41 @@ pub mod client {
         [[one, zero].concat(), evaluator(one), evaluator(zero)]
     }
 
-    /// Output scores, row-major with `vocab` columns.
-    pub fn combine_logits(
+    /// What a pass yielded, row-major with [`output_width`] columns.
+    ///
+    /// # Errors
+    /// The messages have impossible lengths.
+    pub fn combine_outputs(
         device: &Device,
+        c: &ModelConfig,
         p1: &[u8],
         p2: &[u8],
-        vocab: usize,
     ) -> Result<Vec<f32>, SharedModelError> {
-        let word = Reveal::LOGITS.bits as usize / 8;
-        if p1.len() != p2.len() || p1.is_empty() || !p1.len().is_multiple_of(vocab * word) {
-            let what = format!("output scores of {} and {} bytes from P1 and P2", p1.len(), p2.len());
+        let format = revealed(c);
+        let word = format.bits as usize / 8;
+        if p1.len() != p2.len() || p1.is_empty() || !p1.len().is_multiple_of(output_width(c) * word) {
+            let what = format!("outputs of {} and {} bytes from P1 and P2", p1.len(), p2.len());
             return Err(SharedModelError::Damaged(what));
         }
-        let read = |bytes: &[u8]| Words::unpack(device, bytes, Reveal::LOGITS.bits, p1.len() / word).to_vec();
-        Ok(read(p1).into_iter().zip(read(p2)).map(|(a, b)| Reveal::LOGITS.combine(a, b) as f32).collect())
+        let read = |bytes: &[u8]| Words::unpack(device, bytes, format.bits, p1.len() / word).to_vec();
+        Ok(read(p1).into_iter().zip(read(p2)).map(|(a, b)| format.combine(a, b) as f32).collect())
+    }
+}
+
+/// How outputs travel.
+fn revealed(c: &ModelConfig) -> Reveal {
+    match c.head {
+        Head::MeanPooling => Reveal::POOLED,
+        _ => Reveal::LOGITS,
+    }
+}
+
+/// Numbers in a row of output.
+pub fn output_width(c: &ModelConfig) -> usize {
+    match c.head {
+        Head::LanguageModel => c.vocab,
+        Head::MeanPooling => c.d_model,
+        Head::Classifier { labels } => labels,
     }
 }
 

@@ -1,11 +1,78 @@
+//! What is public about a model's shape, whatever its family.
+
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointError, LayerTensor, LlamaTensor};
-use crate::gguf::Gguf;
+use super::CheckpointError;
 
-/// Sizes and constants of a LLaMA-family model.
+/// Families that are implemented. Each is one program over the algebra.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Family {
+    /// LLaMA 1 to 3, SmolLM, and Qwen2, whose queries, keys and values have biases.
+    Llama,
+    /// GPT-2.
+    Gpt2,
+    /// BERT, MiniLM.
+    Bert,
+    /// RoBERTa: BERT with other positions, names and no token types.
+    Roberta,
+}
+
+impl Family {
+    /// What a person calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Llama => "LLaMA",
+            Family::Gpt2 => "GPT-2",
+            Family::Bert => "BERT",
+            Family::Roberta => "RoBERTa",
+        }
+    }
+}
+
+/// The function in a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// x · sigmoid(x); gates another product (SwiGLU).
+    Silu,
+    /// x · Φ(x).
+    Gelu,
+    /// The tanh approximation of it (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+}
+
+/// What comes out of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Head {
+    /// A score for every token of the vocabulary.
+    LanguageModel,
+    /// The mean of the last layer's rows: a sentence embedding, not yet normalised.
+    MeanPooling,
+    /// A score for every label, from the first token by a dense layer with tanh and an output layer.
+    Classifier {
+        /// Number of labels.
+        labels: usize,
+    },
+}
+
+/// Rotary position embedding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LlamaConfig {
+pub struct Rotary {
+    /// Base of the frequencies.
+    pub base: f64,
+    /// Whether rotation pairs elements (2i, 2i+1), as in GGUF files, or (i, i + head_dim/2).
+    pub interleaved: bool,
+    /// Divisors of the frequencies (LLaMA 3's scaling), one for each pair; empty for none.
+    pub factors: Vec<f64>,
+}
+
+/// Sizes and constants of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Which program.
+    pub family: Family,
+    /// What comes out.
+    pub head: Head,
     /// Number of layers.
     pub layers: usize,
     /// Width of the residual stream.
@@ -20,75 +87,30 @@ pub struct LlamaConfig {
     pub head_dim: usize,
     /// Number of tokens.
     pub vocab: usize,
-    /// Longest sequence that the model was trained for.
+    /// Longest sequence: what the model was trained for, or how many positions it has learned.
     pub context: usize,
-    /// Added to the mean square in every norm.
-    pub rms_eps: f64,
-    /// Base of the rotary embedding's frequencies.
-    pub rope_base: f64,
-    /// Whether rotation pairs elements (2i, 2i+1), as in GGUF files, or (i, i + head_dim/2).
-    pub rope_interleaved: bool,
+    /// Token types (segments) with an embedding of their own; 0 for none.
+    pub types: usize,
+    /// Row of the learned positions that belongs to the first token (RoBERTa: 2).
+    pub position_offset: usize,
+    /// Added to the mean square, or the variance, in every norm.
+    pub norm_eps: f64,
+    /// Function of the feed-forward block.
+    pub activation: Activation,
+    /// Rotary positions; `None` for learned ones.
+    pub rotary: Option<Rotary>,
+    /// Whether queries, keys and values have biases (always so but for LLaMA).
+    pub qkv_bias: bool,
     /// Whether the output layer is the embedding.
     pub tied: bool,
 }
 
-impl LlamaConfig {
-    /// Reads the configuration of a GGUF file and checks it.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, CheckpointError> {
-        let architecture: &str = gguf.require("general.architecture")?;
-        if architecture != "llama" {
-            let found = architecture.to_owned();
-            return Err(CheckpointError::Architecture { found, supported: "\"llama\"" });
-        }
-        refuse_variants(gguf)?;
-        let size = |key: &str| gguf.require::<u32>(key).map(|v| v as usize);
-        let maybe = |key: &str| gguf.get::<u32>(key).map(|v| v.map(|v| v as usize));
-
-        let d_model = size("llama.embedding_length")?;
-        let heads = size("llama.attention.head_count")?;
-        let head_dim = match maybe("llama.attention.key_length")? {
-            Some(head_dim) => head_dim,
-            None if heads > 0 && d_model % heads == 0 => d_model / heads,
-            None => {
-                let what = format!("a width of {d_model} cannot be divided among {heads} heads");
-                return Err(CheckpointError::Config(what));
-            }
-        };
-        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-            if let Some(other) = maybe(key)?.filter(|other| *other != head_dim) {
-                let what = format!("{key} = {other}, unlike the head width {head_dim}");
-                return Err(CheckpointError::Variant(what));
-            }
-        }
-        let vocab = match maybe("llama.vocab_size")? {
-            Some(vocab) => vocab,
-            None => gguf
-                .info(&LlamaTensor::Embedding.to_string())
-                .and_then(|info| info.dims.get(1).copied())
-                .and_then(|rows| usize::try_from(rows).ok())
-                .ok_or(CheckpointError::MissingTensor { name: LlamaTensor::Embedding.to_string() })?,
-        };
-        let config = Self {
-            layers: size("llama.block_count")?,
-            d_model,
-            d_ff: size("llama.feed_forward_length")?,
-            heads,
-            kv_heads: maybe("llama.attention.head_count_kv")?.unwrap_or(heads),
-            head_dim,
-            vocab,
-            context: size("llama.context_length")?,
-            rms_eps: round_f32(gguf.require("llama.attention.layer_norm_rms_epsilon")?),
-            rope_base: round_f32(gguf.get("llama.rope.freq_base")?.unwrap_or(10_000.0)),
-            rope_interleaved: true,
-            tied: gguf.info(&LlamaTensor::Output.to_string()).is_none(),
-        };
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// A model small enough to run in secret within a test: 2 layers, width 32.
+impl ModelConfig {
+    /// A LLaMA small enough to run in secret within a test: 2 layers, width 32.
     pub fn toy() -> Self {
         Self {
+            family: Family::Llama,
+            head: Head::LanguageModel,
             layers: 2,
             d_model: 32,
             d_ff: 48,
@@ -97,16 +119,51 @@ impl LlamaConfig {
             head_dim: 8,
             vocab: 61,
             context: 64,
-            rms_eps: 1e-5,
-            rope_base: 10_000.0,
-            rope_interleaved: true,
+            types: 0,
+            position_offset: 0,
+            norm_eps: 1e-5,
+            activation: Activation::Silu,
+            rotary: Some(Rotary { base: 10_000.0, interleaved: true, factors: vec![] }),
+            qkv_bias: false,
             tied: true,
         }
+    }
+
+    /// A GPT-2 of the same size.
+    pub fn toy_gpt2() -> Self {
+        Self {
+            family: Family::Gpt2,
+            d_ff: 128,
+            kv_heads: 4,
+            activation: Activation::GeluTanh,
+            rotary: None,
+            qkv_bias: true,
+            ..Self::toy()
+        }
+    }
+
+    /// A BERT of the same size, with a classifier of three labels.
+    pub fn toy_bert() -> Self {
+        Self {
+            family: Family::Bert,
+            head: Head::Classifier { labels: 3 },
+            types: 2,
+            norm_eps: 1e-12,
+            activation: Activation::Gelu,
+            tied: false,
+            ..Self::toy_gpt2()
+        }
+    }
+
+    /// A RoBERTa of the same size.
+    pub fn toy_roberta() -> Self {
+        Self { family: Family::Roberta, types: 1, position_offset: 2, norm_eps: 1e-5, ..Self::toy_bert() }
     }
 
     /// Checks bounds and divisibility. A configuration that passes has sizes whose products fit
     /// into 64 bits.
     pub fn validate(&self) -> Result<(), CheckpointError> {
+        let refuse = |what: String| Err(CheckpointError::Config(what));
         let sizes = [
             ("layers", self.layers, 1 << 10),
             ("d_model", self.d_model, 1 << 16),
@@ -119,24 +176,61 @@ impl LlamaConfig {
         ];
         for (name, value, most) in sizes {
             if !(1..=most).contains(&value) {
-                return Err(CheckpointError::Config(format!("{name} is {value}; 1 to {most} is possible")));
+                return refuse(format!("{name} is {value}; 1 to {most} is possible"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            let what = format!("{} heads cannot share {} key heads", self.heads, self.kv_heads);
-            return Err(CheckpointError::Config(what));
+            return refuse(format!("{} heads cannot share {} key heads", self.heads, self.kv_heads));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            let what = format!("rotation needs an even head_dim, not {}", self.head_dim);
-            return Err(CheckpointError::Config(what));
+        if !(self.norm_eps > 0.0 && self.norm_eps <= 0.1) {
+            let eps = self.norm_eps;
+            return refuse(format!("the epsilon of norms is {eps}; above 0 and up to 0.1 is possible"));
         }
-        if !(self.rms_eps > 0.0 && self.rms_eps <= 0.1) {
-            let what = format!("rms_eps is {}; above 0 and up to 0.1 is possible", self.rms_eps);
-            return Err(CheckpointError::Config(what));
+        if self.types > 16 || self.position_offset > 16 {
+            return refuse(format!(
+                "{} token types, positions from row {}; 16 at most",
+                self.types, self.position_offset
+            ));
         }
-        if !(self.rope_base > 1.0 && self.rope_base <= 1e12) {
-            let what = format!("rope_base is {}; above 1 and up to 1e12 is possible", self.rope_base);
-            return Err(CheckpointError::Config(what));
+        match (&self.rotary, self.family) {
+            (Some(r), Family::Llama) => {
+                if !self.head_dim.is_multiple_of(2) {
+                    return refuse(format!("rotation needs an even head_dim, not {}", self.head_dim));
+                }
+                if !(r.base > 1.0 && r.base <= 1e12) {
+                    return refuse(format!(
+                        "the rotary base is {}; above 1 and up to 1e12 is possible",
+                        r.base
+                    ));
+                }
+                let fits = r.factors.is_empty() || r.factors.len() == self.head_dim / 2;
+                if !fits || !r.factors.iter().all(|f| (1e-3..=1e6).contains(f)) {
+                    return refuse("rotary factors that do not fit the head width".into());
+                }
+            }
+            (None, Family::Gpt2 | Family::Bert | Family::Roberta) => {
+                if self.kv_heads != self.heads || self.heads * self.head_dim != self.d_model {
+                    return refuse(format!(
+                        "{} × {} columns of heads in a width of {}",
+                        self.heads, self.head_dim, self.d_model
+                    ));
+                }
+            }
+            _ => return refuse(format!("positions that {} does not have", self.family.name())),
+        }
+        let decoder = matches!(self.family, Family::Llama | Family::Gpt2);
+        let silu = self.activation == Activation::Silu;
+        match self.head {
+            Head::LanguageModel if decoder => {}
+            Head::MeanPooling if !decoder => {}
+            Head::Classifier { labels } if !decoder && (1..=1 << 16).contains(&labels) => {}
+            head => return refuse(format!("a {} with head {head:?}", self.family.name())),
+        }
+        if silu != (self.family == Family::Llama) {
+            return refuse(format!("a {} with activation {:?}", self.family.name(), self.activation));
+        }
+        if self.family != Family::Llama && !self.qkv_bias {
+            return refuse(format!("a {} without biases", self.family.name()));
         }
         Ok(())
     }
@@ -151,61 +245,8 @@ impl LlamaConfig {
         self.kv_heads * self.head_dim
     }
 
-    /// Rows (outputs) and columns (inputs) of a tensor; a norm's gains are one row.
-    pub fn shape(&self, which: LlamaTensor) -> (usize, usize) {
-        match which {
-            LlamaTensor::Embedding | LlamaTensor::Output => (self.vocab, self.d_model),
-            LlamaTensor::FinalNorm => (1, self.d_model),
-            LlamaTensor::Layer(_, tensor) => match tensor {
-                LayerTensor::AttnNorm | LayerTensor::FfnNorm => (1, self.d_model),
-                LayerTensor::Q => (self.q_dim(), self.d_model),
-                LayerTensor::K | LayerTensor::V => (self.kv_dim(), self.d_model),
-                LayerTensor::O => (self.d_model, self.q_dim()),
-                LayerTensor::Gate | LayerTensor::Up => (self.d_ff, self.d_model),
-                LayerTensor::Down => (self.d_model, self.d_ff),
-            },
-        }
+    /// Whether tokens attend only to those before them, and generation is possible.
+    pub fn is_decoder(&self) -> bool {
+        self.head == Head::LanguageModel
     }
-
-    /// Number of weights, a tied output layer counted once.
-    pub fn parameters(&self) -> u64 {
-        let size = |which| {
-            let (rows, columns) = self.shape(which);
-            rows as u64 * columns as u64
-        };
-        LlamaTensor::all(self).map(size).sum()
-    }
-
-    /// The layer index must exist.
-    pub(super) fn check_index(&self, which: LlamaTensor) -> Result<(), CheckpointError> {
-        match which {
-            LlamaTensor::Layer(index, _) if index >= self.layers => {
-                Err(CheckpointError::NoSuchTensor { which, layers: self.layers })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Settings of the architecture under which a plain LLaMA forward pass would be wrong.
-fn refuse_variants(gguf: &Gguf) -> Result<(), CheckpointError> {
-    if let Some(scaling) = gguf.get::<&str>("llama.rope.scaling.type")?.filter(|s| *s != "none") {
-        return Err(CheckpointError::Variant(format!("rotary scaling {scaling:?}")));
-    }
-    if let Some(experts) = gguf.get::<u32>("llama.expert_count")?.filter(|n| *n > 0) {
-        return Err(CheckpointError::Variant(format!("a mixture of {experts} experts")));
-    }
-    for key in ["llama.attention.scale", "llama.residual_scale", "llama.logit_scale", "llama.embedding_scale"]
-    {
-        if gguf.metadata(key).is_some() {
-            return Err(CheckpointError::Variant(format!("the setting {key}")));
-        }
-    }
-    Ok(())
-}
-
-/// GGUF stores constants as f32; the shortest decimal that means the same f32 is what was meant
-/// (1e-5, not 9.99999974e-6).
-fn round_f32(value: f64) -> f64 {
-    (value as f32).to_string().parse().unwrap_or(value)
 }

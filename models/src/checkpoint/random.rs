@@ -1,53 +1,74 @@
-use super::{CheckpointError, LayerTensor, LlamaConfig, LlamaTensor, TensorSource};
+use super::{CheckpointError, Kind, LayerTensor, ModelConfig, TensorId, TensorSource};
 
-/// A made-up checkpoint for tests: the same weights for the same configuration and seed on every
-/// machine, of such a size that activations neither vanish nor explode. It is not a model of
-/// anything.
+/// A made-up checkpoint for tests and for measuring cost: the same weights for the same configuration and seed on
+/// every machine, of such a size that activations neither vanish nor explode. It is not a model of anything.
 #[derive(Debug, Clone)]
-pub struct RandomLlama {
-    config: LlamaConfig,
+pub struct RandomModel {
+    config: ModelConfig,
     seed: u64,
+    /// A channel of the residual stream that the first token drives to this size (massive activations).
+    outlier: f32,
 }
 
-impl RandomLlama {
+impl RandomModel {
     /// A checkpoint of this configuration.
-    pub fn new(config: LlamaConfig, seed: u64) -> Result<Self, CheckpointError> {
+    ///
+    /// # Errors
+    /// The configuration is impossible.
+    pub fn new(config: ModelConfig, seed: u64) -> Result<Self, CheckpointError> {
         config.validate()?;
-        Ok(Self { config, seed })
+        Ok(Self { config, seed, outlier: 0.0 })
     }
 
-    /// A checkpoint of [`LlamaConfig::toy`].
-    pub fn toy(seed: u64) -> Self {
-        Self { config: LlamaConfig::toy(), seed }
+    /// The same with an outlier channel: token 0 puts `size` into one channel of the residual stream, as the first
+    /// token of a LLaMA does (massive activations; Sun et al., arXiv 2402.17762).
+    #[must_use]
+    pub fn with_outlier(mut self, size: f32) -> Self {
+        self.outlier = size;
+        self
     }
 }
 
-impl TensorSource for RandomLlama {
-    fn config(&self) -> &LlamaConfig {
+impl TensorSource for RandomModel {
+    fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    fn load(&mut self, which: LlamaTensor) -> Result<Vec<f32>, CheckpointError> {
-        self.config.check_index(which)?;
-        let (rows, columns) = self.config.shape(which);
+    fn load(&mut self, which: TensorId) -> Result<Vec<f32>, CheckpointError> {
+        let all = TensorId::all(&self.config);
+        if which == TensorId::Output && self.config.tied {
+            return self.load(TensorId::Embedding);
+        }
+        let Some(kind) = all.iter().position(|t| *t == which) else {
+            let (family, layers) = (self.config.family.name(), self.config.layers);
+            return Err(CheckpointError::NoSuchTensor { which, family, layers });
+        };
+        let (rows, columns) = which.shape(&self.config);
         let fan_in = (columns as f32).sqrt().recip();
         let into_residual = (2.0 * self.config.layers as f32).sqrt().recip();
-        let (kind, mean, deviation) = match which {
-            LlamaTensor::Output if self.config.tied => return self.load(LlamaTensor::Embedding),
-            LlamaTensor::Embedding => (0, 0.0, 2.0 * fan_in),
-            LlamaTensor::Output => (1, 0.0, 2.0 * fan_in),
-            LlamaTensor::FinalNorm => (2, 1.0, 0.1),
-            LlamaTensor::Layer(index, tensor) => {
-                let kind = 3 + index * LayerTensor::ALL.len() + tensor as usize;
-                match tensor {
-                    LayerTensor::AttnNorm | LayerTensor::FfnNorm => (kind, 1.0, 0.1),
-                    LayerTensor::O | LayerTensor::Down => (kind, 0.0, fan_in * into_residual),
-                    _ => (kind, 0.0, fan_in),
-                }
+        let (mean, deviation) = match which {
+            TensorId::Embedding | TensorId::Output => (0.0, 2.0 * fan_in),
+            TensorId::Positions | TensorId::Types => (0.0, fan_in),
+            TensorId::EmbeddingNorm(Kind::Weight)
+            | TensorId::FinalNorm(Kind::Weight)
+            | TensorId::Layer(_, LayerTensor::AttentionNorm | LayerTensor::FeedForwardNorm, Kind::Weight) => {
+                (1.0, 0.1)
             }
+            TensorId::Layer(_, LayerTensor::O | LayerTensor::Down, Kind::Weight) => {
+                (0.0, fan_in * into_residual)
+            }
+            TensorId::Layer(_, _, Kind::Weight)
+            | TensorId::Pooler(Kind::Weight)
+            | TensorId::Classifier(Kind::Weight) => (0.0, fan_in),
+            _ => (0.0, 0.1),
         };
         let mut state = mix(self.seed ^ mix(kind as u64));
-        Ok((0..rows * columns).map(|_| mean + deviation * bell(&mut state)).collect())
+        let mut data: Vec<f32> =
+            (0..rows * columns).map(|_| mean + deviation * bell(&mut state)).collect();
+        if which == TensorId::Embedding && self.outlier != 0.0 {
+            data[columns / 3] = self.outlier;
+        }
+        Ok(data)
     }
 }
 
@@ -72,53 +93,62 @@ fn bell(state: &mut u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Activation, Head, Rotary};
 
     #[test]
     fn random_weights_are_of_the_right_size_and_repeatable() {
-        let mut model = RandomLlama::toy(7);
-        let config = model.config().clone();
-        assert_eq!(
-            config.parameters(),
-            61 * 32 + 32 + 2 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)
-        );
-        for which in LlamaTensor::all(&config) {
-            let (rows, columns) = config.shape(which);
-            let weights = model.load(which).unwrap();
-            assert_eq!(weights.len(), rows * columns, "{which}");
-            assert_eq!(weights, RandomLlama::toy(7).load(which).unwrap());
-            assert_ne!(weights, RandomLlama::toy(8).load(which).unwrap());
-            let mean = weights.iter().sum::<f32>() / weights.len() as f32;
-            let want = if rows == 1 { 1.0 } else { 0.0 };
-            assert!((mean - want).abs() < 0.06, "{which}: {mean}");
+        let configs = [
+            ModelConfig::toy(),
+            ModelConfig::toy_gpt2(),
+            ModelConfig::toy_bert(),
+            ModelConfig::toy_roberta(),
+        ];
+        for config in configs {
+            let mut model = RandomModel::new(config.clone(), 7).unwrap();
+            for which in TensorId::all(&config) {
+                let (rows, columns) = which.shape(&config);
+                let weights = model.load(which).unwrap();
+                assert_eq!(weights.len(), rows * columns, "{which:?}");
+                assert_eq!(weights, RandomModel::new(config.clone(), 7).unwrap().load(which).unwrap());
+                assert_ne!(weights, RandomModel::new(config.clone(), 8).unwrap().load(which).unwrap());
+            }
+            let q = |i| TensorId::Layer(i, LayerTensor::Q, Kind::Weight);
+            let weights = model.load(q(0)).unwrap();
+            let variance = weights.iter().map(|w| w * w).sum::<f32>() / weights.len() as f32 * 32.0;
+            assert!((variance - 1.0).abs() < 0.2, "{variance}");
+            assert_ne!(weights, model.load(q(1)).unwrap());
+            assert!(model.load(q(2)).unwrap_err().to_string().contains("2 layers"));
         }
-        assert_eq!(model.load(LlamaTensor::Output).unwrap(), model.load(LlamaTensor::Embedding).unwrap());
-        let q = model.load(LlamaTensor::Layer(0, LayerTensor::Q)).unwrap();
-        let variance = q.iter().map(|w| w * w).sum::<f32>() / q.len() as f32 * 32.0;
-        assert!((variance - 1.0).abs() < 0.2, "{variance}");
-        assert_ne!(q, model.load(LlamaTensor::Layer(1, LayerTensor::Q)).unwrap());
-        let error = model.load(LlamaTensor::Layer(2, LayerTensor::Q)).unwrap_err();
-        assert!(error.to_string().contains("blk.2.attn_q.weight"), "{error}");
     }
 
     #[test]
-    fn untied_output_is_its_own() {
-        let config = LlamaConfig { tied: false, ..LlamaConfig::toy() };
-        let mut model = RandomLlama::new(config, 7).unwrap();
-        assert_ne!(model.load(LlamaTensor::Output).unwrap(), model.load(LlamaTensor::Embedding).unwrap());
+    fn a_tied_output_is_the_embedding() {
+        let mut tied = RandomModel::new(ModelConfig::toy(), 7).unwrap();
+        assert_eq!(tied.load(TensorId::Output).unwrap(), tied.load(TensorId::Embedding).unwrap());
+        let config = ModelConfig { tied: false, ..ModelConfig::toy() };
+        let mut own = RandomModel::new(config, 7).unwrap();
+        assert_ne!(own.load(TensorId::Output).unwrap(), own.load(TensorId::Embedding).unwrap());
     }
 
     #[test]
     fn impossible_configurations() {
-        let toy = LlamaConfig::toy;
+        let toy = ModelConfig::toy;
+        let rotary = |base| Some(Rotary { base, interleaved: true, factors: vec![] });
         for (config, word) in [
-            (LlamaConfig { layers: 0, ..toy() }, "layers"),
-            (LlamaConfig { vocab: usize::MAX, ..toy() }, "vocab"),
-            (LlamaConfig { kv_heads: 3, ..toy() }, "key heads"),
-            (LlamaConfig { head_dim: 7, ..toy() }, "even"),
-            (LlamaConfig { rms_eps: f64::NAN, ..toy() }, "rms_eps"),
-            (LlamaConfig { rope_base: f64::INFINITY, ..toy() }, "rope_base"),
+            (ModelConfig { layers: 0, ..toy() }, "layers"),
+            (ModelConfig { vocab: usize::MAX, ..toy() }, "vocab"),
+            (ModelConfig { kv_heads: 3, ..toy() }, "key heads"),
+            (ModelConfig { head_dim: 7, ..toy() }, "even"),
+            (ModelConfig { norm_eps: f64::NAN, ..toy() }, "epsilon"),
+            (ModelConfig { rotary: rotary(f64::INFINITY), ..toy() }, "rotary base"),
+            (ModelConfig { rotary: None, ..toy() }, "positions"),
+            (ModelConfig { head: Head::MeanPooling, ..toy() }, "head"),
+            (ModelConfig { activation: Activation::Gelu, ..toy() }, "activation"),
+            (ModelConfig { head_dim: 9, ..ModelConfig::toy_gpt2() }, "columns"),
+            (ModelConfig { head: Head::LanguageModel, ..ModelConfig::toy_bert() }, "head"),
+            (ModelConfig { types: 17, ..ModelConfig::toy_bert() }, "types"),
         ] {
-            let error = RandomLlama::new(config, 0).unwrap_err().to_string();
+            let error = RandomModel::new(config, 0).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

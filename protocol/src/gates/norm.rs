@@ -68,8 +68,9 @@ impl NormTable {
             let d = (top - 60).max(0);
             (d as u32, (top - 2 * d - 46).max(0) as u32)
         };
-        // 2^16 units at the smallest factor.
-        let factor_scale = (16.0 - g(high).log2()).ceil().clamp(14.0, 40.0) as u32;
+        // 2^16 units at the smallest factor, as far as the product with a row of length √d stays below 2^61.
+        let most = 61.0 - f64::from(scale) - (d.log2() / 2.0).ceil();
+        let factor_scale = (16.0 - g(high).log2()).ceil().clamp(14.0, most.min(40.0)) as u32;
         let row = RowTable::new(device, 2 * (scale - input_drop) - statistic_drop, (low, high), SEGMENTS, g);
         NormTable { kind, input_drop, statistic_drop, factor_scale, row }
     }
@@ -140,12 +141,27 @@ impl NormTable {
             .then(super::truncate::cost(rows * d, self.factor_scale, ring_bits))
     }
 
-    /// The meaning of [`factor`] in the clear, for one row: None if the statistic leaves the table's range.
-    pub fn clear_factor(&self, row: &[u64]) -> Option<u64> {
-        assert_eq!(self.kind, NormKind::Rms, "only RMSNorm is read in the clear");
+    /// The meaning of [`norm`] in the clear before the last truncation, for one row: centred elements times the factor,
+    /// and the factor's statistic. None if the statistic leaves the table's range.
+    pub fn clear(&self, row: &[u64]) -> Option<Vec<u64>> {
+        let d = row.len() as i128;
         let short = |v: u64| ((v as i64 >> self.input_drop) + i64::from(self.input_drop > 0)) as i128;
-        let s = row.iter().map(|&v| short(v) * short(v)).sum::<i128>() >> self.statistic_drop;
-        let value = s as f64 / 2f64.powi(self.row.in_scale as i32);
-        (self.row.low..self.row.high).contains(&value).then(|| self.row.clear(s as u64, self.factor_scale))
+        let squares: i128 = row.iter().map(|&v| short(v) * short(v)).sum();
+        let sum: i128 = row.iter().map(|&v| short(v)).sum();
+        let statistic = match self.kind {
+            NormKind::Rms => squares,
+            NormKind::Layer => d * squares - sum * sum,
+        } >> self.statistic_drop;
+        let value = statistic as f64 / 2f64.powi(self.row.in_scale as i32);
+        if !(self.row.low..self.row.high).contains(&value) {
+            return None;
+        }
+        let factor = self.row.clear(statistic as u64, self.factor_scale);
+        let total = row.iter().fold(0u64, |a, v| a.wrapping_add(*v));
+        let centred = |v: &u64| match self.kind {
+            NormKind::Rms => *v,
+            NormKind::Layer => v.wrapping_mul(d as u64).wrapping_sub(total),
+        };
+        Some(row.iter().map(|v| centred(v).wrapping_mul(factor)).collect())
     }
 }

@@ -49,6 +49,12 @@ pub fn scale_rows(cx: &Cx, x: &Share, r: &Share) -> Result<Product> {
     bilinear(cx, x, r, x.shape, |a, b| a.clone().zip_rows(kernels::Zip::Mul, b))
 }
 
+/// Each column of x times one element of the row c.
+pub fn scale_columns(cx: &Cx, x: &Share, c: &Share) -> Result<Product> {
+    assert_eq!(x.shape.cols, c.len(), "one factor a column");
+    bilinear(cx, x, c, x.shape, |a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
+}
+
 /// Σ_j x_ij², one element a row. Dealt: 8 bytes a row.
 pub fn square_sum(cx: &Cx, x: &Share) -> Result<Product> {
     let cols = x.shape.cols;

@@ -18,6 +18,8 @@ pub struct Reveal {
 impl Reveal {
     /// Logits: |value| < 2^15, error below 2^−15.
     pub const LOGITS: Reveal = Reveal { bits: 32, scale: 16 };
+    /// Sums over the rows of a sequence: |value| < 2^23, error below 2^−15.
+    pub const POOLED: Reveal = Reveal { bits: 40, scale: 16 };
 
     /// What the client makes of the two messages; centred, so that the error is in (−1, 1] units of 2^−scale.
     pub fn combine(self, p1: u64, p2: u64) -> f64 {

@@ -161,3 +161,9 @@ pub fn silu(x: f64) -> f64 {
 pub fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
 }
+
+/// The tanh approximation of [`gelu`] that GPT-2 is trained with.
+pub fn gelu_tanh(x: f64) -> f64 {
+    const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+    0.5 * x * (1.0 + libm::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+}

@@ -1,0 +1,374 @@
+//! A transformer in some reading: its parts, and a pass through them. What a layer computes is the family's business:
+//! [`llama`], [`gpt2`], [`bert`].
+
+use crate::algebra::{Act, Algebra, Input, Linear, Output, Values};
+use crate::attention::AttentionShape;
+use crate::checkpoint::{Family, Head, ModelConfig};
+use crate::parameter::Parameter;
+use crate::rotary::Rotation;
+use crate::{bert, gpt2, llama};
+use protocol::Result;
+use serde::{Deserialize, Serialize};
+
+/// A norm of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormId {
+    /// Of the embeddings (BERT), or before the output layer (decoders).
+    Outer,
+    /// Before or (BERT) after attention.
+    Attention(usize),
+    /// Before or (BERT) after the feed-forward block.
+    FeedForward(usize),
+}
+
+/// A function of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationId {
+    /// In a layer's feed-forward block.
+    Layer(usize),
+    /// tanh of the pooler.
+    Pooler,
+}
+
+/// Where the parts of a model in some reading come from.
+pub trait Parts<V: Values> {
+    /// Why there is none.
+    type Error;
+    /// The token embeddings.
+    fn table(&mut self) -> std::result::Result<V::Table, Self::Error>;
+    /// A weight matrix.
+    fn matrix(&mut self, p: Parameter) -> std::result::Result<V::Matrix, Self::Error>;
+    /// Rows.
+    fn rows(&mut self, p: Parameter) -> std::result::Result<V::Rows, Self::Error>;
+    /// A norm.
+    fn norm(&mut self, n: NormId) -> V::Norm;
+    /// A layer's softmax.
+    fn softmax(&mut self, layer: usize) -> V::Softmax;
+    /// A function.
+    fn activation(&mut self, a: ActivationId) -> V::Activation;
+}
+
+/// What stands before the layers.
+pub struct Front<V: Values> {
+    /// Token embeddings.
+    pub embedding: V::Table,
+    /// Learned positions.
+    pub positions: Option<V::Rows>,
+    /// Token types.
+    pub types: Option<V::Rows>,
+    /// Norm of the embeddings.
+    pub norm: Option<V::Norm>,
+}
+
+/// One layer.
+pub struct Layer<V: Values> {
+    /// Norm of the attention block.
+    pub attention_norm: V::Norm,
+    /// Queries, keys, values.
+    pub qkv: Linear<V>,
+    /// Softmax of the scores.
+    pub softmax: V::Softmax,
+    /// Attention output.
+    pub o: Linear<V>,
+    /// Gain of the residual beside it.
+    pub attention_gain: Option<V::Rows>,
+    /// Norm of the feed-forward block.
+    pub feed_forward_norm: V::Norm,
+    /// Up, or gate and up.
+    pub up: Linear<V>,
+    /// Between up and down.
+    pub activation: V::Activation,
+    /// Down.
+    pub down: Linear<V>,
+    /// Gain of the residual beside it.
+    pub feed_forward_gain: Option<V::Rows>,
+}
+
+/// What stands behind the layers.
+pub enum Back<V: Values> {
+    /// Scores of every token of the vocabulary.
+    LanguageModel {
+        /// Last norm.
+        norm: V::Norm,
+        /// Output layer.
+        output: Linear<V>,
+    },
+    /// Sum of the rows.
+    Pooled {
+        /// Gain of the last norm.
+        gain: V::Rows,
+        /// Its bias.
+        bias: V::Rows,
+    },
+    /// Scores of labels.
+    Classifier {
+        /// Dense layer.
+        pooler: Linear<V>,
+        /// Its tanh.
+        activation: V::Activation,
+        /// Output layer.
+        output: Linear<V>,
+    },
+}
+
+/// A model in some reading.
+pub struct Model<V: Values> {
+    /// Shapes.
+    pub config: ModelConfig,
+    /// Before the layers.
+    pub front: Front<V>,
+    /// The layers.
+    pub layers: Vec<Layer<V>>,
+    /// Behind the layers.
+    pub back: Back<V>,
+}
+
+/// Keys and values of all tokens so far, layer by layer.
+pub struct Cache<V: Values> {
+    tokens: usize,
+    layers: Vec<Kept<V>>,
+}
+
+/// One layer's keys and values.
+pub type Kept<V> = Option<(<V as Values>::Act, <V as Values>::Act)>;
+
+impl<V: Values> Cache<V> {
+    /// Nothing yet.
+    pub fn new(config: &ModelConfig) -> Cache<V> {
+        Cache { tokens: 0, layers: (0..config.layers).map(|_| None).collect() }
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+/// Which rows of a pass yield output scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputRows {
+    /// The last token's only: generation.
+    Last,
+    /// Every token's: evaluation.
+    All,
+}
+
+/// What all layers need to know of a pass.
+pub struct Pass {
+    /// New tokens.
+    pub count: usize,
+    /// Position of the first.
+    pub first: usize,
+    /// How many of them are of the first token type; all if `None`.
+    pub segment: Option<usize>,
+    pub(crate) attention: AttentionShape,
+    pub(crate) rotation: Option<Rotation>,
+}
+
+impl Pass {
+    /// For `count` tokens after `first` others.
+    pub fn new(c: &ModelConfig, first: usize, count: usize, segment: Option<usize>) -> Pass {
+        let (heads, kv_heads, head_dim) = (c.heads, c.kv_heads, c.head_dim);
+        let attention = if c.is_decoder() {
+            AttentionShape::causal(heads, kv_heads, head_dim, count, first + count)
+        } else {
+            AttentionShape::full(heads, kv_heads, head_dim, count)
+        };
+        let rotation = c.rotary.as_ref().map(|r| {
+            let rotated = (heads + kv_heads) * head_dim;
+            Rotation::new(r, head_dim, rotated, first, count, Parameter::Qkv(0).shape(c).0)
+        });
+        Pass { count, first, segment, attention, rotation }
+    }
+}
+
+impl<V: Values> Front<V> {
+    /// Takes its parts.
+    pub fn build<P: Parts<V>>(c: &ModelConfig, parts: &mut P) -> std::result::Result<Front<V>, P::Error> {
+        let learned = c.rotary.is_none();
+        let bert = matches!(c.family, Family::Bert | Family::Roberta);
+        Ok(Front {
+            embedding: parts.table()?,
+            positions: learned.then(|| parts.rows(Parameter::Positions)).transpose()?,
+            types: (c.types > 1).then(|| parts.rows(Parameter::Types)).transpose()?,
+            norm: bert.then(|| parts.norm(NormId::Outer)),
+        })
+    }
+
+    /// The first activations.
+    pub async fn forward<A: Algebra<V = V>>(&self, a: &A, tokens: &Input<A>, pass: &Pass) -> Result<Act<A>> {
+        let a = a.scope("embedding");
+        let mut x = a.embed(tokens, &self.embedding).await?;
+        if let Some(positions) = &self.positions {
+            let index: Vec<_> = (pass.first..pass.first + pass.count).map(Some).collect();
+            x = a.add_rows(&x, positions, &index);
+        }
+        if let (Some(types), Some(segment)) = (&self.types, pass.segment) {
+            let index: Vec<_> = (0..pass.count).map(|i| (i >= segment).then_some(0)).collect();
+            x = a.add_rows(&x, types, &index);
+        }
+        match &self.norm {
+            Some(norm) => a.scope("norm").norm(&x, norm).await,
+            None => Ok(x),
+        }
+    }
+}
+
+impl<V: Values> Layer<V> {
+    /// Takes the parts of layer `i`.
+    pub fn build<P: Parts<V>>(
+        c: &ModelConfig,
+        i: usize,
+        parts: &mut P,
+    ) -> std::result::Result<Layer<V>, P::Error> {
+        let all = Parameter::all(c);
+        let rows = |parts: &mut P, p: Parameter| all.contains(&p).then(|| parts.rows(p)).transpose();
+        let linear = |parts: &mut P, w, b| {
+            Ok::<_, P::Error>(Linear { weight: parts.matrix(w)?, bias: rows(parts, b)? })
+        };
+        let qkv = linear(parts, Parameter::Qkv(i), Parameter::QkvBias(i))?;
+        let o = linear(parts, Parameter::O(i), Parameter::OBias(i))?;
+        let up = linear(parts, Parameter::Up(i), Parameter::UpBias(i))?;
+        let down = linear(parts, Parameter::Down(i), Parameter::DownBias(i))?;
+        Ok(Layer {
+            attention_norm: parts.norm(NormId::Attention(i)),
+            qkv,
+            softmax: parts.softmax(i),
+            o,
+            attention_gain: rows(parts, Parameter::AttentionGain(i))?,
+            feed_forward_norm: parts.norm(NormId::FeedForward(i)),
+            up,
+            activation: parts.activation(ActivationId::Layer(i)),
+            down,
+            feed_forward_gain: rows(parts, Parameter::FeedForwardGain(i))?,
+        })
+    }
+
+    /// One layer of the family.
+    pub async fn forward<A: Algebra<V = V>>(
+        &self,
+        a: &A,
+        family: Family,
+        x: Act<A>,
+        kept: &mut Kept<V>,
+        pass: &Pass,
+    ) -> Result<Act<A>> {
+        match family {
+            Family::Llama => llama::layer(a, self, x, kept, pass).await,
+            Family::Gpt2 => gpt2::layer(a, self, x, kept, pass).await,
+            Family::Bert | Family::Roberta => bert::layer(a, self, x, pass).await,
+        }
+    }
+}
+
+impl<V: Values> Back<V> {
+    /// Takes its parts.
+    pub fn build<P: Parts<V>>(c: &ModelConfig, parts: &mut P) -> std::result::Result<Back<V>, P::Error> {
+        let biased = c.family != Family::Llama;
+        let output = |parts: &mut P| {
+            let bias = biased.then(|| parts.rows(Parameter::OutputBias)).transpose()?;
+            Ok::<_, P::Error>(Linear { weight: parts.matrix(Parameter::Output)?, bias })
+        };
+        Ok(match c.head {
+            Head::LanguageModel => {
+                Back::LanguageModel { norm: parts.norm(NormId::Outer), output: output(parts)? }
+            }
+            Head::MeanPooling => Back::Pooled {
+                gain: parts.rows(Parameter::PooledGain)?,
+                bias: parts.rows(Parameter::PooledBias)?,
+            },
+            Head::Classifier { .. } => {
+                let bias = Some(parts.rows(Parameter::PoolerBias)?);
+                Back::Classifier {
+                    pooler: Linear { weight: parts.matrix(Parameter::Pooler)?, bias },
+                    activation: parts.activation(ActivationId::Pooler),
+                    output: output(parts)?,
+                }
+            }
+        })
+    }
+
+    /// The rows that the output layer takes.
+    pub async fn hidden<A: Algebra<V = V>>(
+        &self,
+        a: &A,
+        x: Act<A>,
+        pass: &Pass,
+        rows: OutputRows,
+    ) -> Result<Act<A>> {
+        let a = a.scope("output");
+        match self {
+            Back::LanguageModel { norm, .. } => {
+                let first = if rows == OutputRows::Last { pass.count - 1 } else { 0 };
+                a.scope("norm").norm(&a.rows(&x, first, pass.count), norm).await
+            }
+            Back::Pooled { .. } => Ok(x),
+            Back::Classifier { pooler, activation, .. } => {
+                let dense = a.scope("pooler").linear(&a.rows(&x, 0, 1), pooler).await?;
+                a.scope("pooler").activate(&dense, activation).await
+            }
+        }
+    }
+
+    /// What the client gets of these rows.
+    pub fn output<A: Algebra<V = V>>(&self, a: &A, hidden: &Act<A>) -> Result<Output<A>> {
+        let a = a.scope("output");
+        match self {
+            Back::LanguageModel { output, .. } | Back::Classifier { output, .. } => {
+                a.scores_out(hidden, output)
+            }
+            Back::Pooled { gain, bias } => a.pooled_out(hidden, gain, bias),
+        }
+    }
+}
+
+impl<V: Values> Model<V> {
+    /// Takes all parts.
+    ///
+    /// # Errors
+    /// The first part that is missing.
+    pub fn build<P: Parts<V>>(c: &ModelConfig, parts: &mut P) -> std::result::Result<Model<V>, P::Error> {
+        Ok(Model {
+            config: c.clone(),
+            front: Front::build(c, parts)?,
+            layers: (0..c.layers).map(|i| Layer::build(c, i, parts)).collect::<std::result::Result<_, _>>()?,
+            back: Back::build(c, parts)?,
+        })
+    }
+
+    /// Runs `count` new tokens through the model, up to the rows that the output layer takes. An encoder keeps nothing
+    /// of them; `segment` says how many of its tokens are of the first type.
+    pub async fn hidden<A: Algebra<V = V>>(
+        &self,
+        a: &A,
+        tokens: &Input<A>,
+        count: usize,
+        segment: Option<usize>,
+        cache: &mut Cache<V>,
+        rows: OutputRows,
+    ) -> Result<Act<A>> {
+        let pass = Pass::new(&self.config, cache.tokens, count, segment);
+        if self.config.is_decoder() {
+            cache.tokens += count;
+        }
+        let mut x = self.front.forward(a, tokens, &pass).await?;
+        for (i, (layer, kept)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
+            let a = a.scope(&format!("layer.{i}"));
+            x = layer.forward(&a, self.config.family, x, kept, &pass).await?;
+        }
+        self.back.hidden(a, x, &pass, rows).await
+    }
+
+    /// Runs `count` new tokens through the model.
+    pub async fn forward<A: Algebra<V = V>>(
+        &self,
+        a: &A,
+        tokens: &Input<A>,
+        count: usize,
+        cache: &mut Cache<V>,
+        rows: OutputRows,
+    ) -> Result<Output<A>> {
+        let hidden = self.hidden(a, tokens, count, None, cache, rows).await?;
+        self.back.output(a, &hidden)
+    }
+}

@@ -1,0 +1,170 @@
+//! The tensors of a model as they are shared, after folding.
+
+use crate::algebra::SCALE;
+use crate::checkpoint::{Family, Head, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+/// One of a model's (folded) tensors.
+///
+/// Gains and biases of a norm go into the matrix that follows it. In BERT, whose residual stream runs through the
+/// norms, they also appear as a gain and a bias of the residual: `x = O·a + bias + gain ∘ h`, h the normalised rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Parameter {
+    /// Token embeddings: d_model outputs of vocab inputs.
+    Embedding,
+    /// Learned positions, one row each, with the embedding of the first token type.
+    Positions,
+    /// Differences of the other token types to the first, one row each.
+    Types,
+    /// Queries, keys and values: one matrix.
+    Qkv(usize),
+    /// Their bias.
+    QkvBias(usize),
+    /// Attention output.
+    O(usize),
+    /// Its bias.
+    OBias(usize),
+    /// Gain of the residual beside it.
+    AttentionGain(usize),
+    /// Feed-forward up; gate and up, where there is a gate.
+    Up(usize),
+    /// Its bias.
+    UpBias(usize),
+    /// Feed-forward down.
+    Down(usize),
+    /// Its bias.
+    DownBias(usize),
+    /// Gain of the residual beside it.
+    FeedForwardGain(usize),
+    /// Dense layer over the first token.
+    Pooler,
+    /// Its bias.
+    PoolerBias,
+    /// Output scores: vocab or labels outputs of d_model inputs.
+    Output,
+    /// Their bias.
+    OutputBias,
+    /// Gain of the pooled rows.
+    PooledGain,
+    /// Their bias.
+    PooledBias,
+}
+
+/// What a parameter is used for, which decides how a party keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Looked up by private tokens.
+    Table,
+    /// Multiplied with activations.
+    Matrix,
+    /// Added to rows, or multiplied with them element by element.
+    Rows,
+}
+
+impl Parameter {
+    /// All parameters of a model, in the order of use.
+    pub fn all(c: &ModelConfig) -> Vec<Parameter> {
+        use Parameter::*;
+        let mut all = vec![Embedding];
+        let bert = matches!(c.family, Family::Bert | Family::Roberta);
+        let plain = c.family == Family::Llama;
+        if !plain {
+            all.push(Positions);
+        }
+        if c.types > 1 {
+            all.push(Types);
+        }
+        for i in 0..c.layers {
+            all.push(Qkv(i));
+            if c.qkv_bias {
+                all.push(QkvBias(i));
+            }
+            all.push(O(i));
+            if !plain {
+                all.push(OBias(i));
+            }
+            if bert {
+                all.push(AttentionGain(i));
+            }
+            all.push(Up(i));
+            if !plain {
+                all.push(UpBias(i));
+            }
+            all.push(Down(i));
+            if !plain {
+                all.push(DownBias(i));
+            }
+            if bert {
+                all.push(FeedForwardGain(i));
+            }
+        }
+        match c.head {
+            Head::LanguageModel if plain => all.push(Output),
+            Head::LanguageModel => all.extend([Output, OutputBias]),
+            Head::MeanPooling => all.extend([PooledGain, PooledBias]),
+            Head::Classifier { .. } => all.extend([Pooler, PoolerBias, Output, OutputBias]),
+        }
+        all
+    }
+
+    /// Outputs and inputs of a matrix or table, rows and columns of rows.
+    pub fn shape(self, c: &ModelConfig) -> (usize, usize) {
+        use Parameter::*;
+        let d = c.d_model;
+        let qkv = c.q_dim() + 2 * c.kv_dim();
+        let up = if c.family == Family::Llama { 2 * c.d_ff } else { c.d_ff };
+        let outputs = match c.head {
+            Head::Classifier { labels } => labels,
+            _ => c.vocab,
+        };
+        match self {
+            Embedding => (d, c.vocab),
+            Positions => (c.context, d),
+            Types => (c.types - 1, d),
+            Qkv(_) => (qkv, d),
+            QkvBias(_) => (1, qkv),
+            O(_) => (d, c.q_dim()),
+            Up(_) => (up, d),
+            UpBias(_) => (1, up),
+            Down(_) => (d, c.d_ff),
+            Pooler => (d, d),
+            Output => (outputs, d),
+            OutputBias => (1, outputs),
+            OBias(_) | DownBias(_) | AttentionGain(_) | FeedForwardGain(_) | PoolerBias | PooledGain
+            | PooledBias => (1, d),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(self, c: &ModelConfig) -> usize {
+        let (rows, cols) = self.shape(c);
+        rows * cols
+    }
+
+    /// How it is used.
+    pub fn usage(self) -> Use {
+        use Parameter::*;
+        match self {
+            Embedding => Use::Table,
+            Qkv(_) | O(_) | Up(_) | Down(_) | Pooler | Output => Use::Matrix,
+            _ => Use::Rows,
+        }
+    }
+
+    /// Fractional bits: biases are added to products before these are truncated.
+    pub fn scale(self) -> u32 {
+        use Parameter::*;
+        match self {
+            QkvBias(_) | OBias(_) | UpBias(_) | DownBias(_) | PoolerBias | OutputBias | PooledBias => {
+                2 * SCALE
+            }
+            _ => SCALE,
+        }
+    }
+
+    /// Fixed-point integers of its elements.
+    pub fn encode(self, weights: &[f32]) -> Vec<u64> {
+        let unit = 2f64.powi(self.scale() as i32);
+        weights.iter().map(|&w| (f64::from(w) * unit).round() as i64 as u64).collect()
+    }
+}
