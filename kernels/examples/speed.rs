@@ -3,7 +3,7 @@
 //! `cargo run --release -p kernels --example speed`
 
 use kernels::cpu::{Cpu, Isa};
-use kernels::{DcfKeys, Device, GemmBatch, Matrix, Strides, Tables, Words};
+use kernels::{DcfKeys, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,6 +133,19 @@ fn measure(device: &Device, peak: Option<f64>) {
     }
     let t = best(|| alpha.dcf_evaluate(0, bits, &roots[0], &keys, 1));
     row("dcf evaluate, 32 bits, 1 point", &format!("{:.1} µs a key", t * 1e6 / n as f64));
+
+    for (n, points) in [(8, 49152), (1, 49152), (8, 128_256)] {
+        let (alpha, root) = (words(device, n, 15), words(device, 2 * n, 64));
+        let generate = || -> DpfKeys<Words> { alpha.dpf_generate(points, &root, &root) };
+        let made = best(generate);
+        let keys = generate();
+        let t = best(|| root.dpf_evaluate(0, points, &keys));
+        let (key, point) = (made * 1e6 / n as f64, t * 1e9 / (n * points) as f64);
+        row(
+            &format!("dpf, {n} of {points} points"),
+            &format!("generate {key:.1} µs a key, evaluate {point:.2} ns a point"),
+        );
+    }
 }
 
 fn main() {

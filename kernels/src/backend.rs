@@ -110,6 +110,31 @@ pub struct DcfKeys<W> {
     pub controls: W,
 }
 
+/// Correction words of a batch of distributed point functions over `points` points: what both keys of a pair have
+/// in common. The pair's two keys add their party and its root (2 words).
+#[derive(Clone, Debug)]
+pub struct DpfKeys<W> {
+    /// Seed corrections, 2 words for each key and level; see [`dpf_levels`].
+    pub seeds: W,
+    /// Control-bit corrections, one word for each key and level: bit 0 left, bit 1 right.
+    pub controls: W,
+    /// Output corrections, 2 words for each key.
+    pub last: W,
+}
+
+/// Levels of a point function's tree over `points` points, two of them to a leaf: ⌈log2 points⌉ − 1, and 0 for a
+/// single point.
+pub const fn dpf_levels(points: usize) -> usize {
+    points.div_ceil(2).next_power_of_two().trailing_zeros() as usize
+}
+
+/// Bytes of one key of a point function over `points` points: root, 16 bytes and 2 bits for each level, output
+/// correction.
+pub const fn dpf_key_bytes(points: usize) -> usize {
+    let levels = dpf_levels(points);
+    16 + 16 * levels + levels.div_ceil(4) + 16
+}
+
 /// One device. Implementations agree bit for bit.
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
@@ -224,4 +249,18 @@ pub trait Backend: Send + Sync + Debug {
         points: &Storage,
         per_key: usize,
     ) -> Storage;
+
+    /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, over Z_2^64
+    /// (Boyle, Gilboa and Ishai, CCS 2016). alpha is below `points`. The roots (2 words a key) are the two parties'
+    /// secret seeds, fresh and independent for every key. The tree's PRG is one ChaCha12 block keyed by (seed, domain
+    /// constant).
+    fn dpf_generate(
+        &self,
+        points: usize,
+        alpha: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DpfKeys<Storage>;
+    /// Party `party`'s additive shares of every f at all points: keys × points.
+    fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage;
 }

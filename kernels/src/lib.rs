@@ -1,5 +1,5 @@
-//! What one party computes alone: arithmetic in Z_2^64, pseudo-random streams, table look-ups and
-//! distributed comparison functions, as whole-buffer operations on a device.
+//! What one party computes alone: arithmetic in Z_2^64, pseudo-random streams, table look-ups,
+//! distributed comparison and point functions, as whole-buffer operations on a device.
 //!
 //! A [`Words`] is a vector of 64-bit words that lives on a [`Device`]. Only [`Words::upload`],
 //! [`Words::to_vec`], [`Words::pack`] and [`Words::unpack`] cross the border between host and device.
@@ -10,6 +10,8 @@ pub mod cpu;
 mod ring;
 mod words;
 
-pub use backend::{Backend, DcfKeys, Device, GemmBatch, Map, Storage, Strides, Zip};
+pub use backend::{
+    Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
+};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

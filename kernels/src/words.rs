@@ -1,6 +1,6 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{DcfKeys, Device, GemmBatch, Map, Storage, Zip};
+use crate::backend::{DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
 
@@ -200,6 +200,60 @@ impl Words {
     ) -> Words {
         let k = DcfKeys { seeds: &keys.seeds.data, values: &keys.values.data, controls: &keys.controls.data };
         self.with(self.device.dcf_evaluate(party, bits, &root.data, &k, &self.data, per_key))
+    }
+
+    /// Point functions that are 1 at the points `self`, see [`crate::Backend::dpf_generate`].
+    pub fn dpf_generate(&self, points: usize, root0: &Words, root1: &Words) -> DpfKeys<Words> {
+        let k = self.device.dpf_generate(points, &self.data, &root0.data, &root1.data);
+        DpfKeys { seeds: self.with(k.seeds), controls: self.with(k.controls), last: self.with(k.last) }
+    }
+
+    /// Shares, at all points, of the point functions with the roots `self`, see [`crate::Backend::dpf_evaluate`].
+    pub fn dpf_evaluate(&self, party: u8, points: usize, keys: &DpfKeys<Words>) -> Words {
+        let k = DpfKeys { seeds: &keys.seeds.data, controls: &keys.controls.data, last: &keys.last.data };
+        self.with(self.device.dpf_evaluate(party, points, &self.data, &k))
+    }
+}
+
+impl DpfKeys<Words> {
+    /// Appends one party's keys, one after the other, [`dpf_key_bytes`] each: root, seed corrections from the root's
+    /// level down, control corrections (2 bits a level from the low end of each byte on, left then right, the last
+    /// byte filled up with zeros), output correction. Words are little-endian.
+    pub fn pack(&self, points: usize, root: &Words, out: &mut Vec<u8>) {
+        let levels = dpf_levels(points);
+        let [root, seeds, controls, last] =
+            [root, &self.seeds, &self.controls, &self.last].map(Words::to_vec);
+        let put = |out: &mut Vec<u8>, words: &[u64]| out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+        for (i, (root, last)) in root.chunks_exact(2).zip(last.chunks_exact(2)).enumerate() {
+            put(out, root);
+            put(out, &seeds[2 * levels * i..][..2 * levels]);
+            for four in controls[levels * i..][..levels].chunks(4) {
+                out.push(four.iter().rev().fold(0, |byte, c| byte << 2 | (c & 3) as u8));
+            }
+            put(out, last);
+        }
+    }
+
+    /// The inverse of [`DpfKeys::pack`]: roots and correction words. `None` if the length is not that of whole keys;
+    /// any bytes of such a length are keys (of something).
+    pub fn unpack(device: &Device, points: usize, bytes: &[u8]) -> Option<(Words, DpfKeys<Words>)> {
+        let (levels, size) = (dpf_levels(points), dpf_key_bytes(points));
+        if !bytes.len().is_multiple_of(size) {
+            return None;
+        }
+        let [mut root, mut seeds, mut controls, mut last] = [const { Vec::new() }; 4];
+        let take = |to: &mut Vec<u64>, bytes: &[u8]| {
+            to.extend(bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)));
+        };
+        for key in bytes.chunks_exact(size) {
+            take(&mut root, &key[..16]);
+            take(&mut seeds, &key[16..16 * (1 + levels)]);
+            let packed = &key[16 * (1 + levels)..size - 16];
+            controls.extend((0..levels).map(|l| u64::from(packed[l / 4] >> (2 * (l % 4)) & 3)));
+            take(&mut last, &key[size - 16..]);
+        }
+        let up = |words| Words::upload(device, words);
+        Some((up(root), DpfKeys { seeds: up(seeds), controls: up(controls), last: up(last) }))
     }
 }
 

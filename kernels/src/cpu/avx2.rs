@@ -1,8 +1,8 @@
 //! Inner loops with 256-bit vectors.
 
 use super::bits::rotate;
-use super::lanes::{Expansion, Lanes, NODES, PAD, PANEL, Plane, Selection, Tile};
-use super::scalar::{self, DOMAIN, SIGMA, key_words};
+use super::lanes::{Correction, Expansion, Front, Lanes, NODES, PAD, PANEL, Plane, Selection, Tile};
+use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use std::arch::x86_64::*;
 
@@ -65,9 +65,19 @@ impl Lanes for Avx2 {
         unsafe { select(s, out) }
     }
 
-    fn expand(&self, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
         // SAFETY: an `Avx2` exists only after detection.
-        unsafe { expand(seed, count, out) }
+        unsafe { expand(domain, seed, count, out) }
+    }
+
+    fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { grow(self, nodes, count, c, out) }
+    }
+
+    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { leaves(nodes, last, minus, out) }
     }
 }
 
@@ -278,14 +288,14 @@ fn sum(column: &[u64], u: &[u64]) -> u64 {
 }
 
 #[target_feature(enable = "avx2")]
-fn expand(seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+fn expand(domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
     for at in (0..count.min(NODES)).step_by(8) {
         let mut s = [_mm256_setzero_si256(); 16];
         for i in 0..4 {
             s[i] = set1(SIGMA[i]);
             // SAFETY: `at` is 0 or 8, so 32 bytes of the plane follow.
             s[4 + i] = unsafe { _mm256_loadu_si256(seed[i].as_ptr().add(at).cast()) };
-            s[8 + i] = set1(DOMAIN[i]);
+            s[8 + i] = set1(domain[i]);
         }
         let mut x = s;
         rounds(&mut x);
@@ -294,6 +304,16 @@ fn expand(seed: &[Plane; 4], count: usize, out: &mut Expansion) {
             unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(at).cast(), _mm256_add_epi32(x[i], s[i])) };
         }
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn grow(lanes: &Avx2, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
+    scalar::grow(lanes, nodes, count, c, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+    scalar::leaves(nodes, last, minus, out);
 }
 
 const _: () = assert!(PANEL == 16 && NODES == 16);

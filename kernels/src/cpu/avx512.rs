@@ -3,7 +3,9 @@
 mod tree;
 
 use super::bits::rotate;
-use super::lanes::{Expansion, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile};
+use super::lanes::{
+    Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
+};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use std::arch::x86_64::*;
@@ -82,12 +84,12 @@ impl Lanes for Avx512 {
         unsafe { select(s, out) }
     }
 
-    fn expand(&self, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
         if count == 1 {
-            return scalar::expand(seed, count, out);
+            return scalar::expand(domain, seed, count, out);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::expand(seed, out) }
+        unsafe { tree::expand(domain, seed, out) }
     }
 
     fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
@@ -104,6 +106,19 @@ impl Lanes for Avx512 {
         }
         // SAFETY: an `Avx512` exists only after detection.
         unsafe { tree::descend(nodes, level, points, key) }
+    }
+
+    fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
+        if count == 1 {
+            return scalar::grow(&scalar::Scalar, nodes, count, c, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::grow(nodes, c, out) }
+    }
+
+    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::leaves(nodes, last, minus, out) }
     }
 }
 

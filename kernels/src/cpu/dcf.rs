@@ -10,6 +10,7 @@
 //! still share many of them; then each point walks to its leaf alone.
 
 use super::lanes::{Expansion, Key, Lanes, NODES, Nodes};
+use super::scalar::DCF;
 use crate::backend::DcfKeys;
 use rayon::prelude::*;
 
@@ -88,7 +89,7 @@ fn generate_group(
     let mut path = [0u64; NODES]; // V_α
     for level in 0..levels {
         for b in 0..2 {
-            lanes.expand(&party[b].seed, count, &mut x[b]);
+            lanes.expand(&DCF, &party[b].seed, count, &mut x[b]);
         }
         for lane in 0..count {
             let keep = (alpha[lane] >> (levels - 1 - level) & 1) as usize;
@@ -127,7 +128,7 @@ fn generate_group(
     }
 }
 
-fn join(low: u32, high: u32) -> u64 {
+pub(super) fn join(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
@@ -136,7 +137,7 @@ fn value(x: &Expansion, side: usize, lane: usize) -> u64 {
 }
 
 /// −v if `minus` is all ones, v if it is zero.
-fn sign(minus: u32, v: u64) -> u64 {
+pub(super) fn sign(minus: u32, v: u64) -> u64 {
     let minus = join(minus, minus);
     (v ^ minus).wrapping_sub(minus)
 }

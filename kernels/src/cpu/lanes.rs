@@ -13,7 +13,8 @@ pub(super) const NODES: usize = 16;
 /// One 32-bit word of each of [`NODES`] nodes.
 pub(super) type Plane = [u32; NODES];
 
-/// The low 13 words of a node's ChaCha12 block, a plane each; see [`super::dcf`] for their meaning.
+/// The low 13 words of a node's ChaCha12 block, a plane each; see [`super::dcf`] and [`super::dpf`] for their
+/// meaning.
 pub(super) type Expansion = [Plane; 13];
 
 /// C[rows × cols] = (C +) A[rows × k] · B[k × cols], one tile of a product.
@@ -116,6 +117,27 @@ pub(super) struct Key<'a> {
     pub(super) controls: &'a [u64],
 }
 
+/// What one party learns about [`NODES`] neighbours in a point function's tree.
+#[derive(Clone)]
+pub(super) struct Front {
+    /// The four 32-bit words of each seed.
+    pub(super) seed: [Plane; 4],
+    /// Control bits, spread: 0 or `u32::MAX`.
+    pub(super) control: Plane,
+}
+
+impl Front {
+    pub(super) const ZERO: Front = Front { seed: [[0; NODES]; 4], control: [0; NODES] };
+}
+
+/// Correction word of one level of a point function's key.
+#[derive(Clone, Copy)]
+pub(super) struct Correction {
+    pub(super) seed: [u32; 4],
+    /// Bit 0 left, bit 1 right.
+    pub(super) controls: u32,
+}
+
 /// Inner loops of one instruction set.
 pub(super) trait Lanes: Send + Sync + Debug {
     fn zip(&self, op: Zip, a: &mut [u64], b: &[u64]) {
@@ -155,9 +177,9 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::select(s, out);
     }
 
-    /// Expands the first `count` nodes (more is allowed).
-    fn expand(&self, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
-        scalar::expand(seed, count, out);
+    /// Expands the first `count` nodes of a tree of the given domain (more is allowed).
+    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+        scalar::expand(domain, seed, count, out);
     }
 
     /// The left and right children of the first `count` nodes (more is allowed), corrected.
@@ -168,5 +190,16 @@ pub(super) trait Lanes: Send + Sync + Debug {
     /// Walks node j from `level` to the leaf of `points[j]`, for the first `count` nodes (more is allowed).
     fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
         scalar::descend(self, nodes, count, level, points, key);
+    }
+
+    /// The children of the first `count` nodes (more is allowed), corrected, in order: those of nodes 0 to 7, then
+    /// those of nodes 8 to 15.
+    fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
+        scalar::grow(self, nodes, count, c, out);
+    }
+
+    /// The shares at the two points below each node, in order; `minus` negates them.
+    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+        scalar::leaves(nodes, last, minus, out);
     }
 }

@@ -6,6 +6,7 @@ mod avx2;
 mod avx512;
 mod bits;
 mod dcf;
+mod dpf;
 mod elementwise;
 mod gemm;
 mod lanes;
@@ -15,7 +16,7 @@ mod scalar;
 mod select;
 mod stream;
 
-use crate::backend::{Backend, DcfKeys, Device, GemmBatch, Map, Storage, Zip};
+use crate::backend::{Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -253,5 +254,26 @@ impl Backend for Cpu {
         let keys =
             DcfKeys { seeds: keys.seeds.host(), values: keys.values.host(), controls: keys.controls.host() };
         Storage::Host(dcf::evaluate(self.lanes, party, bits, root.host(), &keys, points.host(), per_key))
+    }
+
+    fn dpf_generate(
+        &self,
+        points: usize,
+        alpha: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DpfKeys<Storage> {
+        let k = dpf::generate(self.lanes, points, alpha.host(), root0.host(), root1.host());
+        DpfKeys {
+            seeds: Storage::Host(k.seeds),
+            controls: Storage::Host(k.controls),
+            last: Storage::Host(k.last),
+        }
+    }
+
+    fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage {
+        let keys =
+            DpfKeys { seeds: keys.seeds.host(), controls: keys.controls.host(), last: keys.last.host() };
+        Storage::Host(dpf::evaluate(self.lanes, party, points, root.host(), &keys))
     }
 }

@@ -1,7 +1,9 @@
 //! Plain Rust inner loops: the reference that the other instruction sets equal bit for bit.
 
 use super::bits::rotate;
-use super::lanes::{Expansion, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile};
+use super::lanes::{
+    Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
+};
 use crate::backend::{Map, Zip};
 
 /// No special instructions.
@@ -63,9 +65,13 @@ pub(super) fn tile(t: Tile<'_>) {
 /// "expand 32-byte k"
 pub(super) const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
-/// The 128-bit constant that follows a seed in the key of the tree's ChaCha12.
-pub(super) const DOMAIN: [u32; 4] = {
-    let b = b"Catamount DCF v1";
+/// The 128-bit constant that follows a seed in the key of a comparison tree's ChaCha12.
+pub(super) const DCF: [u32; 4] = domain(b"Catamount DCF v1");
+
+/// The same of a point function's tree.
+pub(super) const DPF: [u32; 4] = domain(b"Catamount DPF v1");
+
+const fn domain(b: &[u8; 16]) -> [u32; 4] {
     let mut w = [0; 4];
     let mut i = 0;
     while i < 4 {
@@ -73,7 +79,7 @@ pub(super) const DOMAIN: [u32; 4] = {
         i += 1;
     }
     w
-};
+}
 
 /// The key as eight little-endian words.
 pub(super) fn key_words(key: &[u8; 32]) -> [u32; 8] {
@@ -140,9 +146,9 @@ pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     }
 }
 
-pub(super) fn expand(seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+pub(super) fn expand(domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
     for lane in 0..count.min(NODES) {
-        let key = std::array::from_fn(|i| if i < 4 { seed[i][lane] } else { DOMAIN[i - 4] });
+        let key = std::array::from_fn(|i| if i < 4 { seed[i][lane] } else { domain[i - 4] });
         let b = block(&key, 0, 0);
         out.iter_mut().zip(b).for_each(|(plane, word)| plane[lane] = word);
     }
@@ -157,7 +163,7 @@ pub(super) fn children<L: Lanes + ?Sized>(
     out: &mut [Nodes; 2],
 ) {
     let mut x = [[0; NODES]; 13];
-    lanes.expand(&nodes.seed, count, &mut x);
+    lanes.expand(&DCF, &nodes.seed, count, &mut x);
     for (right, out) in out.iter_mut().enumerate() {
         for lane in 0..count {
             child(nodes.lane(lane), &x, lane, right, level as usize, key).store(out, lane);
@@ -175,10 +181,44 @@ pub(super) fn descend<L: Lanes + ?Sized>(
 ) {
     let mut x = [[0; NODES]; 13];
     for level in level..key.bits {
-        lanes.expand(&nodes.seed, count, &mut x);
+        lanes.expand(&DCF, &nodes.seed, count, &mut x);
         for (lane, point) in points.iter().enumerate().take(count) {
             let right = (point >> (key.bits - 1 - level) & 1) as usize;
             child(nodes.lane(lane), &x, lane, right, level as usize, key).store(nodes, lane);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn grow<L: Lanes + ?Sized>(
+    lanes: &L,
+    nodes: &Front,
+    count: usize,
+    c: Correction,
+    out: &mut [Front; 2],
+) {
+    let mut x = [[0; NODES]; 13];
+    lanes.expand(&DPF, &nodes.seed, count, &mut x);
+    for side in 0..2 {
+        let bit = |word: u32| (word >> side & 1).wrapping_neg();
+        for lane in 0..NODES {
+            let (out, at, control) = (&mut out[lane / 8], 2 * (lane % 8) + side, nodes.control[lane]);
+            for (i, plane) in out.seed.iter_mut().enumerate() {
+                plane[at] = x[4 * side + i][lane] ^ (control & c.seed[i]);
+            }
+            out.control[at] = bit(x[12][lane]) ^ (control & bit(c.controls));
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+    for (lane, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let control = (nodes.control[lane] as i32) as i64 as u64;
+        for (half, out) in out.iter_mut().enumerate() {
+            let seed = nodes.seed[2 * half][lane] as u64 | (nodes.seed[2 * half + 1][lane] as u64) << 32;
+            let v = seed.wrapping_add(control & last[half]);
+            *out = if minus { v.wrapping_neg() } else { v };
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bits;
 mod dcf;
+mod dpf;
 mod elementwise;
 mod gemm;
 mod message;
@@ -87,6 +88,7 @@ suite! {
     gemm: ragged few_rows large_inputs empty batches batch_layouts properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide equals_definition shapes hostile_keys;
+    dpf: exhaustive wide equals_definition hostile_keys key_bytes;
 }
 
 #[test]
