@@ -3,6 +3,7 @@
 
 pub mod bit;
 pub mod compare;
+pub mod embedding;
 pub mod exp;
 pub mod glu;
 pub mod input;

@@ -1,0 +1,445 @@
+//! Private embedding: the right rows, exact sizes and costs, and keys and messages that say nothing about the tokens.
+
+mod common;
+
+use common::{hash, solve_views};
+use kernels::{Device, DpfKeys, Ring, Words, dpf_key_bytes, dpf_levels};
+use protocol::gates::embedding::{self, EmbeddingKeys, KeyError, SharedTable, token_bytes};
+use protocol::gates::product;
+use protocol::testing::{Outcome, World};
+use protocol::{Cost, Key, KeyId, Ledger, Purpose, Role, Sent, Shape, Share, Streams};
+
+const F: u32 = 18;
+
+fn key(n: u64) -> Key {
+    std::array::from_fn(|i| hash(&[n, i as u64]) as u8)
+}
+
+/// The parties' parts of a d × V table.
+fn share_table(w: &World, values: &[u64], shape: Shape) -> [SharedTable; 3] {
+    let n = values.len();
+    let masks = w.data(900, 2 * n, 64);
+    let up = |v: Vec<u64>| Words::upload(w.device(), v);
+    let (one, zero) = (up(masks[..n].to_vec()), up(masks[n..].to_vec()));
+    let delta = up(values.to_vec()) - &one - &zero;
+    [(&one, &zero), (&one, &delta), (&zero, &delta)].map(|(a, b)| SharedTable::new(a, b, shape, F))
+}
+
+fn values(shape: Shape) -> Vec<u64> {
+    (0..shape.len() as u64).map(|i| hash(&[i, 5])).collect()
+}
+
+fn parse(device: &Device, parts: &[Vec<u8>; 3], tokens: usize, vocab: usize) -> [EmbeddingKeys; 3] {
+    Role::ALL.map(|r| EmbeddingKeys::parse(device, r, &parts[r.index()], tokens, vocab).unwrap())
+}
+
+fn keys(w: &World, tokens: &[u32], vocab: usize, seed: u64) -> [EmbeddingKeys; 3] {
+    let parts = embedding::split(w.device(), tokens, vocab, &key(seed)).unwrap();
+    assert_eq!(parts.each_ref().map(Vec::len), [tokens.len() * token_bytes(vocab); 3]);
+    parse(w.device(), &parts, tokens.len(), vocab)
+}
+
+fn embed(w: &World, keys: [EmbeddingKeys; 3], tables: [SharedTable; 3]) -> Outcome<Share> {
+    let inputs: Vec<_> = keys.into_iter().zip(tables).collect();
+    w.run(inputs.try_into().unwrap(), |cx, (keys, table)| {
+        Box::pin(async move { embedding::embed(&cx, &keys, &table).await })
+    })
+}
+
+fn assert_rows(w: &World, tokens: &[u32], d: usize, vocab: usize, ring: Ring) {
+    let shape = Shape::new(d, vocab);
+    let e = values(shape);
+    let o = embed(w, keys(w, tokens, vocab, 3), share_table(w, &e, shape));
+    assert_eq!((o.results[0].shape, o.results[0].scale), (Shape::new(tokens.len(), d), F));
+    let row = |t: &u32| (0..d).map(|i| ring.reduce(e[i * vocab + *t as usize])).collect::<Vec<_>>();
+    assert_eq!(w.open(&o.results).values, tokens.iter().flat_map(row).collect::<Vec<_>>(), "{tokens:?}");
+    assert_cost(&o, embedding::cost(tokens.len(), d, ring.bits()));
+}
+
+fn assert_cost<T>(o: &Outcome<T>, declared: Cost) {
+    let mut l = Ledger::default();
+    l += &declared;
+    assert_eq!((o.ledger.exchanges, o.ledger.sent), (l.exchanges, l.sent));
+}
+
+// ---- Values and costs.
+
+#[test]
+fn every_token_of_small_vocabularies() {
+    let w = World::new(1);
+    for vocab in [1usize, 2, 3, 61, 128] {
+        // In groups of 1 to 5, then all at once: more than are evaluated together.
+        let all: Vec<u32> = (0..vocab as u32).collect();
+        let mut rest = &all[..];
+        for size in (1..=5).cycle() {
+            let (tokens, next) = rest.split_at(size.min(rest.len()));
+            assert_rows(&w, tokens, 5, vocab, Ring::Z64);
+            rest = next;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert_rows(&w, &all, 17, vocab, Ring::Z64);
+    }
+}
+
+#[test]
+fn tokens_of_a_large_vocabulary() {
+    let w = World::new(2);
+    let tokens = [30521, 0, 16384, 8192, 101];
+    for n in 1..=5 {
+        assert_rows(&w, &tokens[5 - n..], 3, 30522, Ring::Z64);
+    }
+    // Repeated tokens get keys of their own.
+    assert_rows(&w, &[7, 7, 30000, 7], 2, 30522, Ring::Z64);
+}
+
+#[test]
+fn small_rings_and_no_tokens() {
+    for bits in [9, 33] {
+        let ring = Ring::new(bits);
+        assert_rows(&World::new(3).ring(ring), &[60, 0, 31], 4, 61, ring);
+    }
+    assert_rows(&World::new(4), &[], 4, 61, Ring::Z64);
+}
+
+#[test]
+fn products_with_rows_that_are_shared() {
+    let w = World::new(5);
+    for (rows, d, vocab) in [(1, 1, 1), (3, 5, 61), (4, 17, 128)] {
+        let shape = Shape::new(d, vocab);
+        let e = values(shape);
+        let one_hot = |i: usize| u64::from(i % vocab == hash(&[(i / vocab) as u64]) as usize % vocab);
+        let anything = |i: usize| hash(&[i as u64, 8]);
+        for x in
+            [(0..rows * vocab).map(one_hot).collect::<Vec<_>>(), (0..rows * vocab).map(anything).collect()]
+        {
+            let inputs: Vec<_> = w
+                .share(&x, Shape::new(rows, vocab), 0, 1)
+                .into_iter()
+                .zip(share_table(&w, &e, shape))
+                .collect();
+            let o = w.run(inputs.try_into().unwrap(), |cx, (x, table)| {
+                Box::pin(async move { embedding::matmul(&cx, &x, &table) })
+            });
+            let want = |i: usize| {
+                (0..vocab).fold(0u64, |s, t| {
+                    s.wrapping_add(x[i / d * vocab + t].wrapping_mul(e[i % d * vocab + t]))
+                })
+            };
+            assert_eq!(w.open_product(&o.results), (0..rows * d).map(want).collect::<Vec<_>>());
+            assert_eq!((o.results[1].shape, o.results[1].scale), (Shape::new(rows, d), F));
+            assert_cost(&o, product::product_cost(rows * d, 64));
+        }
+    }
+}
+
+// ---- Keys.
+
+/// Each half of a party's message: roots and correction words of its two components.
+fn halves(device: &Device, part: &[u8], vocab: usize) -> [(Words, DpfKeys<Words>); 2] {
+    let (a, b) = part.split_at(part.len() / 2);
+    [a, b].map(|bytes| DpfKeys::unpack(device, vocab, bytes).unwrap())
+}
+
+/// For each component, (party, which of its halves) with bit 0 and with bit 1.
+const HOLDERS: [[(usize, usize); 2]; 3] = [[(0, 0), (1, 0)], [(0, 1), (2, 0)], [(1, 1), (2, 1)]];
+
+#[test]
+fn the_keys_of_a_pair_add_up_to_the_unit_vector() {
+    let w = World::new(6);
+    for vocab in [1usize, 2, 3, 61, 128, 30522] {
+        let tokens: Vec<u32> = (0..5).map(|i| (hash(&[i]) % vocab as u64) as u32).collect();
+        let parts = embedding::split(w.device(), &tokens, vocab, &key(6)).unwrap();
+        let halves = parts.each_ref().map(|p| halves(w.device(), p, vocab));
+        for [(p, i), (q, j)] in HOLDERS {
+            let ((root0, keys0), (root1, keys1)) = (&halves[p][i], &halves[q][j]);
+            // Pairs differ in their roots only.
+            assert!(root0.to_vec().iter().zip(root1.to_vec()).all(|(a, b)| *a != b));
+            assert_eq!(keys0.seeds.to_vec(), keys1.seeds.to_vec());
+            assert_eq!(keys0.controls.to_vec(), keys1.controls.to_vec());
+            assert_eq!(keys0.last.to_vec(), keys1.last.to_vec());
+            let sum = (root0.dpf_evaluate(0, vocab, keys0) + root1.dpf_evaluate(1, vocab, keys1)).to_vec();
+            for (row, token) in sum.chunks_exact(vocab).zip(&tokens) {
+                assert!(row.iter().enumerate().all(|(x, v)| *v == u64::from(x as u32 == *token)));
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_are_exact() {
+    // (levels · 16.25 + 32) for each key, levels = ⌈log2 V⌉ − 1; control bits are whole bytes.
+    for (vocab, party) in [(1, 64), (2, 64), (61, 228), (30522, 520), (49152, 552), (128_256, 584)] {
+        assert_eq!(token_bytes(vocab), party);
+        let parts = embedding::split(World::new(7).device(), &[0], vocab, &key(7)).unwrap();
+        assert_eq!(parts.map(|p| p.len()), [party; 3]);
+    }
+    assert_eq!(3 * token_bytes(128_256), 1752);
+}
+
+#[test]
+fn wrong_messages_are_refused() {
+    let device = kernels::cpu::Cpu::best();
+    let vocab = 61;
+    let bytes: Vec<u8> = (0..3 * token_bytes(vocab)).map(|i| hash(&[i as u64]) as u8).collect();
+    for role in Role::ALL {
+        let read = |bytes: &[u8], tokens| EmbeddingKeys::parse(&device, role, bytes, tokens, vocab);
+        assert_eq!(read(&bytes, 3).unwrap().tokens(), 3);
+        assert_eq!(read(&[], 0).unwrap().tokens(), 0);
+        let one = token_bytes(vocab);
+        for (length, tokens) in
+            [(0, 1), (one - 1, 1), (one / 2, 1), (2 * one, 1), (one, 0), (3 * one - 1, 3), (one, usize::MAX)]
+        {
+            let error = read(&bytes[..length], tokens).unwrap_err();
+            assert_eq!(error, KeyError::Length { tokens, vocab, actual: length });
+            assert!(error.to_string().contains(&format!("{length} bytes of keys for {tokens} tokens")));
+        }
+        assert_eq!(EmbeddingKeys::parse(&device, role, &[], 0, 0).unwrap_err(), KeyError::Empty);
+    }
+    let split = |tokens: &[u32], vocab| embedding::split(&device, tokens, vocab, &key(8)).map(|_| ());
+    assert_eq!(split(&[0, 61, 3], 61), Err(KeyError::Token { token: 61, vocab: 61 }));
+    assert_eq!(split(&[60, u32::MAX], 61), Err(KeyError::Token { token: u32::MAX, vocab: 61 }));
+    assert_eq!(split(&[], 0), Err(KeyError::Empty));
+    assert_eq!(split(&[], 61), Ok(()));
+}
+
+/// Bytes of the right length are keys of something: wrong rows, but no panic.
+#[test]
+fn any_bytes_are_keys() {
+    let w = World::new(8);
+    for vocab in [1usize, 3, 61] {
+        let shape = Shape::new(4, vocab);
+        for fill in [0u8, 0xff, 0x5a] {
+            let parts = [(); 3].map(|()| vec![fill; 2 * token_bytes(vocab)]);
+            let o = embed(&w, parse(w.device(), &parts, 2, vocab), share_table(&w, &values(shape), shape));
+            assert_eq!(w.open(&o.results).values.len(), 8);
+        }
+    }
+}
+
+// ---- What keys say about tokens.
+
+/// Ways to make keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Maker {
+    Honest,
+    /// The three pairs have the same roots.
+    RootsOfAllPairs,
+    /// All tokens have the same roots.
+    RootsOfAllTokens,
+    /// One level's seed correction is left out.
+    NoSeedCorrection,
+    /// Control corrections without the random bits in them.
+    BareControls,
+}
+
+/// Keys for one token many times over, made a second time.
+fn make(device: &Device, maker: Maker, token: u32, n: usize, vocab: usize, seed: &Key) -> [Vec<u8>; 3] {
+    let levels = dpf_levels(vocab);
+    let alpha = Words::upload(device, vec![u64::from(token); n]);
+    let mut parts = [const { Vec::new() }; 3];
+    for (pair, holders) in HOLDERS.iter().enumerate() {
+        let stream = if maker == Maker::RootsOfAllPairs { 0 } else { pair as u64 };
+        let mut roots = Words::chacha12(device, seed, stream, 4 * n, 64).to_vec();
+        if maker == Maker::RootsOfAllTokens {
+            let (zero, one) = ([roots[0], roots[1]], [roots[2 * n], roots[2 * n + 1]]);
+            roots = [zero.repeat(n), one.repeat(n)].concat();
+        }
+        let roots = [0, 1].map(|b| Words::upload(device, roots[2 * n * b..][..2 * n].to_vec()));
+        let mut keys = alpha.dpf_generate(vocab, &roots[0], &roots[1]);
+        if maker == Maker::NoSeedCorrection {
+            let level = levels - 1;
+            let mut seeds = keys.seeds.to_vec();
+            seeds.chunks_exact_mut(2 * levels).for_each(|k| k[2 * level..].fill(0));
+            keys.seeds = Words::upload(device, seeds);
+        }
+        if maker == Maker::BareControls {
+            let bare = (0..n * levels).map(|i| 1 + u64::from(token >> (levels - i % levels) & 1)).collect();
+            keys.controls = Words::upload(device, bare);
+        }
+        for ((party, _), root) in holders.iter().zip(&roots) {
+            keys.pack(vocab, root, &mut parts[*party]);
+        }
+    }
+    parts
+}
+
+/// Standard normal quantile that a chi-square value of `df` degrees corresponds to (Wilson and Hilferty).
+fn z_score(chi2: f64, df: f64) -> f64 {
+    let v = 2.0 / (9.0 * df);
+    ((chi2 / df).cbrt() - (1.0 - v)) / v.sqrt()
+}
+
+/// Six standard deviations: one in 10^9.
+const LIMIT: f64 = 6.0;
+
+/// Samples (one row of bytes each) of what a party has of each token: its two keys; their difference; and the
+/// differences of neighbours. Independent keys make all of them uniform.
+fn views(part: &[u8], vocab: usize) -> [Vec<Vec<u8>>; 3] {
+    let (first, second) = part.split_at(part.len() / 2);
+    let size = dpf_key_bytes(vocab);
+    let xor = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a ^ b).collect::<Vec<u8>>();
+    let pairs = || first.chunks_exact(size).zip(second.chunks_exact(size));
+    let both: Vec<Vec<u8>> = pairs().map(|(a, b)| [a, b].concat()).collect();
+    let within = pairs().map(|(a, b)| xor(a, b)).collect();
+    let between = both.chunks_exact(2).map(|c| xor(&c[0], &c[1])).collect();
+    [both, within, between]
+}
+
+fn counts(rows: &[Vec<u8>], position: usize) -> [f64; 256] {
+    let mut counts = [0f64; 256];
+    rows.iter().for_each(|r| counts[r[position] as usize] += 1.0);
+    counts
+}
+
+/// The least uniform byte position of a view, in standard deviations.
+fn not_uniform(rows: &[Vec<u8>]) -> f64 {
+    let expected = rows.len() as f64 / 256.0;
+    let chi2 = |at| counts(rows, at).iter().map(|c| (c - expected).powi(2) / expected).sum();
+    (0..rows[0].len()).map(|at| z_score(chi2(at), 255.0)).fold(f64::MIN, f64::max)
+}
+
+/// The byte position that differs most between two views of equal size.
+fn different(a: &[Vec<u8>], b: &[Vec<u8>]) -> f64 {
+    let at = |at| {
+        let (a, b) = (counts(a, at), counts(b, at));
+        let seen = a.iter().zip(&b).filter(|(x, y)| *x + *y > 0.0);
+        let (chi2, n) = seen.fold((0.0, 0.0), |(s, n), (x, y)| (s + (x - y).powi(2) / (x + y), n + 1.0));
+        if n > 1.0 { z_score(chi2, n - 1.0) } else { 0.0 }
+    };
+    (0..a[0].len()).map(at).fold(f64::MIN, f64::max)
+}
+
+const KEYS: usize = 1 << 12;
+
+/// For each party: the worst of each view over two tokens, and the worst difference between the tokens.
+fn detect(maker: Maker, vocab: usize, seed: u64) -> [([f64; 3], f64); 3] {
+    let device = kernels::cpu::Cpu::best();
+    let parts = [0, vocab as u32 / 3 * 2 + 1]
+        .map(|token| make(&device, maker, token, KEYS, vocab, &key(seed + u64::from(token))));
+    [0, 1, 2].map(|party| {
+        let [a, b] = parts.each_ref().map(|p| views(&p[party], vocab));
+        let uniform = [0, 1, 2].map(|v| not_uniform(&a[v]).max(not_uniform(&b[v])));
+        (uniform, [0, 1, 2].map(|v| different(&a[v], &b[v])).into_iter().fold(f64::MIN, f64::max))
+    })
+}
+
+/// Vocabularies whose control bits fill whole bytes.
+#[test]
+fn keys_look_the_same_for_all_tokens() {
+    for vocab in [512, 128_256] {
+        for (party, (uniform, different)) in detect(Maker::Honest, vocab, 40).into_iter().enumerate() {
+            assert!(uniform.iter().all(|z| *z < LIMIT), "{vocab} tokens, P{party}: {uniform:?}");
+            assert!(different < LIMIT, "{vocab} tokens, P{party}: {different}");
+        }
+    }
+}
+
+#[test]
+fn detectors_fire_on_broken_keys() {
+    // The keys above are the client's.
+    let device = kernels::cpu::Cpu::best();
+    let client = embedding::split(&device, &[77; 9], 512, &key(50)).unwrap();
+    assert_eq!(make(&device, Maker::Honest, 77, 9, 512, &key(50)), client);
+    // Each fault shows in the view that is made for it, at every party; some also as a difference between two tokens.
+    let faults = [
+        (Maker::RootsOfAllPairs, 1, false),
+        (Maker::RootsOfAllTokens, 2, true),
+        (Maker::NoSeedCorrection, 0, false),
+        (Maker::BareControls, 0, true),
+    ];
+    for (maker, view, differ) in faults {
+        for (uniform, different) in detect(maker, 512, 60) {
+            assert!(uniform[view] > 5.0 * LIMIT, "{maker:?}: {uniform:?}");
+            let found = if differ { different > 5.0 * LIMIT } else { different < LIMIT };
+            assert!(found, "{maker:?}: {different}");
+        }
+    }
+}
+
+/// Why pairs need roots of their own: P1 has a key with bit 1 and one with bit 0.
+#[test]
+fn a_party_does_not_hold_a_pair() {
+    let device = kernels::cpu::Cpu::best();
+    let p1_sees = |maker| {
+        let [(root, keys), (other_root, other)] =
+            halves(&device, &make(&device, maker, 77, 1, 512, &key(70))[1], 512);
+        (root.dpf_evaluate(1, 512, &keys) + other_root.dpf_evaluate(0, 512, &other)).to_vec()
+    };
+    assert_eq!(p1_sees(Maker::RootsOfAllPairs).iter().position(|v| *v == 1), Some(77));
+    let sum = p1_sees(Maker::Honest);
+    assert!(sum.iter().all(|v| *v > 1), "words of 64 random bits");
+}
+
+// ---- What the parties send.
+
+/// Values received by an evaluator in embeddings from a table whose components are all zero, where nothing but the
+/// masks of the protocol hides what is sent.
+fn received(world: World, to: Role) -> Vec<Vec<u8>> {
+    let (vocab, d) = (61, 64);
+    let w = world.recorded();
+    let zeros = Words::zeros(w.device(), d * vocab);
+    let tables = [(); 3].map(|()| SharedTable::new(&zeros, &zeros, Shape::new(d, vocab), F));
+    let tokens: Vec<u32> = (0..64).map(|i| i % 61).collect();
+    let o = embed(&w, keys(&w, &tokens, vocab, 80), tables);
+    let sent: Vec<Sent> = o.sent.into_iter().flatten().collect();
+    assert!(sent.iter().all(|s| s.to != Role::Dealer), "the dealer received something");
+    sent.iter().filter(|s| s.to == to).flat_map(|s| &s.values).map(|v| v.to_le_bytes().to_vec()).collect()
+}
+
+/// One pairwise key's streams are zero.
+struct Zeroed(KeyId, Box<dyn Streams>);
+
+impl Streams for Zeroed {
+    fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words> {
+        let words = self.1.draw(device, key, op, lane, n, bits)?;
+        Some(if key == self.0 { Words::zeros(device, n) } else { words })
+    }
+}
+
+#[test]
+fn received_words_are_uniform() {
+    for (to, words) in [(Role::P1, 64 * 64), (Role::P2, 2 * 64 * 64)] {
+        let seen = received(World::new(90), to);
+        assert_eq!(seen.len(), words);
+        let z = not_uniform(&seen);
+        assert!(z < LIMIT, "{to}: {z}");
+    }
+    let p2 = received(
+        World::new(91).streams(|r, w| Box::new(Zeroed(KeyId::K01, Box::new(w.chacha(r))))),
+        Role::P2,
+    );
+    assert!(not_uniform(&p2) > 5.0 * LIMIT, "P2 sees nothing without masks of k01");
+}
+
+/// Whatever the token, the same messages belong to exactly one choice of the masks that the party does not know.
+#[test]
+fn views_are_in_bijection_with_masks() {
+    let w = World::new(0);
+    let shape = Shape::new(5, 61);
+    let tables = share_table(&w, &values(shape), shape);
+    for (party, messages) in [(Role::P1, 1), (Role::P2, 2)] {
+        for token in [0, 1, 60] {
+            let keys = keys(&w, &[token, 30], 61, 100);
+            let run = solve_views(1000 + party as u64, Ring::Z64, party, &[], &[vec![]], &[], &|cx, _| {
+                let (keys, table) = (keys[cx.role().index()].clone(), tables[cx.role().index()].clone());
+                Box::pin(async move { Ok(vec![embedding::embed(&cx, &keys, &table).await?]) })
+            });
+            assert_eq!(run, Ok(messages));
+        }
+    }
+}
+
+/// One stream masks P0's sum, one each evaluator's half, in operations of their own.
+#[test]
+fn messages_are_those_declared() {
+    let w = World::new(9).recorded();
+    let shape = Shape::new(5, 61);
+    let o = embed(&w, keys(&w, &[3, 4], 61, 9), share_table(&w, &values(shape), shape));
+    let sent =
+        |i: usize| o.sent[i].iter().map(|s| (s.to, s.lane, s.bits, s.values.len())).collect::<Vec<_>>();
+    assert_eq!(sent(0), [(Role::P2, Purpose::Theta as u8, 64, 10)]);
+    assert_eq!(sent(1), [(Role::P2, Purpose::Result as u8, 64, 10)]);
+    assert_eq!(sent(2), [(Role::P1, Purpose::Result as u8, 64, 10)]);
+}
