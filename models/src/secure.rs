@@ -5,6 +5,7 @@ use crate::attention::AttentionShape;
 use crate::plan::FunctionTable;
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::{Words, Zip};
+use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
@@ -13,21 +14,29 @@ use protocol::gates::{glu, lut, norm, product, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
 use std::sync::Arc;
 
+/// Tokens as a party has them.
+#[derive(Clone, Debug)]
+pub enum Tokens {
+    /// From a client: keys of point functions.
+    Keys(EmbeddingKeys),
+    /// Chosen among the parties: one-hot rows at scale 0.
+    OneHot(Share),
+}
+
 /// Values of the secure reading.
 #[derive(Clone, Copy, Debug)]
 pub enum SecureValues {}
 
 impl Values for SecureValues {
     type Act = Share;
-    type Table = SharedMatrix;
+    type Table = SharedTable;
     type Matrix = SharedMatrix;
     /// Biases at the scale of products.
     type Rows = Share;
     type Norm = Arc<NormTable>;
     type Softmax = Arc<SoftmaxTables>;
     type Activation = Arc<FunctionTable>;
-    /// Shared one-hot rows at scale 0.
-    type Input = Share;
+    type Input = Tokens;
     /// An evaluator's message to the client.
     type Output = Option<Words>;
 }
@@ -66,8 +75,13 @@ impl Algebra for Secure<'_> {
         Secure { cx: self.cx.scope(name) }
     }
 
-    async fn embed(&self, tokens: &Share, table: &SharedMatrix) -> Result<Share> {
-        product::reshare(&self.cx, product::matmul(&self.cx, tokens, table)?).await
+    async fn embed(&self, tokens: &Tokens, table: &SharedTable) -> Result<Share> {
+        match tokens {
+            Tokens::Keys(keys) => embedding::embed(&self.cx, keys, table).await,
+            Tokens::OneHot(rows) => {
+                product::reshare(&self.cx, embedding::matmul(&self.cx, rows, table)?).await
+            }
+        }
     }
 
     fn add_rows(&self, x: &Share, rows: &Share, index: &[Option<usize>]) -> Share {

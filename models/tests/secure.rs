@@ -11,7 +11,7 @@ use models::folded;
 use models::model::{Cache, OutputRows};
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Seeds, client, input_part};
+use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
 use models::tokenizer::{ChatFormat, TokenizerInfo};
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
@@ -63,22 +63,22 @@ fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) -> Vec
     let inputs: Vec<[Vec<u8>; 3]> = passes
         .iter()
         .enumerate()
-        .map(|(i, ids)| client::split_tokens(&device, vocab, ids, [i as u8 + 10; 32], [i as u8 + 90; 32]))
+        .map(|(i, ids)| client::split_tokens(&device, vocab, ids, &[i as u8 + 10; 32]).unwrap())
         .collect();
     let outputs: Vec<Vec<(Option<Vec<u8>>, Ledger)>> = std::thread::scope(|s| {
         let threads: Vec<_> = Role::ALL
             .into_iter()
             .zip(MemoryNetwork::three())
             .map(|(role, mut net)| {
-                let (world, device, inputs, model) =
-                    (&world, &device, &inputs, shared.parties[role.index()].clone());
+                let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
                 s.spawn(move || {
                     let mut session = PartySession::new(model, Box::new(world.chacha(role)));
                     let mut out = vec![];
                     for (ids, parts) in passes.iter().zip(inputs) {
-                        let part = input_part(device, role, &parts[role.index()], ids.len() * vocab).unwrap();
+                        let keys = session.keys(&parts[role.index()], ids.len()).unwrap();
                         let before = *session.ledger();
-                        let logits = session.pass(&mut net, &part, ids.len(), rows).unwrap();
+                        let request = Request { keys, segment: None, work: Work::Outputs(rows) };
+                        let logits = session.pass(&mut net, &request).unwrap();
                         out.push((logits, session.ledger().since(&before)));
                     }
                     out

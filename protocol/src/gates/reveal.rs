@@ -21,6 +21,14 @@ impl Reveal {
     /// Sums over the rows of a sequence: |value| < 2^23, error below 2^−15.
     pub const POOLED: Reveal = Reveal { bits: 40, scale: 16 };
 
+    /// The number of a token.
+    pub const TOKEN: Reveal = Reveal { bits: 32, scale: 0 };
+
+    /// What the client makes of two messages from which nothing was truncated.
+    pub fn combine_exact(self, p1: u64, p2: u64) -> u64 {
+        p1.wrapping_add(p2) & (u64::MAX >> (64 - self.bits))
+    }
+
     /// What the client makes of the two messages; centred, so that the error is in (−1, 1] units of 2^−scale.
     pub fn combine(self, p1: u64, p2: u64) -> f64 {
         let s = 64 - self.bits;
