@@ -5,16 +5,24 @@
 
 mod config;
 mod file;
+mod file_error;
+mod gguf_config;
+mod hf_config;
 mod layout;
+mod open;
 mod random;
+mod safetensors;
 mod tensors;
 
 use crate::gguf::GgufError;
 
 pub use config::{Activation, Family, Head, ModelConfig, Rotary};
 pub use file::FileCheckpoint;
+pub use file_error::FileError;
+pub use hf_config::HfConfig;
 pub use layout::{Kind, LayerTensor, TensorId};
 pub use random::RandomModel;
+pub use safetensors::SafetensorsFolder;
 pub use tensors::{Naming, Tensors};
 
 /// Why a checkpoint was refused.
@@ -24,6 +32,9 @@ pub enum CheckpointError {
     /// The file is broken or uses something that is not read.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The files of the checkpoint are broken or ask for something that is not implemented.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another architecture.
     #[error(
         "the model's architecture is {found:?}, which is not supported; {supported} is: choose a model of that family"

@@ -15,7 +15,9 @@
 mod dequantise;
 mod error;
 mod header;
+mod k_quants;
 mod tensor_type;
+mod tensors;
 mod value;
 
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+pub(crate) use dequantise::f16_to_f32;
 pub use error::GgufError;
 pub use tensor_type::TensorType;
 pub use value::{Array, FromValue, Value};

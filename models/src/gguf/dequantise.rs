@@ -1,4 +1,4 @@
-use super::TensorType;
+use super::{TensorType, k_quants};
 
 /// Appends the weights held by whole blocks of `bytes`; a part of a block at the end is left out.
 pub(super) fn append(tensor_type: TensorType, bytes: &[u8], out: &mut Vec<f32>) {
@@ -24,6 +24,13 @@ pub(super) fn append(tensor_type: TensorType, bytes: &[u8], out: &mut Vec<f32>) 
                 out.extend(block[4..].iter().map(|q| f32::from(q >> 4) * scale + least));
             }
         }
+        TensorType::Q5_0 => chunks(bytes).for_each(|block| k_quants::q5_0(block, out)),
+        TensorType::Q5_1 => chunks(bytes).for_each(|block| k_quants::q5_1(block, out)),
+        TensorType::Q2K => chunks(bytes).for_each(|block| k_quants::q2_k(block, out)),
+        TensorType::Q3K => chunks(bytes).for_each(|block| k_quants::q3_k(block, out)),
+        TensorType::Q4K => chunks(bytes).for_each(|block| k_quants::q4_k(block, out)),
+        TensorType::Q5K => chunks(bytes).for_each(|block| k_quants::q5_k(block, out)),
+        TensorType::Q6K => chunks(bytes).for_each(|block| k_quants::q6_k(block, out)),
         TensorType::Q8_0 => {
             for block in chunks::<34>(bytes) {
                 let scale = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
@@ -38,7 +45,7 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = &[u8; N]> {
 }
 
 /// Exact widening of an IEEE half-precision number.
-fn f16_to_f32(half: u16) -> f32 {
+pub(crate) fn f16_to_f32(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let exponent = u32::from(half >> 10) & 0x1f;
     let mantissa = u32::from(half) & 0x3ff;

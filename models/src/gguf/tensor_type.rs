@@ -16,14 +16,42 @@ pub enum TensorType {
     Q4_0,
     /// Blocks of 32: an f16 scale and minimum, 4-bit integers.
     Q4_1,
+    /// Blocks of 32: an f16 scale, 5-bit integers less 16.
+    Q5_0,
+    /// Blocks of 32: an f16 scale and minimum, 5-bit integers.
+    Q5_1,
     /// Blocks of 32: an f16 scale, 8-bit signed integers.
     Q8_0,
+    /// Blocks of 256: 2-bit integers, 4-bit scales and minima for each 16.
+    Q2K,
+    /// Blocks of 256: 3-bit integers, 6-bit scales for each 16.
+    Q3K,
+    /// Blocks of 256: 4-bit integers, 6-bit scales and minima for each 32.
+    Q4K,
+    /// Blocks of 256: 5-bit integers, 6-bit scales and minima for each 32.
+    Q5K,
+    /// Blocks of 256: 6-bit integers, 8-bit scales for each 16.
+    Q6K,
 }
 
 impl TensorType {
     /// All supported types.
-    pub const ALL: [Self; 7] =
-        [Self::F32, Self::F64, Self::F16, Self::Bf16, Self::Q4_0, Self::Q4_1, Self::Q8_0];
+    pub const ALL: [Self; 14] = [
+        Self::F32,
+        Self::F64,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// The type with this number in the file format, where it is supported.
     pub fn from_code(code: u32) -> Option<Self> {
@@ -37,7 +65,14 @@ impl TensorType {
             Self::F16 => 1,
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
             Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
             Self::F64 => 28,
             Self::Bf16 => 30,
         }
@@ -47,7 +82,8 @@ impl TensorType {
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F64 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -59,7 +95,14 @@ impl TensorType {
             Self::F16 | Self::Bf16 => 2,
             Self::Q4_0 => 2 + 16,
             Self::Q4_1 => 4 + 16,
+            Self::Q5_0 => 2 + 4 + 16,
+            Self::Q5_1 => 4 + 4 + 16,
             Self::Q8_0 => 2 + 32,
+            Self::Q2K => 16 + 64 + 4,
+            Self::Q3K => 32 + 64 + 12 + 2,
+            Self::Q4K => 4 + 12 + 128,
+            Self::Q5K => 4 + 12 + 32 + 128,
+            Self::Q6K => 128 + 64 + 16 + 2,
         }
     }
 
