@@ -1,21 +1,27 @@
-//! Text to token ids and back: byte-level BPE, rebuilt from a GGUF file or from `tokenizer.json`.
+//! Text to token ids and back: byte-level BPE and BERT's WordPiece, rebuilt from a GGUF file or from
+//! `tokenizer.json`.
 //!
 //! A model's party reads the tokenizer from the model file and sends it to clients as a
 //! [`TokenizerInfo`]. The client does not trust it: [`Tokenizer::from_info`] checks all of it and
 //! answers with an error where something is off.
 
 mod chat;
+mod files;
+mod frame;
 mod json;
 mod parts;
 mod stream;
+mod word_piece;
 
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::{Gguf, GgufError};
 
 pub use chat::ChatFormat;
+pub use files::TokenizerFiles;
 pub use stream::StreamDecoder;
 
+use frame::Frame;
 use parts::Parts;
 
 /// Longest text that is encoded at once, in bytes; far more than any context holds.
@@ -45,6 +51,11 @@ pub enum TokenizerError {
         /// Its length.
         found: usize,
     },
+    /// Two texts were to be encoded together.
+    #[error(
+        "this model's tokenizer has no form for two texts; only BERT's and RoBERTa's have: give one text"
+    )]
+    NoPairs,
     /// The tokenizer library failed on a text.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
@@ -73,7 +84,7 @@ pub struct TokenizerInfo {
     pub chat: ChatFormat,
 }
 
-/// A byte-level BPE tokenizer.
+/// A byte-level BPE or WordPiece tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The bytes that each id stands for.
@@ -81,6 +92,9 @@ pub struct Tokenizer {
     special: Vec<bool>,
     eos: Vec<u32>,
     bos: Option<u32>,
+    frame: Option<Frame>,
+    /// Whether pieces bring the space before them along, which the first one does without.
+    spaced: bool,
     chat: ChatFormat,
 }
 
@@ -116,7 +130,7 @@ impl Tokenizer {
     }
 
     /// Reads a `tokenizer.json`, which may come from anyone. It knows neither stop tokens nor a chat
-    /// format: [`Tokenizer::from_info`] adds them.
+    /// format: [`Tokenizer::from_files`] and [`Tokenizer::from_info`] add them.
     pub fn from_json(json: &str) -> Result<Self, TokenizerError> {
         Self::new(json::parse(json)?, Vec::new(), None, ChatFormat::Raw)
     }
@@ -134,6 +148,18 @@ impl Tokenizer {
         chat: ChatFormat,
     ) -> Result<Self, TokenizerError> {
         let (pieces, special) = parts.pieces();
+        let (frame, spaced) = (parts.frame, parts.spaced());
+        let bos = match (parts.bos, bos) {
+            (Some(own), Some(other)) if own != other => {
+                let what =
+                    format!("texts begin with {own} by the tokenizer, with {other} by its description");
+                return Err(TokenizerError::Broken(what));
+            }
+            (own, other) => own.or(other),
+        };
+        if frame.is_some() && bos.is_some() {
+            return Err(TokenizerError::Broken("a text would begin with two special tokens".into()));
+        }
         let inner = parts.build()?;
         eos.sort_unstable();
         eos.dedup();
@@ -142,7 +168,7 @@ impl Tokenizer {
                 return Err(TokenizerError::UnknownId { id, vocab_size: pieces.len() });
             }
         }
-        Ok(Self { inner, pieces, special, eos, bos, chat })
+        Ok(Self { inner, pieces, special, eos, bos, frame, spaced, chat })
     }
 
     /// What a client needs to build this tokenizer again.
@@ -160,20 +186,45 @@ impl Tokenizer {
         self.inner.to_string(false).map_err(|e| TokenizerError::Broken(e.to_string()))
     }
 
-    /// The ids of a text, with the leading id that the model wants, if any. Names of special tokens
-    /// in the text (`<|im_end|>`) become these tokens. A byte for which the vocabulary has no token
-    /// is left out, as in every implementation of this tokenizer; it takes unassigned or very rare
-    /// characters to meet one.
+    /// The ids of a text, with the special tokens around it that the model wants. Names of special
+    /// tokens in the text (`<|im_end|>`) become these tokens. A byte for which the vocabulary of a
+    /// byte-level tokenizer has no token is left out, as in every implementation of this tokenizer; it
+    /// takes unassigned or very rare characters to meet one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let ids = self.plain_ids(text)?;
+        Ok(match &self.frame {
+            Some(frame) => frame.single(&ids),
+            None => self.bos.into_iter().chain(ids).collect(),
+        })
+    }
+
+    /// The ids of two texts that a model compares, with special tokens, and the length of the first
+    /// segment: how many ids, from the start, have token type 0. Those after it have type 1. RoBERTa
+    /// tells texts apart by special tokens only: there, all ids have type 0.
+    ///
+    /// # Errors
+    /// The tokenizer is not that of BERT or RoBERTa, or a text is too long.
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<(Vec<u32>, usize), TokenizerError> {
+        let frame = self.frame.as_ref().ok_or(TokenizerError::NoPairs)?;
+        Ok(frame.pair(&self.plain_ids(first)?, &self.plain_ids(second)?))
+    }
+
+    /// Whether [`Tokenizer::encode_pair`] works.
+    pub fn has_pairs(&self) -> bool {
+        self.frame.is_some()
+    }
+
+    fn plain_ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TokenizerError::TextTooLong { found: text.len() });
         }
         let encoding =
             self.inner.encode_fast(text, false).map_err(|e| TokenizerError::Encode(e.to_string()))?;
-        Ok(self.bos.iter().chain(encoding.get_ids()).copied().collect())
+        Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
+    /// The text of ids. Bytes that are no UTF-8 become U+FFFD. WordPiece does not keep all of a text
+    /// (such as capitals and spaces): words come out separated by single spaces.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
         let mut stream = self.stream(skip_special);
         let mut text = String::new();

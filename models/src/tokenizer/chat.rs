@@ -54,11 +54,12 @@ impl ChatFormat {
 fn default_system(template: &str) -> Option<String> {
     // The line break may stand in the template itself or as the two characters `\n`.
     ["<|im_start|>system\n", "<|im_start|>system\\n"].into_iter().find_map(|head| {
-        let (_, rest) = template.split_once(head)?;
-        let (system, _) = rest.split_once(END)?;
-        // Quotes and braces mean that the message is put together by the template's program.
-        let plain = !system.contains(['{', '}', '\'', '"', '\\']);
-        (plain && !system.is_empty() && system.len() <= MAX_SYSTEM_BYTES).then(|| system.to_owned())
+        template.match_indices(head).find_map(|(at, _)| {
+            let (system, _) = template[at + head.len()..].split_once(END)?;
+            // Quotes and braces mean that the message is put together by the template's program.
+            let plain = !system.contains(['{', '}', '\'', '"', '\\']);
+            (plain && !system.is_empty() && system.len() <= MAX_SYSTEM_BYTES).then(|| system.to_owned())
+        })
     })
 }
 
@@ -81,6 +82,12 @@ mod tests {
         let computed = "{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}";
         let chat = ChatFormat::from_template(Some(computed));
         assert_eq!(chat.prompt("Hi"), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+        // As Qwen's: computed in one branch, spelled out in the other.
+        let both = format!("{computed}{spelled}");
+        assert_eq!(
+            ChatFormat::from_template(Some(&both)),
+            ChatFormat::ChatMl { system: Some("Be kind.".into()) }
+        );
         assert_eq!(ChatFormat::from_template(Some("[INST]")).prompt("Hi"), "Hi");
         assert_eq!(ChatFormat::from_template(None), ChatFormat::Raw);
     }

@@ -1,21 +1,25 @@
 //! Reads `tokenizer.json` from anyone: only descriptions that mean one of the tokenizers built in
-//! [`super::parts`] are accepted, and nothing of the document reaches the library unchecked.
+//! [`super::parts`] are accepted, and nothing of the document reaches the library unchecked. Cutting
+//! short and padding are left aside: they belong to whoever fills batches.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
+use tokenizers::normalizers::bert::BertNormalizer;
 
 use super::TokenizerError;
-use super::parts::{LLAMA3_WORDS, Parts, Words, split_merge};
+use super::frame::{self, Added};
+use super::parts::{Bpe, LLAMA3_WORDS, Model, Parts, QWEN2_WORDS, Words, split_merge};
+use super::word_piece::{CONTINUES, MAX_WORD, WordPieces};
 
 const MAX_JSON_BYTES: usize = 64 << 20;
 
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    added_tokens: Vec<AddedLine>,
     #[serde(default)]
     normalizer: Option<Value>,
     #[serde(default)]
@@ -24,11 +28,11 @@ struct Document {
     post_processor: Option<Value>,
     #[serde(default)]
     decoder: Option<Value>,
-    model: Model,
+    model: ModelLine,
 }
 
 #[derive(Deserialize)]
-struct Added {
+struct AddedLine {
     id: u32,
     content: String,
     #[serde(default)]
@@ -44,7 +48,7 @@ struct Added {
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct ModelLine {
     #[serde(rename = "type")]
     kind: Option<String>,
     dropout: Option<f32>,
@@ -57,8 +61,9 @@ struct Model {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
+    max_input_chars_per_word: Option<usize>,
     vocab: HashMap<String, u32>,
-    merges: Merges,
+    merges: Option<Merges>,
 }
 
 #[derive(Deserialize)]
@@ -73,26 +78,39 @@ pub(super) fn parse(json: &str) -> Result<Parts, TokenizerError> {
         let what = format!("{} bytes of JSON; at most {MAX_JSON_BYTES} are read", json.len());
         return Err(TokenizerError::Broken(what));
     }
-    let document: Document = serde_json::from_str(json).map_err(|e| TokenizerError::Broken(e.to_string()))?;
-    check_model(&document.model)?;
-    if let Some(normalizer) = &document.normalizer {
-        return Err(unsupported("normalizer", normalizer));
-    }
-    match &document.post_processor {
-        Some(value) if kind(value) != "ByteLevel" => return Err(unsupported("post-processor", value)),
-        _ => {}
-    }
-    match &document.decoder {
-        Some(value) if kind(value) == "ByteLevel" => {}
-        other => return Err(unsupported("decoder", other.as_ref().unwrap_or(&Value::Null))),
-    }
-    let words = words(document.pre_tokenizer.as_ref().unwrap_or(&Value::Null))?;
+    let mut document: Document =
+        serde_json::from_str(json).map_err(|e| TokenizerError::Broken(e.to_string()))?;
+    let word_piece = match document.model.kind.as_deref() {
+        None | Some("BPE") => false,
+        Some("WordPiece") => true,
+        Some(other) => return Err(unsupported_model(format!("tokenizer model {other:?}"))),
+    };
+    let absent = Value::Null;
+    let part = |value: &Option<Value>| value.clone().unwrap_or_default();
+    let (normalizer, pre_tokenizer) = (part(&document.normalizer), part(&document.pre_tokenizer));
+    let decoder = document.decoder.as_ref().unwrap_or(&absent);
 
-    let mut tokens = dense(document.model.vocab, &document.added_tokens)?;
+    let mut tokens = dense(std::mem::take(&mut document.model.vocab), &document.added_tokens)?;
     tokens.shrink_to_fit();
-    let merges = match document.model.merges {
-        Merges::Pairs(pairs) => pairs,
-        Merges::Joined(lines) => lines.iter().map(|l| split_merge(l)).collect::<Result<_, _>>()?,
+    let model = if word_piece {
+        if !matches!(kind(decoder), "WordPiece" | "none") {
+            return Err(unsupported("decoder", decoder));
+        }
+        Model::WordPiece(word_pieces(document.model, &normalizer, &pre_tokenizer)?)
+    } else {
+        if kind(decoder) != "ByteLevel" {
+            return Err(unsupported("decoder", decoder));
+        }
+        Model::Bpe(bpe(document.model, &normalizer, &pre_tokenizer)?)
+    };
+    let (frame, bos) = match &document.post_processor {
+        None => (None, None),
+        Some(value) => match frame::recognise(value, &tokens) {
+            Some(Added::Nothing) => (None, None),
+            Some(Added::Leading(id)) => (None, Some(id)),
+            Some(Added::Frame(frame)) => (Some(frame), None),
+            None => return Err(unsupported("post-processor", value)),
+        },
     };
     let added = document
         .added_tokens
@@ -106,32 +124,76 @@ pub(super) fn parse(json: &str) -> Result<Parts, TokenizerError> {
             (token.id, added)
         })
         .collect();
-    Ok(Parts {
-        tokens,
-        merges,
-        added,
-        unknown: document.model.unk_token,
-        ignore_merges: document.model.ignore_merges,
-        words,
-    })
+    Ok(Parts { tokens, added, model, frame, bos })
 }
 
-fn check_model(model: &Model) -> Result<(), TokenizerError> {
-    let named = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
-    let unsupported = match model {
-        Model { kind: Some(kind), .. } if kind != "BPE" => format!("tokenizer model {kind:?}"),
-        Model { dropout: Some(rate), .. } if *rate != 0.0 => "BPE with dropout".to_owned(),
-        Model { byte_fallback: true, .. } => "BPE with byte fallback".to_owned(),
-        Model { fuse_unk: true, .. } => "BPE that fuses unknown tokens".to_owned(),
-        _ if named(&model.continuing_subword_prefix) => "BPE with a subword prefix".to_owned(),
-        _ if named(&model.end_of_word_suffix) => "BPE with a word suffix".to_owned(),
-        _ => return Ok(()),
+fn named(text: &Option<String>) -> bool {
+    text.as_ref().is_some_and(|t| !t.is_empty())
+}
+
+fn bpe(model: ModelLine, normalizer: &Value, pre_tokenizer: &Value) -> Result<Bpe, TokenizerError> {
+    let unusual = if model.dropout.is_some_and(|rate| rate != 0.0) {
+        "BPE with dropout"
+    } else if model.byte_fallback {
+        "BPE with byte fallback"
+    } else if model.fuse_unk {
+        "BPE that fuses unknown tokens"
+    } else if named(&model.continuing_subword_prefix) {
+        "BPE with a subword prefix"
+    } else if named(&model.end_of_word_suffix) {
+        "BPE with a word suffix"
+    } else {
+        ""
     };
-    Err(TokenizerError::Unsupported { what: unsupported, supported: "plain byte-level BPE tokenizers" })
+    if !unusual.is_empty() {
+        return Err(unsupported_model(unusual.to_owned()));
+    }
+    let nfc = match kind(normalizer) {
+        "none" => false,
+        "NFC" => true,
+        _ => return Err(unsupported("normalizer", normalizer)),
+    };
+    let words = words(pre_tokenizer)?;
+    let merges = match model.merges {
+        Some(Merges::Pairs(pairs)) => pairs,
+        Some(Merges::Joined(lines)) => lines.iter().map(|l| split_merge(l)).collect::<Result<_, _>>()?,
+        None => return Err(TokenizerError::Broken("BPE without merges".into())),
+    };
+    Ok(Bpe { merges, unknown: model.unk_token, ignore_merges: model.ignore_merges, words, nfc })
+}
+
+fn word_pieces(
+    model: ModelLine,
+    normalizer: &Value,
+    pre_tokenizer: &Value,
+) -> Result<WordPieces, TokenizerError> {
+    if model.continuing_subword_prefix.as_deref().is_some_and(|prefix| prefix != CONTINUES) {
+        return Err(unsupported_model("WordPiece with another prefix than \"##\"".into()));
+    }
+    let max_word = model.max_input_chars_per_word.unwrap_or(MAX_WORD);
+    if !(1..=MAX_WORD).contains(&max_word) {
+        let what = format!("words of up to {max_word} characters; 1 to {MAX_WORD} are possible");
+        return Err(TokenizerError::Broken(what));
+    }
+    if kind(pre_tokenizer) != "BertPreTokenizer" {
+        return Err(unsupported("pre-tokenizer", pre_tokenizer));
+    }
+    let flag = |name: &str| normalizer.get(name).and_then(Value::as_bool);
+    let all = (flag("clean_text"), flag("handle_chinese_chars"), flag("lowercase"));
+    let (true, (Some(clean), Some(chinese), Some(lower))) = (kind(normalizer) == "BertNormalizer", all)
+    else {
+        return Err(unsupported("normalizer", normalizer));
+    };
+    let normalizer = BertNormalizer::new(clean, chinese, flag("strip_accents"), lower);
+    Ok(WordPieces { unknown: model.unk_token.unwrap_or("[UNK]".into()), max_word, normalizer })
+}
+
+fn unsupported_model(what: String) -> TokenizerError {
+    TokenizerError::Unsupported { what, supported: "byte-level BPE and BERT's WordPiece tokenizers" }
 }
 
 /// The vocabulary as a list, every id from 0 on taken exactly once.
-fn dense(vocab: HashMap<String, u32>, added: &[Added]) -> Result<Vec<String>, TokenizerError> {
+fn dense(vocab: HashMap<String, u32>, added: &[AddedLine]) -> Result<Vec<String>, TokenizerError> {
     let extra = added.iter().filter(|a| !vocab.contains_key(&a.content));
     let extra: Vec<(String, u32)> = extra.map(|a| (a.content.clone(), a.id)).collect();
     let mut tokens: Vec<Option<String>> = vec![None; vocab.len() + extra.len()];
@@ -176,12 +238,15 @@ fn words(value: &Value) -> Result<Words, TokenizerError> {
         }
         [split, last]
             if kind(split) == "Split"
-                && split.pointer("/pattern/Regex").and_then(Value::as_str) == Some(LLAMA3_WORDS)
                 && split.get("behavior").and_then(Value::as_str) == Some("Isolated")
                 && flag(split, "invert") == Some(false)
                 && bytes(last, false) =>
         {
-            Ok(Words::Llama3)
+            match split.pointer("/pattern/Regex").and_then(Value::as_str) {
+                Some(LLAMA3_WORDS) => Ok(Words::Llama3),
+                Some(QWEN2_WORDS) => Ok(Words::Qwen2),
+                _ => Err(unsupported("pre-tokenizer", value)),
+            }
         }
         _ => Err(unsupported("pre-tokenizer", value)),
     }
@@ -194,6 +259,7 @@ fn kind(value: &Value) -> &str {
 fn unsupported(part: &str, value: &Value) -> TokenizerError {
     TokenizerError::Unsupported {
         what: format!("the {part} {:?} of this tokenizer.json", kind(value)),
-        supported: "byte-level BPE tokenizers cut as GPT-2's, SmolLM's or Llama 3's",
+        supported: "byte-level BPE tokenizers cut as GPT-2's, SmolLM's, Llama 3's or Qwen2's, RoBERTa's and \
+                    BERT's",
     }
 }

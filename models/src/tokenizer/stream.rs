@@ -6,19 +6,24 @@ use super::{Tokenizer, TokenizerError};
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
+    /// Whether a piece has come before, from which the next word is separated.
+    begun: bool,
     pending: Vec<u8>,
 }
 
 impl<'a> StreamDecoder<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, pending: Vec::new() }
+        Self { tokenizer, skip_special, begun: false, pending: Vec::new() }
     }
 
     /// Takes one id; gives the text that is now certain, if there is any.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
         let (bytes, special) = self.tokenizer.piece(id)?;
         if !(special && self.skip_special) {
+            let spare = self.tokenizer.spaced && !self.begun;
+            let bytes = bytes.strip_prefix(b" ").filter(|_| spare).unwrap_or(bytes);
             self.pending.extend_from_slice(bytes);
+            self.begun = true;
         }
         let mut text = String::new();
         let mut start = 0;
