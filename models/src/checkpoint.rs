@@ -21,6 +21,7 @@ pub use file::FileCheckpoint;
 pub use file_error::FileError;
 pub use hf_config::HfConfig;
 pub use layout::{Kind, LayerTensor, TensorId};
+pub use open::Checkpoint;
 pub use random::RandomModel;
 pub use safetensors::SafetensorsFolder;
 pub use tensors::{Naming, Tensors};
