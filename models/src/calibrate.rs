@@ -21,6 +21,8 @@ pub const SAMPLE_TEXT: &str = include_str!("sample_text.txt");
 
 /// Margin on every range that was found by watching.
 const MARGIN: f64 = 2.0;
+/// Of so many rows of a sample one is looked at for output scores.
+const SCORE_ROWS: usize = 4;
 /// Longest sequence the tables are made for.
 const LONGEST: usize = 4096;
 
@@ -74,6 +76,12 @@ pub fn sample_tokens(tokenizer: &Tokenizer, c: &ModelConfig) -> Result<Vec<Vec<u
     Ok(texts)
 }
 
+/// For a model without a tokenizer: tokens from all over its vocabulary.
+pub fn spread_tokens(c: &ModelConfig) -> Vec<u32> {
+    let count = c.context.min(128);
+    (0..count).map(|i| (i * c.vocab / count) as u32).collect()
+}
+
 /// Finds a plan: runs `texts` through the model layer by layer, so that one layer's weights are in memory at a time.
 /// `progress` is told how many layers of how many are done.
 ///
@@ -123,13 +131,24 @@ pub fn calibrate(
     }
 
     let back = Back::build(&c, &mut parts)?;
+    let mut largest_score = 0f64;
     for (x, pass) in activations.into_iter().zip(&passes) {
-        complete(back.hidden(&float, x, pass, OutputRows::All)).expect(plaintext);
+        let hidden = complete(back.hidden(&float, x, pass, OutputRows::All)).expect(plaintext);
+        // A part of the rows is enough, and a vocabulary is wide.
+        let some: Vec<f32> =
+            hidden.data.chunks_exact(hidden.cols).step_by(SCORE_ROWS).flatten().copied().collect();
+        let some = Mat { rows: some.len() / hidden.cols, cols: hidden.cols, data: some };
+        let scores = back.output(&float, &some).expect(plaintext);
+        largest_score = scores.data.iter().fold(largest_score, |m, v| m.max(f64::from(v.abs())));
     }
     let seen = float.observations();
-    let (mut outer, mut pooler) = ("output/norm", None);
+    let (mut outer, mut pooler, mut scores) = ("output/norm", None, MARGIN * largest_score.max(1.0));
     match &back {
-        Back::LanguageModel { output, .. } => certify_scores(row_bound(output, unit_length(&c)))?,
+        Back::LanguageModel { output, .. } => {
+            let bound = row_bound(output, unit_length(&c));
+            certify_scores(bound)?;
+            scores = scores.min(bound);
+        }
         Back::Pooled { gain, .. } => {
             outer = "embedding/norm";
             let gain = gain.data.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
@@ -155,6 +174,7 @@ pub fn calibrate(
         layers,
         outer_norm: ranges.norm(outer),
         pooler,
+        scores: scores.min(32767.0),
     })
 }
 

@@ -80,51 +80,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-/// Root-mean-square norm of every row: `x / sqrt(mean(x²) + eps) · gain`. Rows are as long as `gain`.
-pub fn rms_norm(x: &[f32], gain: &[f32], eps: f64) -> Vec<f32> {
-    assert!(!gain.is_empty() && x.len().is_multiple_of(gain.len()), "x has no rows of {}", gain.len());
-    let mut out = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(gain.len()) {
-        let square: f64 = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-        let scale = (square / gain.len() as f64 + eps).sqrt().recip() as f32;
-        out.extend(row.iter().zip(gain).map(|(v, g)| v * scale * g));
-    }
-    out
-}
-
-/// Rotary position embedding, in place. `x` is `[positions][heads][head_dim]`, its first row at
-/// `first_position`; pair `i` turns by `position · base^(-2i/head_dim)` and consists of elements
-/// (2i, 2i+1) if `interleaved`, else (i, i + head_dim/2).
-pub fn rope(
-    x: &mut [f32],
-    heads: usize,
-    head_dim: usize,
-    first_position: usize,
-    base: f64,
-    interleaved: bool,
-) {
-    let half = head_dim / 2;
-    let row = heads * head_dim;
-    assert!(
-        row > 0 && head_dim.is_multiple_of(2) && x.len().is_multiple_of(row),
-        "x is not [..][{heads}][{head_dim}]"
-    );
-    for (offset, row) in x.chunks_exact_mut(row).enumerate() {
-        let position = (first_position + offset) as f64;
-        for i in 0..half {
-            let angle = position * base.powf(-2.0 * i as f64 / head_dim as f64);
-            let (sin, cos) = angle.sin_cos();
-            let (sin, cos) = (sin as f32, cos as f32);
-            let (one, two) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            for head in row.chunks_exact_mut(head_dim) {
-                let (a, b) = (head[one], head[two]);
-                head[one] = a * cos - b * sin;
-                head[two] = a * sin + b * cos;
-            }
-        }
-    }
-}
-
 /// `x · sigmoid(x)`.
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
@@ -143,20 +98,12 @@ pub fn gelu_tanh(x: f32) -> f32 {
     (0.5 * x * (1.0 + libm::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))) as f32
 }
 
-/// Softmax of every row of length `columns`, in place. An element at minus infinity gets 0; a row
-/// must have at least one that is not.
-pub fn softmax_rows(x: &mut [f32], columns: usize) {
-    assert!(columns > 0 && x.len().is_multiple_of(columns), "x has no rows of {columns}");
-    for row in x.chunks_exact_mut(columns) {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0f64;
-        for v in row.iter_mut() {
-            *v = (*v - max).exp();
-            sum += f64::from(*v);
-        }
-        let scale = sum.recip() as f32;
-        row.iter_mut().for_each(|v| *v *= scale);
-    }
+/// Softmax, in place.
+pub fn softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    x.iter_mut().for_each(|v| *v = (*v - max).exp());
+    let sum: f64 = x.iter().map(|v| f64::from(*v)).sum();
+    x.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
 }
 
 #[cfg(test)]
@@ -192,46 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn norm() {
-        let out = rms_norm(&[3.0, 4.0, 0.0, 0.0], &[1.0, 2.0], 0.0625);
-        let scale = 1.0 / (12.5f32 + 0.0625).sqrt();
-        assert!((out[0] - 3.0 * scale).abs() < 1e-6 && (out[1] - 8.0 * scale).abs() < 1e-6);
-        assert_eq!(out[2..], [0.0, 0.0]);
-    }
-
-    #[test]
-    fn rotation() {
-        // At position 1, pair 0 turns by 1 radian, pair 1 by 100^(-2/4) = 0.1.
-        let start = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
-        let mut x = start;
-        rope(&mut x, 1, 4, 0, 100.0, true);
-        assert_eq!(x[..4], start[..4]);
-        let (s0, c0) = 1f32.sin_cos();
-        let (s1, c1) = 0.1f32.sin_cos();
-        let close = |a: &[f32], b: [f32; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
-        assert!(close(&x[4..], [c0, s0, -s1, c1]), "{x:?}");
-        let mut x = start;
-        rope(&mut x[4..], 1, 4, 1, 100.0, false);
-        assert!(close(&x[4..], [c0, -s1, s0, c1]), "{x:?}");
-
-        // Two heads turn alike; the half-split rule is the interleaved one on permuted elements.
-        let split = numbers(2 * 2 * 8, 3);
-        let place = |j: usize| j / 8 * 8 + j % 2 * 4 + j % 8 / 2;
-        let mut interleaved: Vec<f32> = (0..split.len()).map(|j| split[place(j)]).collect();
-        let mut half = split.clone();
-        rope(&mut interleaved, 2, 8, 5, 1e4, true);
-        rope(&mut half, 2, 8, 5, 1e4, false);
-        assert!((0..half.len()).all(|j| interleaved[j] == half[place(j)]));
-    }
-
-    #[test]
     fn activation_and_softmax() {
         assert_eq!(silu(0.0), 0.0);
         assert!((silu(1.0) - 0.731_058_6).abs() < 1e-6);
         assert_eq!(silu(-200.0), 0.0);
-        let mut x = [0.0, 2f32.ln(), 1000.0, f32::NEG_INFINITY];
-        softmax_rows(&mut x, 2);
-        assert!((x[0] - 1.0 / 3.0).abs() < 1e-6 && (x[1] - 2.0 / 3.0).abs() < 1e-6);
-        assert_eq!(x[2..], [1.0, 0.0]);
+        // Φ(1) = 0.841344746.
+        assert!((gelu(1.0) - 0.841_344_7).abs() < 1e-6 && (gelu(-1.0) + 0.158_655_25).abs() < 1e-6);
+        assert!((gelu_tanh(1.0) - 0.841_192).abs() < 1e-6 && gelu_tanh(-20.0).abs() < 1e-6);
+        let mut x = [1000.0, 1000.0 + 2f32.ln(), f32::NEG_INFINITY];
+        softmax(&mut x);
+        assert!((x[0] - 1.0 / 3.0).abs() < 1e-4 && (x[1] - 2.0 / 3.0).abs() < 1e-4 && x[2] == 0.0);
     }
 }

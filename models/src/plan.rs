@@ -63,6 +63,8 @@ pub struct Plan {
     pub outer_norm: NormRange,
     /// tanh of a classifier's pooler.
     pub pooler: Option<TablePlan>,
+    /// Largest output score.
+    pub scores: f64,
 }
 
 /// A table and what it approximates.
@@ -142,6 +144,9 @@ impl Plan {
         }
         if self.pooler.is_some() != matches!(c.head, Head::Classifier { .. }) {
             return Err("a pooler's table belongs to a classifier".into());
+        }
+        if !(self.scores > 0.0 && self.scores < 32768.0) {
+            return Err(format!("output scores up to {}", self.scores));
         }
         norm(&self.outer_norm, "outer norm")?;
         self.pooler.map_or(Ok(()), |p| p.validate().map_err(|e| format!("pooler: {e}")))?;

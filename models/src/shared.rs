@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use assembly::{Assembly, PartyModel};
-pub use session::{PartySession, Request, Tokens, Work};
+pub use session::{Choice, PartySession, Request, SessionOptions, Work};
 
 /// Everything public about a shared model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,8 +27,8 @@ pub struct PublicModel {
     pub config: ModelConfig,
     /// Ranges of the gates.
     pub plan: Plan,
-    /// How text becomes tokens.
-    pub tokenizer: TokenizerInfo,
+    /// How text becomes tokens; `None` for made-up weights.
+    pub tokenizer: Option<TokenizerInfo>,
     /// Names of a classifier's labels.
     pub labels: Vec<String>,
     /// Random name of this sharing: shares of two sharings do not fit together.

@@ -12,7 +12,6 @@ use models::model::{Cache, OutputRows};
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
 use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
-use models::tokenizer::{ChatFormat, TokenizerInfo};
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
 use protocol::{Ledger, Role};
@@ -33,8 +32,7 @@ fn share(source: &mut RandomModel) -> Shared {
         Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
         _ => vec![],
     };
-    let tokenizer = TokenizerInfo { json: String::new(), eos: vec![], bos: None, chat: ChatFormat::Raw };
-    let public = PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer, labels, sharing: [7; 32] };
+    let public = PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
     let parties = Role::ALL.map(|role| {
         let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();

@@ -46,14 +46,19 @@ pub struct PassRequest {
     pub position: u64,
     /// How many tokens.
     pub tokens: u32,
+    /// How many of them are of the first token type; all if `None`.
+    pub segment: Option<u32>,
+    /// How many tokens to choose after them.
+    pub new_tokens: u32,
     /// This party's input share.
     pub share: Vec<u8>,
 }
 
 impl std::fmt::Debug for PassRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { counter, position, tokens, share } = self;
-        write!(f, "PassRequest({counter}, {tokens} tokens at {position}, {} bytes redacted)", share.len())
+        let Self { counter, position, tokens, new_tokens, share, .. } = self;
+        let size = share.len();
+        write!(f, "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {size} bytes redacted)")
     }
 }
 

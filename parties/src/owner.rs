@@ -1,32 +1,29 @@
-//! The model owner's side: find the gates' ranges, split every matrix, send the parts to the parties.
+//! The model owner's side: find the gates' ranges, split every parameter, send the parts to the parties.
+//!
+//! Weights pass through memory one parameter at a time, so that a model may be larger than its owner's memory.
 
 use crate::client::{Client, ClientError, UploadChunk, UploadSpec};
 use crate::ids::Digest;
 use kernels::Device;
-use models::calibrate::{CalibrationError, calibrate};
-use models::checkpoint::{CheckpointError, GgufCheckpoint, TensorSource};
+use models::calibrate::{self, CalibrationError};
+use models::checkpoint::{Checkpoint, CheckpointError, FileCheckpoint, ModelConfig, TensorSource};
 use models::float::Float;
-use models::gguf::{Gguf, GgufError};
-use models::llama::{Llama, MatrixId};
+use models::folded;
+use models::model::Model;
+use models::parameter::Parameter;
 use models::plan::{PROGRAM_VERSION, PlanTables};
 use models::shared::{PublicModel, Seeds};
 use models::tokenizer::{Tokenizer, TokenizerError};
-use models::{folded, weights};
 use protocol::Role;
+use protocol::gates::input::PIECE;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
-
-/// Bytes of a piece of a matrix on its way.
-const CHUNK: usize = 4 << 20;
 
 /// Why a model cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
-    /// The file.
-    #[error(transparent)]
-    File(#[from] GgufError),
-    /// The model in it.
+    /// The model's files.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Its tokenizer.
@@ -35,13 +32,13 @@ pub enum OwnerError {
     /// Its ranges.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// The tokenizer and the embeddings do not belong together.
-    #[error("the tokenizer has {tokens} tokens, the model {vocab}; use a complete model file")]
-    Vocabulary {
-        /// Of the tokenizer.
-        tokens: usize,
-        /// Of the model.
-        vocab: usize,
+    /// Files without something.
+    #[error("{what} is missing; {remedy}")]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The operating system gives no randomness.
     #[error("the operating system gives no randomness: {0}")]
@@ -57,36 +54,79 @@ pub struct OwnedModel {
     pub public: PublicModel,
     /// Its tables.
     pub tables: PlanTables,
-    /// The plaintext reference.
-    pub float: Llama<Float>,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    source: Mutex<GgufCheckpoint>,
+    /// Its tokenizer; none for random weights.
+    pub tokenizer: Option<Tokenizer>,
+    source: Mutex<Box<dyn TensorSource>>,
     device: Device,
 }
 
 impl OwnedModel {
-    /// Loads a GGUF file and finds the gates' ranges. `progress` is told how many samples of how many were watched.
+    /// Opens a GGUF file or a folder of Hugging Face and finds the gates' ranges. `progress` is told how many layers of
+    /// how many are done.
     ///
     /// # Errors
-    /// The file or the model in it cannot be used.
+    /// The files or the model in them cannot be used.
     pub fn load(path: &Path, progress: impl FnMut(usize, usize)) -> Result<OwnedModel, OwnerError> {
-        let gguf = Gguf::open(path)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let mut source = GgufCheckpoint::new(gguf)?;
+        let Checkpoint { config, labels, tensors, tokenizer, .. } = Checkpoint::open(path)?;
+        let tensors = tensors.ok_or(OwnerError::Missing {
+            what: "model.safetensors (or model.safetensors.index.json)",
+            remedy: "put it beside config.json",
+        })?;
+        let tokenizer = tokenizer.ok_or(OwnerError::Missing {
+            what: "tokenizer.json",
+            remedy: "put it beside config.json",
+        })?;
+        let source = FileCheckpoint::new(config, tensors)?;
+        Self::new(Box::new(source), labels, Some(tokenizer), progress)
+    }
+
+    /// As [`OwnedModel::load`], for weights from anywhere. Without a tokenizer, ranges are found on the tokens
+    /// themselves, and the model takes token numbers only.
+    ///
+    /// # Errors
+    /// The model cannot be used.
+    pub fn new(
+        mut source: Box<dyn TensorSource>,
+        labels: Vec<String>,
+        tokenizer: Option<Tokenizer>,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<OwnedModel, OwnerError> {
         let config = source.config().clone();
-        if tokenizer.vocab_size() > config.vocab {
-            return Err(OwnerError::Vocabulary { tokens: tokenizer.vocab_size(), vocab: config.vocab });
-        }
-        let float = Float::load(&mut source)?;
-        let plan = calibrate(&float, &tokenizer, progress)?;
+        let texts = match &tokenizer {
+            Some(t) => calibrate::sample_tokens(t, &config)?,
+            None => vec![calibrate::spread_tokens(&config)],
+        };
+        let plan = calibrate::calibrate(&mut *source, &texts, progress)?;
         let device = kernels::cpu::Cpu::best();
         let tables = plan.tables(&device, &config);
-        let sharing = random()?;
-        let tokenizer_info = tokenizer.info()?;
-        let public =
-            PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: tokenizer_info, sharing };
-        Ok(OwnedModel { public, tables, float, tokenizer, source: Mutex::new(source), device })
+        let info = tokenizer.as_ref().map(Tokenizer::info).transpose()?;
+        let public = PublicModel {
+            program: PROGRAM_VERSION,
+            config,
+            plan,
+            tokenizer: info,
+            labels,
+            sharing: random().map_err(OwnerError::Randomness)?,
+        };
+        Ok(OwnedModel { public, tables, tokenizer, source: Mutex::new(source), device })
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.public.config
+    }
+
+    /// Where the weights are.
+    pub fn source(&self) -> MutexGuard<'_, Box<dyn TensorSource>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the plaintext reference, all of it.
+    ///
+    /// # Errors
+    /// The checkpoint is damaged.
+    pub fn float(&self) -> Result<Model<Float>, CheckpointError> {
+        Float::load(&mut **self.source())
     }
 
     /// Shares the model with the cluster under `name`. `progress` gets bytes sent and bytes in all.
@@ -99,23 +139,18 @@ impl OwnedModel {
         name: &str,
         progress: impl FnMut(u64, u64),
     ) -> Result<Digest, OwnerError> {
-        let seeds = Seeds { one: random()?, zero: random()? };
-        let config = &self.public.config;
-        let matrices: u64 = MatrixId::all(config)
-            .into_iter()
-            .map(|id| {
-                let (rows, cols) = id.shape(config);
-                8 * (rows * cols) as u64
-            })
-            .sum();
+        let seed = || random().map_err(OwnerError::Randomness);
+        let seeds = Seeds { one: seed()?, zero: seed()? };
+        let config = self.config();
+        let values: u64 = Parameter::all(config).into_iter().map(|p| 8 * p.len(config) as u64).sum();
         let digest = Digest(self.public.digest(&self.tables));
         let spec = UploadSpec {
             name: name.into(),
             digest,
             metadata: self.public.to_bytes(),
-            totals: [64, 32 + matrices, 32 + matrices],
+            totals: [64, 32 + values, 32 + values],
         };
-        let (sender, receiver) = mpsc::channel(8);
+        let (sender, receiver) = mpsc::channel(4);
         let owner = self.clone();
         let producer = std::thread::spawn(move || owner.produce(&seeds, &sender));
         let result = client.upload_model(spec, receiver, progress).await;
@@ -133,20 +168,20 @@ impl OwnedModel {
         if !Role::ALL.into_iter().all(|role| send(role, 0, 0, seeds.for_party(role))) {
             return;
         }
-        let mut source = self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (i, id) in MatrixId::all(&self.public.config).into_iter().enumerate() {
-            let weights = match folded::load(&mut *source, id) {
-                Ok(w) => weights::encode(&w),
+        let mut source = self.source();
+        for (i, p) in Parameter::all(self.config()).into_iter().enumerate() {
+            let weights = match folded::load(&mut **source, p) {
+                Ok(w) => w,
                 Err(e) => {
                     let _ = parts.blocking_send(Err(e.to_string()));
                     return;
                 }
             };
-            let mut bytes = Vec::new();
-            seeds.delta(&self.device, i, weights).pack(64, &mut bytes);
-            for (piece, chunk) in bytes.chunks(CHUNK).enumerate() {
-                let to = |role| send(role, i as u32 + 1, piece * CHUNK, chunk.to_vec());
-                if !(to(Role::P1) && to(Role::P2)) {
+            for (piece, weights) in weights.chunks(PIECE).enumerate() {
+                let mut bytes = Vec::new();
+                seeds.delta(&self.device, i, piece, p.encode(weights)).pack(64, &mut bytes);
+                let to = |role, bytes| send(role, i as u32 + 1, 8 * piece * PIECE, bytes);
+                if !(to(Role::P1, bytes.clone()) && to(Role::P2, bytes)) {
                     return;
                 }
             }
@@ -155,8 +190,8 @@ impl OwnedModel {
 }
 
 /// 32 fresh random bytes.
-pub(crate) fn random() -> Result<[u8; 32], OwnerError> {
+pub(crate) fn random() -> Result<[u8; 32], String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| OwnerError::Randomness(e.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(|e| e.to_string())?;
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! The engine of a party: its shares of models, in memory and on disk, and the sessions that compute with them.
 //!
 //! A stored share is one file: magic, length of the public description, description, then the party's seeds and (for an
-//! evaluator) the values of every matrix, exactly as they were uploaded, then SHA-256 of all that. With an empty
+//! evaluator) the values of every parameter, exactly as they were uploaded, then SHA-256 of all that. With an empty
 //! `model_directory` shares live in memory only.
 
 use crate::{
@@ -12,9 +12,9 @@ use crate::{
     wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel, check_model_name},
 };
 use kernels::{Device, Words};
-use models::llama::{LogitRows, MatrixId};
+use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, input_part};
+use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, SessionOptions, Work};
 use protocol::{ChaChaStreams, Network, Role};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-const MAGIC: &[u8; 16] = b"catamount share2";
+const MAGIC: &[u8; 16] = b"catamount share3";
 const EXTENSION: &str = "share";
 /// A share on its way to disk.
 const PARTIAL: &str = "partial";
@@ -251,11 +251,8 @@ impl Engine for ModelStore {
                 "share the model with all three again",
             ));
         }
-        let rows = match options.as_slice() {
-            [] => LogitRows::Last,
-            b"all" => LogitRows::All,
-            _ => return Err(bad("unknown session options")),
-        };
+        let options: SessionOptions = serde_json::from_slice(&options)
+            .map_err(|e| bad(format!("session options that {} does not know: {e}", self.role)))?;
         let longest = model.public.plan.longest;
         if request.context_tokens as usize > longest {
             let message = format!("{} tokens of context, the model takes {longest}", request.context_tokens);
@@ -278,19 +275,18 @@ impl Engine for ModelStore {
             key(Role::Dealer, Role::P2),
             key(Role::P1, Role::P2),
         ]);
-        let vocab = model.public.config.vocab;
         let session = PartySession::new(model, Box::new(streams));
-        Ok(Box::new(Runner { role: self.role, device: self.device.clone(), vocab, session, rows }))
+        Ok(Box::new(Runner { role: self.role, session, options }))
     }
 }
 
-/// A model's parts as they come, matrix by matrix.
+/// A model's parts as they come, parameter by parameter.
 struct Incoming {
     device: Device,
     role: Role,
     public: PublicModel,
     tables: PlanTables,
-    /// Bytes of every part: seeds, then matrices.
+    /// Bytes of every part: seeds, then parameters.
     sizes: Vec<usize>,
     assembly: Option<Assembly>,
     part: usize,
@@ -302,12 +298,8 @@ impl Incoming {
         let public = PublicModel::from_bytes(metadata).map_err(|e| e.to_string())?;
         let tables = public.plan.tables(device, &public.config);
         let seeds = if role == Role::Dealer { 64 } else { 32 };
-        let matrix = |id: MatrixId| {
-            let (rows, cols) = id.shape(&public.config);
-            8 * rows * cols
-        };
-        let matrices = MatrixId::all(&public.config).into_iter().map(matrix);
-        let sizes = std::iter::once(seeds).chain(matrices.take_while(|_| role != Role::Dealer)).collect();
+        let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config));
+        let sizes = std::iter::once(seeds).chain(values.take_while(|_| role != Role::Dealer)).collect();
         let device = device.clone();
         Ok(Incoming { device, role, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
     }
@@ -448,10 +440,8 @@ impl Upload for StoreUpload {
 
 struct Runner {
     role: Role,
-    device: Device,
-    vocab: usize,
     session: PartySession,
-    rows: LogitRows,
+    options: SessionOptions,
 }
 
 impl SessionRunner for Runner {
@@ -462,19 +452,35 @@ impl SessionRunner for Runner {
         reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let count = request.tokens as usize;
-        if count == 0 || request.position != self.session.tokens() as u64 {
-            let message =
-                format!("{count} tokens at {} after {} tokens", request.position, self.session.tokens());
-            return Err(Failure::new(FailureCode::BadRequest, message, "open a new session"));
+        let read = self.session.tokens() as u64;
+        let refuse = |what| Err(Failure::new(FailureCode::BadRequest, what, "open a new session"));
+        if count == 0 || request.position != read {
+            return refuse(format!("{count} tokens at {} after {read} tokens", request.position));
         }
-        let values = count
-            .checked_mul(self.vocab)
-            .ok_or_else(|| Failure::new(FailureCode::Limit, "too many tokens", "ask in smaller passes"))?;
-        let input =
-            input_part(&self.device, self.role, &request.share, values).map_err(|e| bad(e.to_string()))?;
+        let segment = request.segment.map(|s| s as usize);
+        if segment.is_some_and(|s| s > count) {
+            return refuse(format!("a first segment of {} of {count} tokens", segment.unwrap_or(0)));
+        }
+        let keys = self.session.keys(&request.share, count).map_err(|e| bad(e.to_string()))?;
         drop(request);
         let before = *self.session.ledger();
-        let output = self.session.pass(network, &input, count, self.rows).map_err(|e| match e {
+        let work = Work::Outputs(self.options.rows);
+        let output =
+            self.session.pass(network, &Request { keys, segment, work }).map_err(|e| self.failed(e))?;
+        // What the pass cost at this party goes first, then an evaluator's message.
+        let cost = self.session.ledger().since(&before);
+        let ledger = serde_json::to_vec(&cost).map_err(|e| bad(e.to_string()))?;
+        reply([&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat())?;
+        for piece in output.unwrap_or_default().chunks(OUTPUT_PIECE) {
+            reply(piece.to_vec())?;
+        }
+        Ok(())
+    }
+}
+
+impl Runner {
+    fn failed(&self, e: protocol::Error) -> Failure {
+        match e {
             protocol::Error::Net { scope, source } => {
                 let failure = Failure::from(source);
                 Failure { message: format!("{} at {scope}: {}", self.role, failure.message), ..failure }
@@ -484,14 +490,6 @@ impl SessionRunner for Runner {
                 format!("{}: {e}", self.role),
                 "share the model again",
             ),
-        })?;
-        // What the pass cost at this party goes first, then an evaluator's message.
-        let cost = self.session.ledger().since(&before);
-        let ledger = serde_json::to_vec(&cost).map_err(|e| bad(e.to_string()))?;
-        reply([&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat())?;
-        for piece in output.unwrap_or_default().chunks(OUTPUT_PIECE) {
-            reply(piece.to_vec())?;
         }
-        Ok(())
     }
 }

@@ -103,6 +103,10 @@ pub struct Pass {
     pub position: u64,
     /// How many tokens.
     pub tokens: u32,
+    /// How many of them are of the first token type (sentence pairs of BERT); all if `None`.
+    pub segment: Option<u32>,
+    /// How many tokens the parties choose after them by themselves, where the session is for that.
+    pub new_tokens: u32,
 }
 
 /// A stored model.

@@ -1,14 +1,63 @@
 //! One session's passes at one party.
 
-use super::{PartyModel, SharedModelError, revealed};
+use super::{PartyModel, PublicModel, SharedModelError, revealed};
 use crate::model::{Cache, OutputRows};
-use crate::secure::{Secure, SecureValues};
+use crate::secure::{Secure, SecureValues, Tokens};
 use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
 use protocol::{Ledger, Network, Session, Streams};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-pub use crate::secure::Tokens;
+/// Scores over the temperature must stay below this for the parties to sample by them.
+const SAMPLE_RANGE: f64 = 240.0;
+
+/// How the parties choose tokens. Public.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Choice {
+    /// The highest score.
+    Greedy,
+    /// At random by softmax(scores / temperature), with randomness that no single party knows.
+    Sample {
+        /// Above 0.
+        temperature: f32,
+        /// Among so many of the likeliest tokens; all for 0.
+        top_k: u32,
+    },
+}
+
+/// What a client settles when it opens a session. Public.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionOptions {
+    /// Which rows yield outputs.
+    pub rows: OutputRows,
+    /// How the parties choose tokens, of which alone the client learns then; `None` if it gets the outputs.
+    pub choice: Option<Choice>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions { rows: OutputRows::Last, choice: None }
+    }
+}
+
+impl Choice {
+    /// Whether the parties can make it for this model.
+    ///
+    /// # Errors
+    /// Says why not, and what would do.
+    pub fn check(&self, model: &PublicModel) -> Result<(), String> {
+        let Choice::Sample { temperature, .. } = *self else { return Ok(()) };
+        let least = model.plan.scores / SAMPLE_RANGE;
+        if f64::from(temperature) >= least && temperature <= 100.0 {
+            return Ok(());
+        }
+        Err(format!(
+            "at temperature {temperature}: for this model it must lie between {least:.2} and 100; choose another, or let the client choose (--reveal logits)"
+        ))
+    }
+}
 
 /// What to do with the tokens of a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -93,18 +93,62 @@ impl Session {
         self.id
     }
 
-    /// One pass over `tokens` tokens, the first at `position`. `shares` are the parties' input shares, in the order of
-    /// their roles; each is sealed to its party. After an error the session is over.
+    /// One pass. `shares` are the parties' input shares, in the order of their roles; each is sealed to its party.
+    /// After an error the session is over.
     ///
     /// # Errors
     /// Names the party that failed.
-    pub async fn pass(
-        &mut self,
-        position: u64,
-        tokens: u32,
-        shares: [Vec<u8>; 3],
-    ) -> Result<PassOutput, ClientError> {
-        let pass = Pass { counter: self.counter, position, tokens };
+    pub async fn pass(&mut self, pass: Pass, shares: [Vec<u8>; 3]) -> Result<PassOutput, ClientError> {
+        let (pass, sealed) = self.seal(pass, shares)?;
+        let [a, b, c] = &mut self.calls;
+        let outputs = all(
+            one(a, pass, sealed[0].clone()),
+            one(b, pass, sealed[1].clone()),
+            one(c, pass, sealed[2].clone()),
+        )
+        .await?;
+        Ok(PassOutput(outputs))
+    }
+
+    /// Begins a pass whose outputs come one by one, by [`Session::next_output`].
+    ///
+    /// # Errors
+    /// Names the party that failed.
+    pub async fn begin(&mut self, pass: Pass, shares: [Vec<u8>; 3]) -> Result<(), ClientError> {
+        let (pass, sealed) = self.seal(pass, shares)?;
+        let [a, b, c] = &mut self.calls;
+        let begin = async |call: &mut Call, sealed: &Bytes| {
+            call.doing = "in a pass";
+            call.send(&Request::Pass(pass), sealed.clone()).await
+        };
+        all(begin(a, &sealed[0]), begin(b, &sealed[1]), begin(c, &sealed[2])).await.map(drop)
+    }
+
+    /// The next outputs of a pass that was begun; `None` at its end.
+    ///
+    /// # Errors
+    /// Names the party that failed.
+    pub async fn next_output(&mut self) -> Result<Option<PassOutput>, ClientError> {
+        let [a, b, c] = &mut self.calls;
+        let next = async |call: &mut Call| match call.receive().await? {
+            (Reply::Output, piece) => Ok(Some(piece)),
+            (Reply::PassDone { .. }, _) => Ok(None),
+            (other, _) => Err(call.nonsense(&other)),
+        };
+        match all(next(a), next(b), next(c)).await? {
+            [Some(a), Some(b), Some(c)] => Ok(Some(PassOutput([a, b, c]))),
+            [None, None, None] => Ok(None),
+            _ => Err(ClientError::Invalid {
+                problem: "the parties ended a pass at different places".into(),
+                remedy: "use the same version everywhere".into(),
+            }),
+        }
+    }
+
+    /// Numbers the pass and seals its shares.
+    fn seal(&mut self, pass: Pass, shares: [Vec<u8>; 3]) -> Result<(Pass, Vec<Bytes>), ClientError> {
+        let pass = Pass { counter: self.counter, ..pass };
+        let position = pass.position;
         self.counter += 1;
         let mut sealed = Vec::with_capacity(3);
         for ((role, key), share) in Role::ALL.into_iter().zip(&self.keys).zip(shares) {
@@ -122,14 +166,7 @@ impl Session {
             })?;
             sealed.push(Bytes::from(boxed));
         }
-        let [a, b, c] = &mut self.calls;
-        let outputs = all(
-            one(a, pass, sealed[0].clone()),
-            one(b, pass, sealed[1].clone()),
-            one(c, pass, sealed[2].clone()),
-        )
-        .await?;
-        Ok(PassOutput(outputs))
+        Ok((pass, sealed))
     }
 
     /// Ends the session.

@@ -137,6 +137,8 @@ pub(super) async fn serve(
     reading.abort();
     drop(jobs);
     match &result {
+        // Whoever leaves in the middle of a pass does not want its end.
+        Ok(()) if state.running > 0 => abort.abort("the client has closed the session"),
         Ok(()) => farewell(&mut from_worker, &abort).await,
         Err(failure) => abort.abort(&failure.message),
     }
@@ -179,7 +181,8 @@ impl State {
             let message = format!("pass {} came to {role} instead of {}", pass.counter, self.next_counter);
             return Err(bad(message));
         }
-        let end = pass.position.saturating_add(u64::from(pass.tokens));
+        let new = u64::from(pass.tokens).saturating_add(u64::from(pass.new_tokens));
+        let end = pass.position.saturating_add(new);
         if end > self.context_tokens {
             return Err(too_long(role, end, self.context_tokens as u32));
         }
@@ -282,7 +285,7 @@ impl Worker {
     }
 
     fn open_share(&self, job: Job) -> Result<PassRequest, Failure> {
-        let Pass { counter, position, tokens } = job.pass;
+        let Pass { counter, position, tokens, segment, new_tokens } = job.pass;
         let aad = Aad {
             session: self.links.id(),
             counter,
@@ -298,6 +301,6 @@ impl Worker {
                 "see that the client's cluster file has this party's key",
             )
         })?;
-        Ok(PassRequest { counter, position, tokens, share })
+        Ok(PassRequest { counter, position, tokens, segment, new_tokens, share })
     }
 }

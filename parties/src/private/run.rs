@@ -1,0 +1,153 @@
+//! A session of one client with a model: tokens go in, outputs come out.
+
+use super::{PrivateError, PrivateModel};
+use crate::client::{PassOutput, Session, SessionOptions as Opening};
+use crate::owner::random;
+use crate::wire;
+use models::model::OutputRows;
+use models::shared::{SessionOptions, SharedModelError, client as shares};
+use protocol::Ledger;
+
+/// The first words that each party received of the prompt: what it knows of it.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Seen {
+    /// Hexadecimal words, by role.
+    pub words: [Vec<String>; 3],
+}
+
+/// Tokens for one pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'t> {
+    /// The tokens.
+    pub tokens: &'t [u32],
+    /// How many of them are of the first type; all if `None`.
+    pub segment: Option<usize>,
+}
+
+/// One session under way.
+pub struct Run<'m> {
+    pub(super) model: &'m PrivateModel<'m>,
+    pub(super) session: Session,
+    pub(super) position: usize,
+    pub(super) seen: Option<Seen>,
+}
+
+impl PrivateModel<'_> {
+    /// Most tokens of one sequence.
+    pub fn longest(&self) -> usize {
+        self.public().plan.longest.min(self.client.limits().max_context_tokens as usize)
+    }
+
+    /// Opens a session for passes that yield outputs of these rows, up to `context` tokens. A decoder remembers the
+    /// tokens of earlier passes, an encoder does not.
+    ///
+    /// # Errors
+    /// A party refuses or is lost.
+    pub async fn run(&self, rows: OutputRows, context: usize) -> Result<Run<'_>, PrivateError> {
+        self.open_run(SessionOptions { rows, ..SessionOptions::default() }, context).await
+    }
+
+    pub(super) async fn open_run(
+        &self,
+        options: SessionOptions,
+        context: usize,
+    ) -> Result<Run<'_>, PrivateError> {
+        let opening = Opening {
+            model: self.name.clone(),
+            digest: self.digest,
+            context_tokens: context as u32,
+            options: serde_json::to_vec(&options).expect("plain data"),
+        };
+        let session = self.client.open_session(opening).await?;
+        Ok(Run { model: self, session, position: 0, seen: None })
+    }
+
+    /// What can never be computed is refused before anything is sent.
+    pub(super) fn check(&self, tokens: &[u32], new: usize) -> Result<(), PrivateError> {
+        let (limit, vocab) = (self.longest(), self.config().vocab);
+        match tokens.iter().find(|&&t| t as usize >= vocab) {
+            _ if tokens.is_empty() => Err(PrivateError::EmptyPrompt),
+            _ if tokens.len().saturating_add(new) > limit => {
+                Err(PrivateError::TooLong { prompt: tokens.len(), new, limit })
+            }
+            Some(&t) => Err(PrivateError::UnknownToken(t)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Sends tokens as keys, puts the evaluators' messages together: rows of output, and the cost.
+    ///
+    /// # Errors
+    /// The tokens do not fit, or a party fails; the session is over then.
+    pub async fn pass(&mut self, pass: Pass<'_>) -> Result<(Vec<f32>, Ledger), PrivateError> {
+        self.model.check(pass.tokens, 0)?;
+        let parts = self.parts(pass.tokens)?;
+        let PassOutput(outputs) = self.session.pass(self.wire_pass(pass, 0), parts).await?;
+        self.advance(pass.tokens.len());
+        let (ledger, [_, p1, p2]) = split_outputs(&outputs)?;
+        let m = self.model;
+        Ok((shares::combine_outputs(&m.device, m.config(), p1, p2)?, ledger))
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// A party has failed meanwhile.
+    pub async fn close(self) -> Result<(), PrivateError> {
+        Ok(self.session.close().await?)
+    }
+
+    pub(super) fn wire_pass(&self, pass: Pass<'_>, new_tokens: usize) -> wire::Pass {
+        wire::Pass {
+            counter: 0,
+            position: self.position as u64,
+            tokens: pass.tokens.len() as u32,
+            segment: pass.segment.map(|s| s as u32),
+            new_tokens: new_tokens as u32,
+        }
+    }
+
+    pub(super) fn parts(&mut self, tokens: &[u32]) -> Result<[Vec<u8>; 3], PrivateError> {
+        let m = self.model;
+        let seed = zeroize::Zeroizing::new(random().map_err(PrivateError::Randomness)?);
+        let parts = shares::split_tokens(&m.device, m.config().vocab, tokens, &seed)?;
+        if self.seen.is_none() {
+            self.seen = Some(Seen { words: parts.each_ref().map(|p| first_words(p)) });
+        }
+        Ok(parts)
+    }
+
+    pub(super) fn advance(&mut self, tokens: usize) {
+        if self.model.config().is_decoder() {
+            self.position += tokens;
+        }
+    }
+}
+
+/// The parties' accounts together, and their messages.
+pub(super) fn split_outputs(outputs: &[Vec<u8>; 3]) -> Result<(Ledger, [&[u8]; 3]), PrivateError> {
+    let mut ledgers = vec![];
+    let mut messages = [&[][..]; 3];
+    for (output, message) in outputs.iter().zip(&mut messages) {
+        let (ledger, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
+        ledgers.push(ledger);
+        *message = rest;
+    }
+    Ok((Ledger::merge(&ledgers), messages))
+}
+
+/// A party's account of the pass, then its message.
+fn split_output(output: &[u8]) -> Result<(Ledger, &[u8]), String> {
+    let (length, rest) = output.split_first_chunk::<4>().ok_or("an answer without a beginning")?;
+    let (ledger, message) =
+        rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("a truncated answer")?;
+    Ok((serde_json::from_slice(ledger).map_err(|e| e.to_string())?, message))
+}
+
+/// The first four words of a part.
+fn first_words(part: &[u8]) -> Vec<String> {
+    let word = |w: &[u8]| format!("{:016x}", u64::from_le_bytes(w.try_into().expect("8 bytes")));
+    part.chunks_exact(8).take(4).map(word).collect()
+}
