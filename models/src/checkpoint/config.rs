@@ -160,6 +160,47 @@ impl ModelConfig {
         Self { family: Family::Roberta, types: 1, position_offset: 2, norm_eps: 1e-5, ..Self::toy_bert() }
     }
 
+    /// A published shape by its name, for measuring cost and speed where there are no weights.
+    pub fn published(name: &str) -> Option<Self> {
+        let (layers, d_model, heads) = match name {
+            "gpt2" | "bert-base" | "roberta-base" => (12, 768, 12),
+            "gpt2-medium" | "bert-large" => (24, 1024, 16),
+            "gpt2-large" => (36, 1280, 20),
+            "smollm2" => (30, 576, 9),
+            "llama-7b" => (32, 4096, 32),
+            _ => return None,
+        };
+        let sizes = |c: Self| Self { layers, d_model, heads, head_dim: d_model / heads, ..c };
+        let classic = |c: Self, vocab, context| {
+            sizes(Self { kv_heads: heads, d_ff: 4 * d_model, vocab, context, ..c })
+        };
+        let llama = |kv_heads, d_ff, vocab, context, tied| {
+            sizes(Self { kv_heads, d_ff, vocab, context, tied, ..Self::toy() })
+        };
+        let labels = Head::Classifier { labels: 2 };
+        Some(match name {
+            "smollm2" => llama(3, 1536, 49152, 8192, true),
+            "llama-7b" => llama(32, 11008, 32000, 2048, false),
+            "bert-base" | "bert-large" => {
+                Self { head: labels, ..classic(Self::toy_bert(), 30522, 512) }
+            }
+            "roberta-base" => Self { head: labels, ..classic(Self::toy_roberta(), 50265, 512) },
+            _ => classic(Self::toy_gpt2(), 50257, 1024),
+        })
+    }
+
+    /// The names that [`ModelConfig::published`] knows.
+    pub const PUBLISHED: [&'static str; 8] = [
+        "gpt2",
+        "gpt2-medium",
+        "gpt2-large",
+        "bert-base",
+        "bert-large",
+        "roberta-base",
+        "smollm2",
+        "llama-7b",
+    ];
+
     /// Checks bounds and divisibility. A configuration that passes has sizes whose products fit
     /// into 64 bits.
     pub fn validate(&self) -> Result<(), CheckpointError> {

@@ -1,12 +1,10 @@
 //! `catamount ask`.
 
 use crate::block_on;
+use crate::host::{Host, HostArguments};
 use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
-use parties::client::Client;
-use parties::cluster::ClusterConfig;
-use parties::private::{Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress};
+use parties::private::{Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress, Reveal};
 use parties::sampling::Sampling;
-use std::path::PathBuf;
 
 /// How to generate.
 #[derive(clap::Args, Clone, Debug)]
@@ -23,6 +21,36 @@ pub(crate) struct GenerationArguments {
     /// Choose among the likeliest tokens that together have this probability.
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
+    /// Choose among so many of the likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: u32,
+    /// What you get to see. `logits`: output scores, from which tokens are chosen on your machine; you learn more about
+    /// the model, and each token takes a round trip. `tokens`: tokens alone; the parties choose them on shares, with
+    /// randomness that no single one of them knows, and learn neither scores nor tokens.
+    #[arg(long, value_enum, default_value_t = RevealArgument::Logits)]
+    pub(crate) reveal: RevealArgument,
+}
+
+/// What the client sees.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
+pub(crate) enum RevealArgument {
+    /// Output scores.
+    Logits,
+    /// Tokens.
+    Tokens,
+}
+
+impl Default for GenerationArguments {
+    fn default() -> GenerationArguments {
+        GenerationArguments {
+            max_tokens: 64,
+            raw: false,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            reveal: RevealArgument::Logits,
+        }
+    }
 }
 
 impl GenerationArguments {
@@ -30,8 +58,16 @@ impl GenerationArguments {
     pub(crate) fn generation(&self, prompt: &str) -> anyhow::Result<Generation> {
         anyhow::ensure!(self.max_tokens > 0, PrivateError::NoTokens);
         anyhow::ensure!(!prompt.trim().is_empty(), PrivateError::EmptyPrompt);
-        let sampling = Sampling::new(self.temperature, self.top_p).map_err(anyhow::Error::msg)?;
-        Ok(Generation { max_tokens: MaxTokens(self.max_tokens), sampling, keep_logits: false })
+        let sampling =
+            Sampling::new(self.temperature, self.top_p, self.top_k).map_err(anyhow::Error::msg)?;
+        let reveal = match self.reveal {
+            RevealArgument::Logits => Reveal::Logits,
+            RevealArgument::Tokens => {
+                sampling.by_the_parties().map_err(PrivateError::Choice)?;
+                Reveal::Tokens
+            }
+        };
+        Ok(Generation { max_tokens: MaxTokens(self.max_tokens), sampling, reveal, keep_logits: false })
     }
 
     /// The prompt's tokens.
@@ -45,12 +81,8 @@ impl GenerationArguments {
 pub(crate) struct Ask {
     /// What to ask.
     prompt: String,
-    /// The cluster file (client.toml of `cluster init`).
-    #[arg(long, value_name = "FILE")]
-    cluster: PathBuf,
-    /// The model's name at the parties.
-    #[arg(long, value_name = "NAME")]
-    model: String,
+    #[command(flatten)]
+    host: HostArguments,
     #[command(flatten)]
     generation: GenerationArguments,
     #[command(flatten)]
@@ -60,26 +92,30 @@ pub(crate) struct Ask {
 impl Ask {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let cluster = ClusterConfig::load(&self.cluster)?;
         let generation = self.generation.generation(&self.prompt)?;
+        let owned = self.host.prepare("smollm2")?;
         block_on(async {
-            let client = Client::connect(&cluster).await?;
-            let model = PrivateModel::open(&client, &self.model).await?;
-            let tokens = self.generation.tokens(&model, &self.prompt)?;
-            let answer = stream(&model, &tokens, &generation, &self.json).await?;
-            let figures = AnswerFigures::of(&answer);
-            eprintln!(
-                "{} tokens, first after {} s{}, {} exchanges, {} between the parties",
-                figures.tokens,
-                figures.first_token_s,
-                figures.tokens_per_s.map(|t| format!(", then {t} a second")).unwrap_or_default(),
-                figures.exchanges,
-                megabytes(figures.bytes.values().sum())
-            );
-            self.json.write(&serde_json::json!({ "text": answer.text, "figures": figures }))?;
-            client.close().await;
-            Ok(())
+            let host = self.host.open("smollm2", owned).await?;
+            let result = self.on(&host, &generation).await;
+            host.close().await;
+            result
         })
+    }
+
+    async fn on(&self, host: &Host, generation: &Generation) -> anyhow::Result<()> {
+        let model = host.model().await?;
+        let tokens = self.generation.tokens(&model, &self.prompt)?;
+        let answer = stream(&model, &tokens, generation, &self.json).await?;
+        let figures = AnswerFigures::of(&answer);
+        eprintln!(
+            "{} tokens, first after {} s{}, {} exchanges, {} between the parties",
+            figures.tokens,
+            figures.first_token_s,
+            figures.tokens_per_s.map(|t| format!(", then {t} a second")).unwrap_or_default(),
+            figures.exchanges,
+            megabytes(figures.bytes.values().sum())
+        );
+        self.json.write(&serde_json::json!({ "text": answer.text, "figures": figures }))
     }
 }
 

@@ -1,22 +1,21 @@
 //! `catamount cost`: the Dry reading.
 
+use crate::model;
 use crate::output::{JsonArgument, links, megabytes};
-use crate::share;
 use models::dry::{Dry, Work};
-use models::llama::{Cache, LogitRows};
+use models::model::{Cache, OutputRows};
 use protocol::Role;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
 use std::str::FromStr;
 
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct CostCommand {
-    /// A GGUF file of the LLaMA family, or `default` for SmolLM2-135M-Instruct.
-    #[arg(long, value_name = "MODEL", default_value = "default")]
+    #[arg(long, value_name = "MODEL", default_value = "smollm2", help = model::HELP)]
     model: String,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt, or of the text of an encoder.
     #[arg(long, value_name = "N", default_value_t = 8)]
     prompt_tokens: usize,
     /// Tokens of the answer.
@@ -71,12 +70,39 @@ impl NetworkModel {
     }
 }
 
+/// What some passes take.
 #[derive(Serialize)]
-struct Part {
+pub(crate) struct Part {
     exchanges: u64,
     bytes: BTreeMap<String, u64>,
     weight_multiplications: u64,
     network_seconds: f64,
+}
+
+impl Part {
+    /// Of work on a network.
+    pub(crate) fn of(w: &Work, network: &NetworkModel) -> Part {
+        Part {
+            exchanges: w.ledger.exchanges,
+            bytes: links(&w.ledger),
+            weight_multiplications: w.weight_macs,
+            network_seconds: network.seconds(w),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let links: Vec<String> = self.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
+        write!(
+            f,
+            "{} exchanges, {}, {:.2} G multiplications with weights, {:.3} s on this network",
+            self.exchanges,
+            links.join(", "),
+            self.weight_multiplications as f64 / 1e9,
+            self.network_seconds
+        )
+    }
 }
 
 #[derive(Serialize)]
@@ -94,9 +120,13 @@ impl CostCommand {
             self.prompt_tokens > 0 && self.new_tokens > 0,
             "0 tokens cost nothing; ask for at least 1 of each"
         );
-        let path = if self.model == "default" { share::fetch()? } else { PathBuf::from(&self.model) };
-        let owned = share::load(&path)?;
-        let (config, limit) = (&owned.public.config, owned.public.plan.longest);
+        let owned = model::load(&self.model)?;
+        let (config, limit) = (owned.config(), owned.public.plan.longest);
+        anyhow::ensure!(
+            config.is_decoder() || self.new_tokens == 1,
+            "a {} model generates no tokens; leave --new-tokens out",
+            config.family.name()
+        );
         anyhow::ensure!(
             self.prompt_tokens.saturating_add(self.new_tokens) <= limit,
             "{} tokens, the model takes {limit}; ask for fewer",
@@ -104,36 +134,22 @@ impl CostCommand {
         );
         let dry = Dry::model(config, &owned.tables);
         let mut cache = Cache::new(config);
-        let first = Dry::pass(&dry, self.prompt_tokens, &mut cache, LogitRows::Last);
+        let first = Dry::pass(&dry, self.prompt_tokens, &mut cache, OutputRows::Last);
         let mut all = first;
         for _ in 1..self.new_tokens {
-            let w = Dry::pass(&dry, 1, &mut cache, LogitRows::Last);
+            let w = Dry::pass(&dry, 1, &mut cache, OutputRows::Last);
             all.ledger.add(&w.ledger);
             all.weight_macs += w.weight_macs;
         }
-        let part = |w: &Work| Part {
-            exchanges: w.ledger.exchanges,
-            bytes: links(&w.ledger),
-            weight_multiplications: w.weight_macs,
-            network_seconds: self.network.seconds(w),
-        };
         let figures = Figures {
             network: self.network,
-            exchanges_per_layer: Dry::exchanges_per_layer(&dry),
-            first_token: part(&first),
-            all_tokens: part(&all),
+            exchanges_per_layer: Dry::exchanges_by_layer(&dry).into_iter().max().unwrap_or(0),
+            first_token: Part::of(&first, &self.network),
+            all_tokens: Part::of(&all, &self.network),
         };
-        for (what, p) in [("first token", &figures.first_token), ("all tokens", &figures.all_tokens)] {
-            let links: Vec<String> = p.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
-            self.json.say(&format!(
-                "{what}: {} exchanges, {}, {:.2} G multiplications with weights, {:.3} s on this network\n",
-                p.exchanges,
-                links.join(", "),
-                p.weight_multiplications as f64 / 1e9,
-                p.network_seconds
-            ));
-        }
-        self.json.say(&format!("{} exchanges a decoder layer\n", figures.exchanges_per_layer));
+        self.json.say(&format!("first token: {}\n", figures.first_token));
+        self.json.say(&format!("all tokens: {}\n", figures.all_tokens));
+        self.json.say(&format!("{} exchanges in the dearest layer\n", figures.exchanges_per_layer));
         self.json.write(&figures)
     }
 }

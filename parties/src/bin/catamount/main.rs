@@ -3,6 +3,10 @@
 mod ask;
 mod cost;
 mod demo;
+mod encode;
+mod host;
+mod inspect;
+mod model;
 mod output;
 mod processes;
 mod share;
@@ -39,11 +43,22 @@ enum Command {
     /// Finds the ranges of all gates first: bounds that hold for every input where they fit, sample text with a margin of
     /// two where they do not. These ranges become public with the model's shape and tokenizer; the weights do not.
     ShareModel(share::ShareModel),
-    /// Ask a shared model. The answer is printed as it comes.
+    /// Ask a model. The answer is printed as it comes.
     ///
-    /// The prompt is tokenised and split into random shares on this machine, and tokens are chosen here from the output
-    /// scores. The parties learn the number of tokens of prompt and answer, and when they came.
+    /// The prompt is tokenised on this machine, and each token turned into keys of point functions, from which no party
+    /// learns it. Who chooses the tokens of the answer, `--reveal` says. The parties learn the number of tokens of prompt and answer, and when they came.
     Ask(ask::Ask),
+    /// Sentence embeddings of texts, and how close they are to each other.
+    ///
+    /// The parties compute the sum of the last layer's rows on shares; the client divides it by its length. They learn
+    /// the number of tokens of each text.
+    Embed(encode::Embed),
+    /// The label of a text, or of a pair of texts.
+    ///
+    /// The client learns the labels' scores; the parties learn the number of tokens, and of a pair where the first ends.
+    Classify(encode::Classify),
+    /// What a model is: family, sizes, what each party stores, what a pass costs. Needs no weights.
+    Inspect(inspect::Inspect),
     /// What a computation costs: exchanges, bytes on each link, modelled seconds. Nothing is computed.
     Cost(cost::CostCommand),
     /// Run one party (what the `party` program does).
@@ -88,6 +103,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::ShareModel(share) => share.run(),
         Command::Ask(ask) => ask.run(),
         Command::Cost(cost) => cost.run(),
+        Command::Embed(embed) => embed.run(),
+        Command::Classify(classify) => classify.run(),
+        Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {
             for file in init_cluster(&directory, &hosts)? {
                 println!("{}", file.display());

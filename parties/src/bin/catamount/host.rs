@@ -1,0 +1,87 @@
+//! Where a command computes: a cluster that runs already, or three processes of its own on this machine.
+
+use crate::output::{advance, byte_bar};
+use crate::processes::LocalCluster;
+use crate::model;
+use parties::client::Client;
+use parties::cluster::ClusterConfig;
+use parties::ids::Digest;
+use parties::owner::OwnedModel;
+use parties::private::PrivateModel;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Which parties compute, and with which model.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct HostArguments {
+    /// The cluster file (client.toml of `cluster init`) of running parties. Without one, three parties are started on
+    /// this machine for this command and ended with it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cluster: Option<PathBuf>,
+    /// With --cluster the model's name at the parties; else a model to share: a GGUF file, a folder of Hugging Face,
+    /// org/name on the hub, smollm2, minilm or router.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+}
+
+/// Parties that have a model.
+pub(crate) struct Host {
+    /// Processes of this command's own.
+    pub(crate) local: Option<LocalCluster>,
+    /// The connection to them.
+    pub(crate) client: Client,
+    /// The model's name there.
+    pub(crate) name: String,
+    /// The model in the clear, where this command has shared it.
+    pub(crate) owned: Option<Arc<OwnedModel>>,
+}
+
+impl HostArguments {
+    /// Loads the model if this command is to share it; what it is called otherwise. Takes long, so it comes before
+    /// anything asynchronous.
+    pub(crate) fn prepare(&self, default: &str) -> anyhow::Result<Option<Arc<OwnedModel>>> {
+        match &self.cluster {
+            Some(_) => Ok(None),
+            None => model::load(self.model.as_deref().unwrap_or(default)).map(Some),
+        }
+    }
+
+    /// Connects.
+    pub(crate) async fn open(
+        &self,
+        default: &str,
+        owned: Option<Arc<OwnedModel>>,
+    ) -> anyhow::Result<Host> {
+        let asked = self.model.as_deref().unwrap_or(default);
+        let Some(owned) = owned else {
+            let file = self.cluster.as_ref().expect("without a cluster the model was prepared");
+            let client = Client::connect(&ClusterConfig::load(file)?).await?;
+            return Ok(Host { local: None, client, name: asked.into(), owned: None });
+        };
+        let mut local = LocalCluster::start()?;
+        let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
+        let name = "demo".to_string();
+        share(&owned, &client, &name).await?;
+        Ok(Host { local: Some(local), client, name, owned: Some(owned) })
+    }
+}
+
+impl Host {
+    /// The model.
+    pub(crate) async fn model(&self) -> anyhow::Result<PrivateModel<'_>> {
+        Ok(PrivateModel::open(&self.client, &self.name).await?)
+    }
+
+    /// Ends the connection, and the parties if they belong to this command.
+    pub(crate) async fn close(self) {
+        self.client.close().await;
+    }
+}
+
+/// Sends the shares.
+pub(crate) async fn share(owned: &Arc<OwnedModel>, client: &Client, name: &str) -> anyhow::Result<Digest> {
+    let bar = byte_bar("sharing weights");
+    let digest = owned.share(client, name, |done, total| advance(&bar, done, total)).await?;
+    bar.finish();
+    Ok(digest)
+}
