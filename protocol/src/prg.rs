@@ -73,6 +73,14 @@ pub enum Purpose {
     RootConstant = 81,
     /// Blinding of what goes to the client.
     Output = 82,
+    /// Dealt monomials of the masks of a conjunction's factors.
+    AndMonomials = 128,
+    /// Masks of the conjunction.
+    And = 129,
+    /// Dealt product of two mask bits.
+    BitTimesBit = 130,
+    /// Random bits nobody knows: their halves of λ are streams of k01 and k02, their Δ a coin of k12. Not a mask.
+    Noise = 131,
 }
 
 impl Purpose {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::detect::{LIMIT, Seen, by_lane, different, lengths, not_uniform, without_k01, without_k02};
 use common::{Fut, hash, solve_views};
 use kernels::{Device, Ring, Words};
 use protocol::gates::max::Levels;
@@ -12,9 +13,8 @@ use protocol::gates::table::{Table, TableSpec, silu};
 use protocol::gates::{bit, compare, glu, norm, product, softmax, truncate};
 use protocol::testing::World;
 use protocol::{
-    Cx, Group, Item, KeyId, PadUse, Pads, Purpose, Registry, Role, Sent, Shape, Share, SharedMatrix, Streams,
+    Cx, Group, Item, KeyId, PadUse, Pads, Purpose, Registry, Role, Sent, Shape, Share, SharedMatrix,
 };
-use std::collections::BTreeMap;
 
 const F: u32 = 18;
 const D: usize = 8;
@@ -71,19 +71,9 @@ fn inputs(w: &World, kind: u64, rows: usize) -> [Vec<Share>; 3] {
     x.into_iter().zip(m).map(|(x, m)| vec![x, m]).collect::<Vec<_>>().try_into().unwrap()
 }
 
-type Seen = Vec<(Role, u8, Vec<Sent>)>;
-
 /// Everything the evaluators received in runs of the layer, by receiver and lane.
 fn received(layer: &Layer, worlds: impl Iterator<Item = World>, kind: u64, rows: usize) -> Seen {
-    let mut seen: BTreeMap<(Role, u8), Vec<Sent>> = BTreeMap::new();
-    for w in worlds {
-        let o = w.recorded().run_layer(layer, kind, rows);
-        for s in o.into_iter().flatten() {
-            assert_ne!(s.to, Role::Dealer, "the dealer received something");
-            seen.entry((s.to, s.lane)).or_default().push(s);
-        }
-    }
-    seen.into_iter().map(|((to, lane), s)| (to, lane, s)).collect()
+    by_lane(worlds.flat_map(|w| w.recorded().run_layer(layer, kind, rows)).flatten())
 }
 
 trait RunLayer {
@@ -96,72 +86,6 @@ impl RunLayer for World {
         assert_eq!(o.ledger.link(Role::P1, Role::Dealer) + o.ledger.link(Role::P2, Role::Dealer), 0);
         o.sent
     }
-}
-
-/// All bits received on a lane, as they travel, cut into symbols of `width` bits.
-fn symbols(messages: &[Sent], width: usize) -> Vec<usize> {
-    let bits =
-        messages.iter().flat_map(|m| m.values.iter().flat_map(|v| (0..m.bits).map(move |b| v >> b & 1)));
-    let mut out = vec![];
-    let (mut word, mut have) = (0, 0);
-    for b in bits {
-        word |= (b as usize) << have;
-        have += 1;
-        if have == width {
-            out.push(word);
-            (word, have) = (0, 0);
-        }
-    }
-    out
-}
-
-/// Standard normal quantile that a chi-square value of `df` degrees corresponds to (Wilson and Hilferty).
-fn z_score(chi2: f64, df: f64) -> f64 {
-    let v = 2.0 / (9.0 * df);
-    ((chi2 / df).cbrt() - (1.0 - v)) / v.sqrt()
-}
-
-/// Six standard deviations: one in 10^9.
-const LIMIT: f64 = 6.0;
-
-fn width_for(messages: &[Sent]) -> usize {
-    let bits: usize = messages.iter().map(|m| m.values.len() * m.bits as usize).sum();
-    [8, 4, 2, 1].into_iter().find(|w| bits / w >= 8 << w).unwrap_or(1)
-}
-
-/// Lanes whose words are not uniform.
-fn not_uniform(seen: &Seen) -> Vec<(Role, u8)> {
-    let bad = |(_, _, messages): &&(Role, u8, Vec<Sent>)| {
-        // Control corrections of a comparison key are two bits each and travel as such; all words count.
-        let width = width_for(messages);
-        let mut counts = vec![0f64; 1 << width];
-        symbols(messages, width).into_iter().for_each(|s| counts[s] += 1.0);
-        let expected = counts.iter().sum::<f64>() / counts.len() as f64;
-        let chi2: f64 = counts.iter().map(|c| (c - expected).powi(2) / expected).sum();
-        z_score(chi2, counts.len() as f64 - 1.0) > LIMIT
-    };
-    seen.iter().filter(bad).map(|(to, lane, _)| (*to, *lane)).collect()
-}
-
-/// Lanes whose words are distributed differently.
-fn different(a: &Seen, b: &Seen) -> Vec<(Role, u8)> {
-    let mut bad = vec![];
-    for ((to, lane, a), (to_b, lane_b, b)) in a.iter().zip(b) {
-        assert_eq!((to, lane), (to_b, lane_b), "other messages for another secret");
-        let width = width_for(a);
-        let mut counts = vec![[0f64; 2]; 1 << width];
-        symbols(a, width).into_iter().for_each(|s| counts[s][0] += 1.0);
-        symbols(b, width).into_iter().for_each(|s| counts[s][1] += 1.0);
-        let chi2: f64 = counts.iter().map(|[x, y]| (x - y).powi(2) / (x + y).max(1.0)).sum();
-        if z_score(chi2, counts.len() as f64 - 1.0) > LIMIT {
-            bad.push((*to, *lane));
-        }
-    }
-    bad
-}
-
-fn lengths(sent: &[Vec<Sent>; 3]) -> Vec<(Role, u64, u8, u32, usize)> {
-    sent.iter().flatten().map(|s| (s.to, s.op, s.lane, s.bits, s.values.len())).collect()
 }
 
 const ROWS: usize = 6;
@@ -239,24 +163,6 @@ fn received_bits_do_not_correlate_with_signs() {
         let z = sign_correlation(World::new(300), bare);
         assert!(z < LIMIT, "correlation of {z} standard deviations");
     }
-}
-
-/// One pairwise key's streams are zero: the detectors must fire.
-struct Zeroed(KeyId, Box<dyn Streams>);
-
-impl Streams for Zeroed {
-    fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words> {
-        let words = self.1.draw(device, key, op, lane, n, bits)?;
-        Some(if key == self.0 { Words::zeros(device, n) } else { words })
-    }
-}
-
-fn without_k01(role: Role, w: &World) -> Box<dyn Streams> {
-    Box::new(Zeroed(KeyId::K01, Box::new(w.chacha(role))))
-}
-
-fn without_k02(role: Role, w: &World) -> Box<dyn Streams> {
-    Box::new(Zeroed(KeyId::K02, Box::new(w.chacha(role))))
 }
 
 #[test]

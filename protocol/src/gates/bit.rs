@@ -11,21 +11,26 @@ use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, byte
 
 /// b · x for a bit opened under a mask. Dealt: 16 bytes an element.
 pub fn bit_times(cx: &Cx, b: &Masked, x: &Share) -> Result<Product> {
-    let (op, n, bits) = (cx.op("bit times value"), x.len(), cx.ring().bits());
+    bit_times_modulo(cx, b, x, cx.ring().bits())
+}
+
+/// b · x modulo 2^bits, for an x that is only needed or only known modulo that. Dealt: 2·bits bits an element.
+pub fn bit_times_modulo(cx: &Cx, b: &Masked, x: &Share, bits: u32) -> Result<Product> {
+    let (op, n) = (cx.op("bit times value"), x.len());
     let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
     let l = cx.deal(item(Purpose::Bit), || b.lambda.clone())?;
-    let la = cx.deal(item(Purpose::BitTimesMask), || cx.reduce(&b.lambda * &x.lambda))?;
+    let la = cx.deal(item(Purpose::BitTimesMask), || (&b.lambda * &x.lambda).low(bits))?;
     let half = match (&b.delta, &x.delta, l, la) {
         (Some(d), Some(dx), Some(l), Some(la)) => {
             let own = if cx.is_p1() { dx + &x.lambda } else { x.lambda.clone() };
-            Some(cx.reduce(d * &own + sign(d) * (l * dx + la)))
+            Some((d * &own + sign(d) * (l * dx + la)).low(bits))
         }
         _ => None,
     };
     Ok(Product { shape: x.shape, scale: x.scale, half })
 }
 
-/// Declared cost for `n` elements.
-pub fn cost(n: usize, ring_bits: u32) -> Cost {
-    Cost::dealt(2 * bytes(n, ring_bits))
+/// Declared cost for `n` elements modulo 2^bits.
+pub fn cost(n: usize, bits: u32) -> Cost {
+    Cost::dealt(2 * bytes(n, bits))
 }

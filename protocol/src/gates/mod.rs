@@ -2,6 +2,7 @@
 //! the clear, and its declared cost, which tests hold against the measured one.
 
 pub mod bit;
+pub mod choice;
 pub mod compare;
 pub mod embedding;
 pub mod exp;

@@ -162,13 +162,13 @@ impl RowTable {
 
     /// Declared cost of [`evaluate`] for `rows` elements.
     pub fn cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
-        let (levels, bands) = (self.bits as usize - 1, self.bands.len());
-        let key =
-            bytes(rows * levels * 2, 64) + bytes(rows * (levels + 1), ring_bits) + bytes(rows * levels, 2);
-        // P2 also gets the constant and the dealer's products; the slopes are opened.
-        let word = bytes(rows, ring_bits);
-        let dealt = [key, key + (1 + bands as u64) * word];
-        let lines = Cost { rounds: vec![bytes(rows * bands, ring_bits)], dealt };
+        let bands = self.bands.len();
+        // P2 also gets the dealer's products; the slopes are opened.
+        let lines = Cost {
+            rounds: vec![bytes(rows * bands, ring_bits)],
+            dealt: [0, bands as u64 * bytes(rows, ring_bits)],
+        };
+        let lines = at_least_cost(rows, self.bits, ring_bits).then(lines);
         let tails = self.bands.iter().map(|b| super::truncate::cost(rows, b.line_scale - scale, ring_bits));
         lines.then(tails.reduce(Cost::beside).expect("at least one band"))
     }
@@ -195,20 +195,29 @@ pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> R
     Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
 }
 
-/// An evaluator's halves of the bands' slopes and intercepts.
-fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Words, Words)>> {
-    let (rows, levels, n) = (s.len(), t.bits - 1, t.bits);
-    let item = |purpose, index, n, bits| Item { op, purpose, index, n, bits, group: Group::Add };
-    let root_item = item(Purpose::Root, 0, 2 * rows, 64);
+/// Additive halves of \[S ≥ τ\] for every element of S and every public threshold τ, element by element; of S only the
+/// `bits` bits from `drop` on count, the top one being the sign, and thresholds are in units of 2^drop. Exact for
+/// S − τ in [−2^(bits−1), 2^(bits−1)) if drop = 0. No exchange.
+pub(crate) fn at_least(
+    cx: &Cx,
+    op: Op,
+    s: &Share,
+    drop: u32,
+    bits: u32,
+    thresholds: &Words,
+) -> Result<Option<Words>> {
+    let (rows, levels) = (s.len(), bits - 1);
+    let item = |purpose, n, bits| Item { op, purpose, index: 0, n, bits, group: Group::Add };
+    let root_item = item(Purpose::Root, 2 * rows, 64);
     let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
-    let seeds = item(Purpose::Root, 0, rows * 2 * levels as usize, 64);
-    let values = item(Purpose::Root, 0, rows * n as usize, cx.ring().bits());
-    let controls = item(Purpose::Root, 0, rows * levels as usize, 2);
-    let constant = item(Purpose::RootConstant, 0, rows, cx.ring().bits());
+    let seeds = item(Purpose::Root, rows * 2 * levels as usize, 64);
+    let values = item(Purpose::Root, rows * bits as usize, cx.ring().bits());
+    let controls = item(Purpose::Root, rows * levels as usize, 2);
+    let constant = item(Purpose::RootConstant, rows, cx.ring().bits());
 
     let (mut keys, mut dealt_constant) = (None, None);
     if let (Some(r1), Some(r0)) = (&root1, &root0) {
-        let a = (cx.reduce(s.lambda.clone()) >> t.drop).low(n);
+        let a = (cx.reduce(s.lambda.clone()) >> drop).low(bits);
         let (top, low) = (&a >> levels, a.low(levels));
         let nonzero = -&low >> 63u32;
         let alpha = (-low).low(levels);
@@ -224,19 +233,31 @@ fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Word
     let constant = cx.deal(constant, || cx.reduce(dealt_constant.expect("the dealer made it")))?;
 
     let (Some(delta), Some(constant)) = (&s.delta, constant) else { return Ok(None) };
-    let m = t.thresholds();
+    let m = thresholds.len();
     let (party, root) = if cx.is_p1() { (0, root1) } else { (1, root0) };
-    let shifted = cx.reduce(delta.clone()) >> t.drop;
+    let shifted = cx.reduce(delta.clone()) >> drop;
     let y = Words::zeros(cx.device(), rows * m)
         .zip_rows(Zip::Add, &shifted)
-        .zip_cols(Zip::Sub, &t.device_thresholds)
-        .low(n);
+        .zip_cols(Zip::Sub, thresholds)
+        .low(bits);
     let (top, low) = (&y >> levels, y.low(levels));
     let v = low.dcf_evaluate(party, levels, &root.expect("own root"), &keys, m).zip_rows(Zip::Add, &constant);
-    let mut at_least = -(super::truncate::sign(&top) * v);
-    if cx.is_p1() {
-        at_least = at_least - top + 1;
-    }
+    let at_least = -(super::truncate::sign(&top) * v);
+    Ok(Some(if cx.is_p1() { at_least - top + 1 } else { at_least }))
+}
+
+/// Declared cost of [`at_least`] for `rows` elements.
+pub(crate) fn at_least_cost(rows: usize, bits: u32, ring_bits: u32) -> Cost {
+    let levels = bits as usize - 1;
+    let key = bytes(rows * levels * 2, 64) + bytes(rows * (levels + 1), ring_bits) + bytes(rows * levels, 2);
+    // P2 also gets its half of the constant.
+    Cost { rounds: vec![], dealt: [key, key + bytes(rows, ring_bits)] }
+}
+
+/// An evaluator's halves of the bands' slopes and intercepts.
+fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Words, Words)>> {
+    let rows = s.len();
+    let Some(at_least) = at_least(cx, op, s, t.drop, t.bits, &t.device_thresholds)? else { return Ok(None) };
     let all = t.device_steps.apply(&at_least);
     // Output-major: the bands' slopes one after the other, then their intercepts.
     let outputs = 2 * t.bands.len();

@@ -2,6 +2,8 @@
 //! a wanted transcript.
 #![allow(dead_code)]
 
+pub(crate) mod detect;
+
 use kernels::{Device, Ring, Words};
 use protocol::testing::{Outcome, World};
 use protocol::{Cx, KeyId, Purpose, Result, Role, Sent, Shape, Share, Streams};
@@ -94,6 +96,8 @@ pub(crate) fn is_xor(lane: u8) -> bool {
         Planes,
         ZeroTest,
         Flags,
+        AndMonomials,
+        And,
     ]
     .iter()
     .any(|p| *p as u8 == lane)
