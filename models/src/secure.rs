@@ -53,6 +53,14 @@ impl<'n> Secure<'n> {
         Secure { cx }
     }
 
+    pub(crate) fn cx(&self) -> &Cx<'n> {
+        &self.cx
+    }
+
+    pub(crate) fn in_scope(&self, name: &str) -> Secure<'n> {
+        Secure { cx: self.cx.scope(name) }
+    }
+
     /// x · W^T + b at the double scale.
     pub(crate) fn affine(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Product> {
         let y = product::matmul(&self.cx, x, &w.weight)?;
@@ -72,7 +80,7 @@ impl Algebra for Secure<'_> {
     type V = SecureValues;
 
     fn scope(&self, name: &str) -> Self {
-        Secure { cx: self.cx.scope(name) }
+        self.in_scope(name)
     }
 
     async fn embed(&self, tokens: &Tokens, table: &SharedTable) -> Result<Share> {

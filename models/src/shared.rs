@@ -1,6 +1,7 @@
 //! A model as it is shared: what is public, what each party stores, one session's passes over it, and the client's side.
 
 mod assembly;
+mod choice;
 pub mod client;
 mod session;
 
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use assembly::{Assembly, PartyModel};
-pub use session::{Choice, PartySession, Request, SessionOptions, Work};
+pub use choice::Choice;
+pub use session::{PartySession, Request, SessionOptions, Work};
 
 /// Everything public about a shared model.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
 use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, SessionOptions, Work};
-use protocol::{ChaChaStreams, Network, Role};
+use protocol::{ChaChaStreams, Ledger, Network, Role};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, HashSet},
@@ -253,6 +253,13 @@ impl Engine for ModelStore {
         }
         let options: SessionOptions = serde_json::from_slice(&options)
             .map_err(|e| bad(format!("session options that {} does not know: {e}", self.role)))?;
+        if let Some(choice) = &options.choice {
+            let refuse = |what: String| Failure::new(FailureCode::BadRequest, what, "ask otherwise");
+            if !model.public.config.is_decoder() {
+                return Err(refuse(format!("{} cannot choose tokens with this model", self.role)));
+            }
+            choice.check(&model.public).map_err(|e| refuse(format!("{} cannot choose {e}", self.role)))?;
+        }
         let longest = model.public.plan.longest;
         if request.context_tokens as usize > longest {
             let message = format!("{} tokens of context, the model takes {longest}", request.context_tokens);
@@ -462,34 +469,50 @@ impl SessionRunner for Runner {
             return refuse(format!("a first segment of {} of {count} tokens", segment.unwrap_or(0)));
         }
         let keys = self.session.keys(&request.share, count).map_err(|e| bad(e.to_string()))?;
-        drop(request);
-        let before = *self.session.ledger();
-        let work = Work::Outputs(self.options.rows);
-        let output =
-            self.session.pass(network, &Request { keys, segment, work }).map_err(|e| self.failed(e))?;
-        // What the pass cost at this party goes first, then an evaluator's message.
-        let cost = self.session.ledger().since(&before);
-        let ledger = serde_json::to_vec(&cost).map_err(|e| bad(e.to_string()))?;
-        reply([&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat())?;
-        for piece in output.unwrap_or_default().chunks(OUTPUT_PIECE) {
-            reply(piece.to_vec())?;
-        }
-        Ok(())
+        let work = match self.options.choice {
+            None => Work::Outputs(self.options.rows),
+            Some(_) if request.new_tokens == 0 => Work::Read,
+            Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
+        };
+        let role = self.role;
+        // What the work cost at this party goes first, then an evaluator's message.
+        let mut send = |cost: Ledger, message: Option<Vec<u8>>| {
+            let ledger = serde_json::to_vec(&cost).map_err(|e| Ended::Failed(bad(e.to_string())))?;
+            let mut output = [&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat();
+            output.extend(message.unwrap_or_default());
+            if matches!(work, Work::Choose { .. }) {
+                return reply(output).map_err(Ended::Failed);
+            }
+            output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
+        };
+        let request = Request { keys, segment, work };
+        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
     }
 }
 
-impl Runner {
-    fn failed(&self, e: protocol::Error) -> Failure {
-        match e {
-            protocol::Error::Net { scope, source } => {
+/// What ends a pass early.
+enum Ended {
+    Protocol(protocol::Error),
+    Failed(Failure),
+}
+
+impl From<protocol::Error> for Ended {
+    fn from(e: protocol::Error) -> Ended {
+        Ended::Protocol(e)
+    }
+}
+
+impl Ended {
+    fn failure(self, role: Role) -> Failure {
+        match self {
+            Ended::Failed(failure) => failure,
+            Ended::Protocol(protocol::Error::Net { scope, source }) => {
                 let failure = Failure::from(source);
-                Failure { message: format!("{} at {scope}: {}", self.role, failure.message), ..failure }
+                Failure { message: format!("{role} at {scope}: {}", failure.message), ..failure }
             }
-            e => Failure::new(
-                FailureCode::Disagreement,
-                format!("{}: {e}", self.role),
-                "share the model again",
-            ),
+            Ended::Protocol(e) => {
+                Failure::new(FailureCode::Disagreement, format!("{role}: {e}"), "share the model again")
+            }
         }
     }
 }

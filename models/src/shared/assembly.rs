@@ -7,6 +7,7 @@ use crate::parameter::{Parameter, Use};
 use crate::plan::{FunctionTable, PlanTables};
 use crate::secure::SecureValues;
 use kernels::{Device, Words};
+use protocol::gates::choice::SampleTables;
 use protocol::gates::embedding::SharedTable;
 use protocol::gates::input::{self, InputPart};
 use protocol::gates::norm::NormTable;
@@ -114,7 +115,8 @@ impl Assembly {
         let digest = public.digest(&tables);
         let mut parts = SharedParts { held: self.held, tables: &tables };
         let model = Model::build(&self.config, &mut parts)?;
-        Ok(PartyModel { public, digest, model, device: self.device, role: self.role })
+        let sampling = SampleTables::new(&self.device);
+        Ok(PartyModel { public, digest, model, device: self.device, role: self.role, sampling })
     }
 }
 
@@ -173,4 +175,6 @@ pub struct PartyModel {
     pub(super) model: Model<SecureValues>,
     pub(super) device: Device,
     pub(super) role: Role,
+    /// For choosing tokens.
+    pub(super) sampling: SampleTables,
 }

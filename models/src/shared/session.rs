@@ -1,30 +1,15 @@
 //! One session's passes at one party.
 
-use super::{PartyModel, PublicModel, SharedModelError, revealed};
+use super::{PartyModel, SharedModelError, revealed};
+use super::choice::Choice;
 use crate::model::{Cache, OutputRows};
 use crate::secure::{Secure, SecureValues, Tokens};
 use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
+use protocol::gates::reveal::Reveal;
 use protocol::{Ledger, Network, Session, Streams};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// Scores over the temperature must stay below this for the parties to sample by them.
-const SAMPLE_RANGE: f64 = 240.0;
-
-/// How the parties choose tokens. Public.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Choice {
-    /// The highest score.
-    Greedy,
-    /// At random by softmax(scores / temperature), with randomness that no single party knows.
-    Sample {
-        /// Above 0.
-        temperature: f32,
-        /// Among so many of the likeliest tokens; all for 0.
-        top_k: u32,
-    },
-}
 
 /// What a client settles when it opens a session. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,23 +27,6 @@ impl Default for SessionOptions {
     }
 }
 
-impl Choice {
-    /// Whether the parties can make it for this model.
-    ///
-    /// # Errors
-    /// Says why not, and what would do.
-    pub fn check(&self, model: &PublicModel) -> Result<(), String> {
-        let Choice::Sample { temperature, .. } = *self else { return Ok(()) };
-        let least = model.plan.scores / SAMPLE_RANGE;
-        if f64::from(temperature) >= least && temperature <= 100.0 {
-            return Ok(());
-        }
-        Err(format!(
-            "at temperature {temperature}: for this model it must lie between {least:.2} and 100; choose another, or let the client choose (--reveal logits)"
-        ))
-    }
-}
-
 /// What to do with the tokens of a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
@@ -66,6 +34,13 @@ pub enum Work {
     Read,
     /// Yield outputs.
     Outputs(OutputRows),
+    /// Choose tokens that follow.
+    Choose {
+        /// How.
+        choice: Choice,
+        /// How many.
+        count: usize,
+    },
 }
 
 /// The tokens of a pass.
@@ -114,26 +89,56 @@ impl PartySession {
             .map_err(|e| SharedModelError::Keys(e.to_string()))
     }
 
-    /// One pass. An evaluator returns its message to the client, if there is to be one.
+    /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with the
+    /// cost of what led to it at this party; `None` stands for the dealer's part.
     ///
     /// # Errors
-    /// A party is lost, or the programs have diverged.
-    pub fn pass(&mut self, net: &mut dyn Network, r: &Request) -> protocol::Result<Option<Vec<u8>>> {
-        let (model, cache) = (&self.model.model, &mut self.cache);
-        let (count, tokens) = (r.keys.tokens(), Tokens::Keys(r.keys.clone()));
-        let words = self.session.run(net, |cx| async move {
-            let a = Secure::new(cx);
-            let rows = match r.work {
-                Work::Read => OutputRows::Last,
-                Work::Outputs(rows) => rows,
+    /// A party is lost, the programs have diverged, or `reply` fails.
+    pub fn pass<E: From<protocol::Error>>(
+        &mut self,
+        net: &mut dyn Network,
+        r: &Request,
+        reply: &mut dyn FnMut(Ledger, Option<Vec<u8>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut tokens = Tokens::Keys(r.keys.clone());
+        let mut count = r.keys.tokens();
+        let choices = match r.work {
+            Work::Choose { count, .. } => count,
+            Work::Read | Work::Outputs(_) => 1,
+        };
+        for _ in 0..choices {
+            let before = *self.session.ledger();
+            let (model, sampling, cache) = (&self.model.model, &self.model.sampling, &mut self.cache);
+            let (words, chosen) = self.session.run(net, |cx| {
+                let tokens = &tokens;
+                async move {
+                    let a = Secure::new(cx);
+                    let rows = match r.work {
+                        Work::Outputs(rows) => rows,
+                        _ => OutputRows::Last,
+                    };
+                    let hidden = model.hidden(&a, tokens, count, r.segment, cache, rows).await?;
+                    Ok(match r.work {
+                        Work::Read => (None, None),
+                        Work::Outputs(_) => (model.back.output(&a, &hidden)?, None),
+                        Work::Choose { choice, .. } => {
+                            let (word, row) = choice.make(&a, &model.back, &hidden, sampling).await?;
+                            (word, Some(row))
+                        }
+                    })
+                }
+            })?;
+            let bits = match r.work {
+                Work::Choose { .. } => Reveal::TOKEN.bits,
+                _ => revealed(&self.model.public.config).bits,
             };
-            let hidden = model.hidden(&a, &tokens, count, r.segment, cache, rows).await?;
-            match r.work {
-                Work::Read => Ok(None),
-                Work::Outputs(_) => model.back.output(&a, &hidden),
+            let cost = self.session.ledger().since(&before);
+            reply(cost, words.map(|w| packed(&w, bits)))?;
+            if let Some(row) = chosen {
+                (tokens, count) = (Tokens::OneHot(row), 1);
             }
-        })?;
-        Ok(words.map(|w| packed(&w, revealed(&self.model.public.config).bits)))
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::host::{Host, HostArguments};
 use crate::output::{JsonArgument, advance, links, megabytes, step_bar};
 use crate::block_on;
-use models::evaluation::cosine;
+use models::evaluation::metrics::cosine;
 use protocol::Ledger;
 use serde_json::json;
 use std::time::Instant;
@@ -44,7 +44,7 @@ impl Embed {
         let mut cost = Ledger::default();
         all.iter().for_each(|e| cost.add(&e.cost));
         let table: Vec<Vec<f64>> =
-            all.iter().map(|a| all.iter().map(|b| cosine(&a.vector, &b.vector)).collect()).collect();
+            all.iter().map(|a| all.iter().map(|b| cosine(&a.vector, &b.vector).unwrap_or(0.0)).collect()).collect();
         self.json.say("cosine of each sentence with each:\n");
         for (text, row) in self.texts.iter().zip(&table) {
             let row: Vec<String> = row.iter().map(|v| format!("{v:7.4}")).collect();

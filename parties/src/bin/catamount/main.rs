@@ -4,6 +4,7 @@ mod ask;
 mod cost;
 mod demo;
 mod encode;
+mod eval;
 mod host;
 mod inspect;
 mod model;
@@ -57,6 +58,10 @@ enum Command {
     ///
     /// The client learns the labels' scores; the parties learn the number of tokens, and of a pair where the first ends.
     Classify(encode::Classify),
+    /// How good a model is, in plain floating point, in the protocol's integers and in secret.
+    ///
+    /// Ranges of the gates come from a sample text of this program, which is not among the data.
+    Eval(eval::Eval),
     /// What a model is: family, sizes, what each party stores, what a pass costs. Needs no weights.
     Inspect(inspect::Inspect),
     /// What a computation costs: exchanges, bytes on each link, modelled seconds. Nothing is computed.
@@ -105,6 +110,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Cost(cost) => cost.run(),
         Command::Embed(embed) => embed.run(),
         Command::Classify(classify) => classify.run(),
+        Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {
             for file in init_cluster(&directory, &hosts)? {

@@ -38,11 +38,15 @@ pub(crate) fn find(model: &str) -> anyhow::Result<Place> {
         "minilm" => fetched(fetch::minilm)?,
         "router" => fetched(fetch::router)?,
         path if Path::new(path).exists() => path.into(),
-        id if hub::is_id(id) => hub::fetch(id, &mut |file| eprintln!("fetching {id}: {file}"))?,
+        id if hub::is_model_id(id) => hub_model(id)?,
         other => bail!(
             "there is no file or folder {other:?}, and it is no model by name; give a .gguf file, a folder, org/name, smollm2, minilm, router or random:SHAPE"
         ),
     }))
+}
+
+fn hub_model(id: &str) -> anyhow::Result<PathBuf> {
+    Ok(hub::download(id, &mut |_| {})?)
 }
 
 /// The name under which the parties keep it if nothing else is said.
