@@ -4,10 +4,11 @@
 use crate::algebra::{Act, Algebra, Linear, SCALE, Values};
 use crate::attention::AttentionShape;
 use crate::checkpoint::ModelConfig;
-use crate::model::{ActivationId, Cache, Model, NormId, OutputRows, Parts};
+use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts};
 use crate::parameter::Parameter;
 use crate::plan::{FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
+use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
 use protocol::gates::product::{product_cost, reshare_cost};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
@@ -96,6 +97,20 @@ impl Dry {
     pub fn pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, rows: OutputRows) -> Work {
         let dry = Dry::default();
         dry.exchanging(model.forward(&dry, &count, count, cache, rows));
+        dry.charged()
+    }
+
+    /// Cost of a pass of `count` new tokens after which the parties choose the next one.
+    pub fn choosing_pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, choice: Choice) -> Work {
+        let dry = Dry::default();
+        dry.exchanging(async {
+            let hidden = model.hidden(&dry, &count, count, None, cache, OutputRows::Last).await?;
+            if let Back::LanguageModel { output, .. } = &model.back {
+                let scores = dry.multiply(&hidden, &output.weight);
+                dry.charge(choice.cost(scores.cols)).await;
+            }
+            Ok(())
+        });
         dry.charged()
     }
 

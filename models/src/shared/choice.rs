@@ -2,12 +2,11 @@
 
 use super::PublicModel;
 use crate::algebra::{Act, Linear, SCALE};
-use crate::dry::Dry;
 use crate::model::Back;
 use crate::secure::{Secure, SecureValues};
 use kernels::Words;
 use protocol::gates::choice::{SampleTables, argmax, argmax_cost, sample, sample_cost, token_index};
-use protocol::gates::product::{product_cost, reshare_cost};
+use protocol::gates::product::{halves, product_cost};
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::truncate::{self, truncate};
 use protocol::{Cost, Product, Result, Share};
@@ -68,7 +67,7 @@ impl Choice {
                 let scores = truncate(a.cx(), scores, SCALE).await?;
                 // A public factor is linear; another truncation takes its bits off again.
                 let (factor, n) = (inverse(temperature), scores.shape.cols);
-                let scaled = protocol::gates::product::halves(a.cx(), &scores).linear(scores.shape, |w| w * factor);
+                let scaled = halves(a.cx(), &scores).linear(scores.shape, |w| w * factor);
                 let scaled = Product { scale: SCALE + INVERSE_SCALE, ..scaled };
                 let scaled = truncate(a.cx(), scaled, INVERSE_SCALE).await?;
                 sample(a.cx(), &scaled, among(top_k, n), tables).await?
@@ -90,13 +89,6 @@ impl Choice {
                 .then(truncated(INVERSE_SCALE))
                 .then(sample_cost(1, n, among(top_k, n), SCALE, RING)),
         }
-    }
-}
-
-impl Dry {
-    /// Declared cost of embedding a token that the parties have chosen, in place of one from the client: the same bytes.
-    pub fn chosen_embedding_cost(d_model: usize) -> Cost {
-        product_cost(d_model, 64).then(reshare_cost(d_model, 64))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Catamount's command line: everything a person does.
 
 mod ask;
+mod bench;
 mod cost;
 mod demo;
 mod encode;
@@ -66,6 +67,11 @@ enum Command {
     Inspect(inspect::Inspect),
     /// What a computation costs: exchanges, bytes on each link, modelled seconds. Nothing is computed.
     Cost(cost::CostCommand),
+    /// Measure on this machine: three party processes, real or made-up weights.
+    Bench {
+        #[command(subcommand)]
+        command: Bench,
+    },
     /// Run one party (what the `party` program does).
     #[command(hide = true)]
     Party {
@@ -76,6 +82,12 @@ enum Command {
         #[arg(long)]
         until_input_ends: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Passes through a whole model: seconds, exchanges, bytes, memory, and the difference to plain floating point.
+    Model(bench::BenchModel),
 }
 
 #[derive(Subcommand)]
@@ -110,6 +122,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Cost(cost) => cost.run(),
         Command::Embed(embed) => embed.run(),
         Command::Classify(classify) => classify.run(),
+        Command::Bench { command: Bench::Model(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {
