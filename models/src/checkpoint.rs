@@ -24,6 +24,7 @@ pub use layout::{Kind, LayerTensor, TensorId};
 pub use open::Checkpoint;
 pub use random::RandomModel;
 pub use safetensors::SafetensorsFolder;
+pub(crate) use safetensors::{INDEX_FILE, SINGLE_FILE, shard_names};
 pub use tensors::{Naming, Tensors};
 
 /// Why a checkpoint was refused.

@@ -13,6 +13,7 @@ pub mod float_math;
 pub mod folded;
 pub mod gguf;
 mod gpt2;
+pub mod hub;
 mod llama;
 pub mod model;
 pub mod parameter;

@@ -22,8 +22,8 @@ use serde::Deserialize;
 use super::{CheckpointError, FileError, Naming, Tensors};
 use crate::gguf::f16_to_f32;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Largest header of a file, in bytes; some 100 000 tensors fit.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -62,18 +62,13 @@ impl SafetensorsFolder {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, FileError> {
         let folder = folder.as_ref();
         let mut opened = Self { shards: Vec::new(), places: BTreeMap::new() };
-        let single = folder.join(SINGLE);
-        let index = folder.join(INDEX);
+        let single = folder.join(SINGLE_FILE);
+        let index = folder.join(INDEX_FILE);
         if single.exists() {
             opened.add(&single)?;
         } else if index.exists() {
             let map = read_index(&index)?;
-            let files: BTreeSet<&str> = map.values().map(String::as_str).collect();
-            if files.len() > MAX_SHARDS {
-                let what = format!("{} files are listed; at most {MAX_SHARDS} are read", files.len());
-                return Err(FileError::broken(&index, what));
-            }
-            for file in files {
+            for file in distinct(&map, &index)? {
                 opened.add(&folder.join(file))?;
             }
             for (name, file) in &map {
@@ -176,6 +171,22 @@ impl Tensors for SafetensorsFolder {
     }
 }
 
+/// The names of the files that an index lists.
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>, FileError> {
+    distinct(&read_index(index)?, index)
+}
+
+fn distinct(map: &HashMap<String, String>, index: &Path) -> Result<BTreeSet<String>, FileError> {
+    let files: BTreeSet<String> = map.values().cloned().collect();
+    match files.len() {
+        0..=MAX_SHARDS => Ok(files),
+        many => {
+            let what = format!("{many} files are listed; at most {MAX_SHARDS} are read");
+            Err(FileError::broken(index, what))
+        }
+    }
+}
+
 /// The names in the index with the file that holds each.
 fn read_index(path: &Path) -> Result<HashMap<String, String>, FileError> {
     let json = super::open::read_text(path, MAX_INDEX_BYTES)?;
@@ -187,7 +198,7 @@ fn read_index(path: &Path) -> Result<HashMap<String, String>, FileError> {
 }
 
 /// Whether a name means a file in the folder itself, on every system.
-pub(crate) fn is_file_name(name: &str) -> bool {
+pub(super) fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     plain && !name.contains(['/', '\\', ':', '\0'])

@@ -36,8 +36,8 @@ fn five_bits(block: &[u8]) -> impl Iterator<Item = u8> {
 pub(super) fn q2_k(block: &[u8; 84], out: &mut Vec<f32>) {
     let (scales, qs) = (&block[..16], &block[16..80]);
     let (d, m) = (half(block, 80), half(block, 82));
-    for sub in 0..16 {
-        let (s, t) = (d * f32::from(scales[sub] & 15), m * f32::from(scales[sub] >> 4));
+    for (sub, scale) in scales.iter().enumerate() {
+        let (s, t) = (d * f32::from(scale & 15), m * f32::from(scale >> 4));
         out.extend(two_bits(qs, sub).map(|q| s * f32::from(q) - t));
     }
 }
@@ -107,8 +107,8 @@ fn six_bit_scales(packed: &[u8], sub: usize) -> (u8, u8) {
 pub(super) fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = half(block, 208);
-    for sub in 0..16 {
-        let s = d * f32::from(scales[sub].cast_signed());
+    for (sub, scale) in scales.iter().enumerate() {
+        let s = d * f32::from(scale.cast_signed());
         // Each half of 128 weights: 64 bytes of nibbles, all low ones first; 32 bytes of high bits in
         // four runs of 32.
         let (part, run, odd) = (sub / 8, sub % 8 / 2, sub % 2 * 16);
