@@ -23,11 +23,9 @@ pub(crate) async fn attend<A: Algebra>(
     let v = a.append(old_v.as_ref(), &a.columns(qkv, q + kv, q + 2 * kv));
     let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
-    let (sum, reciprocal) = join(
-        a.scope("values").weighted_sum(&e, &v, s),
-        a.scope("softmax").reciprocal_sums(&e, s, softmax),
-    )
-    .await?;
+    let (sum, reciprocal) =
+        join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
+            .await?;
     *kept = Some((k, v));
     a.scope("divide").scale_heads(&sum, &reciprocal, s).await
 }

@@ -8,12 +8,7 @@ use crate::attention::attend;
 use crate::model::{Layer, Pass};
 use protocol::Result;
 
-pub(crate) async fn layer<A: Algebra>(
-    a: &A,
-    layer: &Layer<A::V>,
-    h: Act<A>,
-    pass: &Pass,
-) -> Result<Act<A>> {
+pub(crate) async fn layer<A: Algebra>(a: &A, layer: &Layer<A::V>, h: Act<A>, pass: &Pass) -> Result<Act<A>> {
     let (attention, feed_forward) = (a.scope("attention"), a.scope("feed_forward"));
     let gains = layer.attention_gain.as_ref().zip(layer.feed_forward_gain.as_ref());
     let (attention_gain, feed_forward_gain) = gains.expect("a BERT has gains beside its residuals");

@@ -153,7 +153,11 @@ pub fn calibrate(
             outer = "embedding/norm";
             let gain = gain.data.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
             let sum = gain * unit_length(&c) * c.context.min(LONGEST) as f64;
-            below("pooled rows".into(), sum, 2f64.powi((Reveal::POOLED.bits - 1 - Reveal::POOLED.scale) as i32))?;
+            below(
+                "pooled rows".into(),
+                sum,
+                2f64.powi((Reveal::POOLED.bits - 1 - Reveal::POOLED.scale) as i32),
+            )?;
         }
         Back::Classifier { pooler: dense, output, .. } => {
             outer = "embedding/norm";
@@ -228,9 +232,8 @@ impl Bounds {
         let length = unit_length(c);
         let qkv = &l.qkv;
         let (q, kv) = (c.q_dim(), c.kv_dim());
-        let gain = |g: &Option<Mat>| {
-            g.iter().flat_map(|m| &m.data).fold(0f64, |m, v| m.max(f64::from(v.abs())))
-        };
+        let gain =
+            |g: &Option<Mat>| g.iter().flat_map(|m| &m.data).fold(0f64, |m, v| m.max(f64::from(v.abs())));
         let value = rows_bound(qkv, q + kv..q + 2 * kv, length);
         let up_rows = if c.family == Family::Llama { 0..c.d_ff } else { 0..l.up.weight.rows };
         Bounds {

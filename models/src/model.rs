@@ -331,7 +331,9 @@ impl<V: Values> Model<V> {
         Ok(Model {
             config: c.clone(),
             front: Front::build(c, parts)?,
-            layers: (0..c.layers).map(|i| Layer::build(c, i, parts)).collect::<std::result::Result<_, _>>()?,
+            layers: (0..c.layers)
+                .map(|i| Layer::build(c, i, parts))
+                .collect::<std::result::Result<_, _>>()?,
             back: Back::build(c, parts)?,
         })
     }

@@ -123,12 +123,8 @@ impl Plan {
         let norm = NormRange { low: 2f64.powi(-6), high: 2f64.powi(10) };
         let slope_scale = if c.activation == Activation::Silu { 14 } else { 20 };
         let activation = TablePlan { range_log2: 4, entries_log2: 9, slope_scale };
-        let layer = LayerPlan {
-            attention_norm: norm,
-            feed_forward_norm: norm,
-            score_buckets: 64,
-            activation,
-        };
+        let layer =
+            LayerPlan { attention_norm: norm, feed_forward_norm: norm, score_buckets: 64, activation };
         let classifier = matches!(c.head, Head::Classifier { .. });
         Plan {
             longest: c.context.min(4096),

@@ -1,8 +1,8 @@
 //! Secure against Clear and Float on a whole (random, small) model, over the in-memory network; declared cost against
 //! measured cost for whole passes.
 
-use models::calibrate;
 use kernels::Words;
+use models::calibrate;
 use models::checkpoint::{Head, ModelConfig, RandomModel, Rotary, TensorSource};
 use models::clear::Clear;
 use models::dry::Dry;
@@ -27,12 +27,14 @@ fn share(source: &mut RandomModel) -> Shared {
     let device = kernels::cpu::Cpu::best();
     let config = source.config().clone();
     let ids: Vec<u32> = (0..config.vocab as u32).collect();
-    let plan = calibrate::calibrate(source, &[ids.clone(), ids.into_iter().rev().collect()], |_, _| {}).unwrap();
+    let plan =
+        calibrate::calibrate(source, &[ids.clone(), ids.into_iter().rev().collect()], |_, _| {}).unwrap();
     let labels = match config.head {
         Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
         _ => vec![],
     };
-    let public = PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
+    let public =
+        PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
     let parties = Role::ALL.map(|role| {
         let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();

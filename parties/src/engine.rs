@@ -58,7 +58,10 @@ impl std::fmt::Debug for PassRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { counter, position, tokens, new_tokens, share, .. } = self;
         let size = share.len();
-        write!(f, "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {size} bytes redacted)")
+        write!(
+            f,
+            "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {size} bytes redacted)"
+        )
     }
 }
 

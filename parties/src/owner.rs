@@ -72,10 +72,8 @@ impl OwnedModel {
             what: "model.safetensors (or model.safetensors.index.json)",
             remedy: "put it beside config.json",
         })?;
-        let tokenizer = tokenizer.ok_or(OwnerError::Missing {
-            what: "tokenizer.json",
-            remedy: "put it beside config.json",
-        })?;
+        let tokenizer = tokenizer
+            .ok_or(OwnerError::Missing { what: "tokenizer.json", remedy: "put it beside config.json" })?;
         let source = FileCheckpoint::new(config, tensors)?;
         Self::new(Box::new(source), labels, Some(tokenizer), progress)
     }

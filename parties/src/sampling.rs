@@ -115,8 +115,9 @@ mod tests {
         let logits = [0.0f32, 2f32.ln(), 4f32.ln(), 1f32.ln()];
         let count = |top_p, top_k| {
             let mut counts = [0; 4];
-            (0..8000)
-                .for_each(|i| counts[pick(&logits, 1.0, top_p, top_k, (f64::from(i) + 0.5) / 8000.0) as usize] += 1);
+            (0..8000).for_each(|i| {
+                counts[pick(&logits, 1.0, top_p, top_k, (f64::from(i) + 0.5) / 8000.0) as usize] += 1
+            });
             counts
         };
         assert_eq!(count(1.0, 0), [1000, 2000, 4000, 1000]);

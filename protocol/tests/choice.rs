@@ -207,9 +207,8 @@ fn a_wrong_distribution_is_noticed() {
 #[test]
 fn only_the_highest_are_drawn() {
     // Scores a little more than the resolution apart, in random order; the k-th highest is followed closely.
-    for (i, (n, k, gap)) in [(300usize, 5usize, 1.05), (300, 1, 1.05), (129, 128, 1.05), (1000, 40, 1.0)]
-        .into_iter()
-        .enumerate()
+    for (i, (n, k, gap)) in
+        [(300usize, 5usize, 1.05), (300, 1, 1.05), (129, 128, 1.05), (1000, 40, 1.0)].into_iter().enumerate()
     {
         let rows = 24;
         let mut x = vec![0.0; rows * n];
@@ -286,7 +285,8 @@ fn every_key_has_a_say() {
 
 #[test]
 fn sampling_costs_what_it_declares() {
-    for (rows, n, k, scale) in [(1, 1, 1, 18), (1, 2, 1, 16), (3, 7, 7, 20), (2, 65, 9, 36), (1, 300, 40, 18)] {
+    for (rows, n, k, scale) in [(1, 1, 1, 18), (1, 2, 1, 16), (3, 7, 7, 20), (2, 65, 9, 36), (1, 300, 40, 18)]
+    {
         let x: Vec<f64> = (0..rows * n).map(|i| (i * 7 % 13) as f64 / 4.0).collect();
         let o = run_sample(&World::new(95), &x, n, k, scale);
         assert_cost(&format!("{k} of {rows} × {n}"), &o, sample_cost(rows, n, k, scale, 64));

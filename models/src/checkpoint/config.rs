@@ -171,9 +171,8 @@ impl ModelConfig {
             _ => return None,
         };
         let sizes = |c: Self| Self { layers, d_model, heads, head_dim: d_model / heads, ..c };
-        let classic = |c: Self, vocab, context| {
-            sizes(Self { kv_heads: heads, d_ff: 4 * d_model, vocab, context, ..c })
-        };
+        let classic =
+            |c: Self, vocab, context| sizes(Self { kv_heads: heads, d_ff: 4 * d_model, vocab, context, ..c });
         let llama = |kv_heads, d_ff, vocab, context, tied| {
             sizes(Self { kv_heads, d_ff, vocab, context, tied, ..Self::toy() })
         };
@@ -181,9 +180,7 @@ impl ModelConfig {
         Some(match name {
             "smollm2" => llama(3, 1536, 49152, 8192, true),
             "llama-7b" => llama(32, 11008, 32000, 2048, false),
-            "bert-base" | "bert-large" => {
-                Self { head: labels, ..classic(Self::toy_bert(), 30522, 512) }
-            }
+            "bert-base" | "bert-large" => Self { head: labels, ..classic(Self::toy_bert(), 30522, 512) },
             "roberta-base" => Self { head: labels, ..classic(Self::toy_roberta(), 50265, 512) },
             _ => classic(Self::toy_gpt2(), 50257, 1024),
         })

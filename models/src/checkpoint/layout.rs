@@ -183,12 +183,8 @@ impl TensorId {
             (_, Family::Gpt2) => self.gpt2_name(prefix),
             (_, Family::Bert | Family::Roberta) => self.bert_name(c, prefix),
         };
-        let mut stored = Stored {
-            name: format!("{stem}.{suffix}"),
-            transposed: false,
-            part: None,
-            whole: self.shape(c),
-        };
+        let mut stored =
+            Stored { name: format!("{stem}.{suffix}"), transposed: false, part: None, whole: self.shape(c) };
         if let (TensorId::Layer(_, t, _), Family::Gpt2) = (self, c.family) {
             use LayerTensor::{AttentionNorm, FeedForwardNorm, K, Q, V};
             stored.transposed = !matches!(t, AttentionNorm | FeedForwardNorm) && self.kind() == Kind::Weight;
@@ -324,9 +320,7 @@ pub(super) fn ignored(c: &ModelConfig, naming: Naming, prefix: &str, name: &str)
     let body = name.strip_prefix(prefix).unwrap_or(name);
     match (naming, c.family) {
         (Naming::Gguf, _) => name == "rope_freqs.weight",
-        (_, Family::Llama) => {
-            name.ends_with("rotary_emb.inv_freq") || (c.tied && name == "lm_head.weight")
-        }
+        (_, Family::Llama) => name.ends_with("rotary_emb.inv_freq") || (c.tied && name == "lm_head.weight"),
         (_, Family::Gpt2) => {
             name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias")
@@ -337,7 +331,8 @@ pub(super) fn ignored(c: &ModelConfig, naming: Naming, prefix: &str, name: &str)
                 || body == "embeddings.token_type_ids"
                 || name.starts_with("cls.")
                 || name.starts_with("lm_head.")
-                || (body.starts_with("pooler.") && !TensorId::all(c).contains(&TensorId::Pooler(Kind::Weight)))
+                || (body.starts_with("pooler.")
+                    && !TensorId::all(c).contains(&TensorId::Pooler(Kind::Weight)))
                 || (body.starts_with("pooler.") && c.family == Family::Roberta)
         }
     }

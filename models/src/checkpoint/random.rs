@@ -63,8 +63,7 @@ impl TensorSource for RandomModel {
             _ => (0.0, 0.1),
         };
         let mut state = mix(self.seed ^ mix(kind as u64));
-        let mut data: Vec<f32> =
-            (0..rows * columns).map(|_| mean + deviation * bell(&mut state)).collect();
+        let mut data: Vec<f32> = (0..rows * columns).map(|_| mean + deviation * bell(&mut state)).collect();
         if which == TensorId::Embedding && self.outlier != 0.0 {
             data[columns / 3] = self.outlier;
         }

@@ -93,9 +93,7 @@ impl Assembly {
     fn table(&self, part: &InputPart, shape: Shape, scale: u32, stream: u32) -> SharedTable {
         let component = |seed| input::component(&self.device, seed, stream, shape.len());
         match part {
-            InputPart::Dealer(one, zero) => {
-                SharedTable::new(&component(one), &component(zero), shape, scale)
-            }
+            InputPart::Dealer(one, zero) => SharedTable::new(&component(one), &component(zero), shape, scale),
             InputPart::P1(seed, delta) | InputPart::P2(seed, delta) => {
                 SharedTable::new(&component(seed), delta, shape, scale)
             }

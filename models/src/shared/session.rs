@@ -1,7 +1,7 @@
 //! One session's passes at one party.
 
-use super::{PartyModel, SharedModelError, revealed};
 use super::choice::Choice;
+use super::{PartyModel, SharedModelError, revealed};
 use crate::model::{Cache, OutputRows};
 use crate::secure::{Secure, SecureValues, Tokens};
 use kernels::Words;

@@ -53,7 +53,9 @@ impl PrivateModel<'_> {
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Embedding>, PrivateError> {
         if self.config().head != Head::MeanPooling {
-            return Err(self.unsuitable("make sentence embeddings", "share one that does, such as all-MiniLM-L6-v2"));
+            return Err(
+                self.unsuitable("make sentence embeddings", "share one that does, such as all-MiniLM-L6-v2")
+            );
         }
         let sentences = texts.iter().map(|t| self.raw(t.as_ref())).collect::<Result<Vec<_>, _>>()?;
         sentences.iter().try_for_each(|s| self.check(s, 0))?;

@@ -200,8 +200,7 @@ impl Making<'_> {
             while let Some(PassOutput(outputs)) = run.session.next_output().await? {
                 let (cost, [_, p1, p2]) = split_outputs(&outputs)?;
                 let first = self.answer.tokens.is_empty();
-                let total =
-                    if first { &mut self.answer.prompt_cost } else { &mut self.answer.decode_cost };
+                let total = if first { &mut self.answer.prompt_cost } else { &mut self.answer.decode_cost };
                 total.add(&cost);
                 if !last {
                     continue;

@@ -58,8 +58,7 @@ impl GenerationArguments {
     pub(crate) fn generation(&self, prompt: &str) -> anyhow::Result<Generation> {
         anyhow::ensure!(self.max_tokens > 0, PrivateError::NoTokens);
         anyhow::ensure!(!prompt.trim().is_empty(), PrivateError::EmptyPrompt);
-        let sampling =
-            Sampling::new(self.temperature, self.top_p, self.top_k).map_err(anyhow::Error::msg)?;
+        let sampling = Sampling::new(self.temperature, self.top_p, self.top_k).map_err(anyhow::Error::msg)?;
         let reveal = match self.reveal {
             RevealArgument::Logits => Reveal::Logits,
             RevealArgument::Tokens => {

@@ -76,9 +76,11 @@ impl BenchModel {
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
         let figures = block_on(async {
-            let host = HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
+            let host =
+                HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
             let model = host.model().await?;
-            let (mut pass_s, mut decode_s, mut spent, mut max_error) = (vec![], vec![], Ledger::default(), 0f32);
+            let (mut pass_s, mut decode_s, mut spent, mut max_error) =
+                (vec![], vec![], Ledger::default(), 0f32);
             for _ in 0..self.runs {
                 let mut run = model.run(OutputRows::Last, self.tokens + self.decode).await?;
                 let start = Instant::now();

@@ -1,8 +1,8 @@
 //! `catamount embed` and `catamount classify`.
 
+use crate::block_on;
 use crate::host::{Host, HostArguments};
 use crate::output::{JsonArgument, advance, links, megabytes, step_bar};
-use crate::block_on;
 use models::evaluation::metrics::cosine;
 use protocol::Ledger;
 use serde_json::json;
@@ -43,8 +43,10 @@ impl Embed {
         let seconds = start.elapsed().as_secs_f64();
         let mut cost = Ledger::default();
         all.iter().for_each(|e| cost.add(&e.cost));
-        let table: Vec<Vec<f64>> =
-            all.iter().map(|a| all.iter().map(|b| cosine(&a.vector, &b.vector).unwrap_or(0.0)).collect()).collect();
+        let table: Vec<Vec<f64>> = all
+            .iter()
+            .map(|a| all.iter().map(|b| cosine(&a.vector, &b.vector).unwrap_or(0.0)).collect())
+            .collect();
         self.json.say("cosine of each sentence with each:\n");
         for (text, row) in self.texts.iter().zip(&table) {
             let row: Vec<String> = row.iter().map(|v| format!("{v:7.4}")).collect();

@@ -209,7 +209,11 @@ impl Eval {
             }
             Task::Sst2Router => {
                 let sentence = |s: evaluation::Sentence| Ok(one(t.encode(s.text.trim())?, s.label));
-                evaluation::sst2(data)?.into_iter().take(limit).map(sentence).collect::<anyhow::Result<_>>()?
+                evaluation::sst2(data)?
+                    .into_iter()
+                    .take(limit)
+                    .map(sentence)
+                    .collect::<anyhow::Result<_>>()?
             }
             Task::Lambada => {
                 let passage = |l: evaluation::Lambada| {
@@ -217,7 +221,11 @@ impl Eval {
                     let from = context.len();
                     Ok(Example { sequences: vec![[context, target].concat()], label: false, from })
                 };
-                evaluation::lambada(data)?.into_iter().take(limit).map(passage).collect::<anyhow::Result<_>>()?
+                evaluation::lambada(data)?
+                    .into_iter()
+                    .take(limit)
+                    .map(passage)
+                    .collect::<anyhow::Result<_>>()?
             }
             Task::Perplexity => unreachable!("plain text has no labels"),
         })

@@ -1,8 +1,8 @@
 //! Where a command computes: a cluster that runs already, or three processes of its own on this machine.
 
+use crate::model;
 use crate::output::{advance, byte_bar};
 use crate::processes::LocalCluster;
-use crate::model;
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::ids::Digest;
@@ -47,11 +47,7 @@ impl HostArguments {
     }
 
     /// Connects.
-    pub(crate) async fn open(
-        &self,
-        default: &str,
-        owned: Option<Arc<OwnedModel>>,
-    ) -> anyhow::Result<Host> {
+    pub(crate) async fn open(&self, default: &str, owned: Option<Arc<OwnedModel>>) -> anyhow::Result<Host> {
         let asked = self.model.as_deref().unwrap_or(default);
         let Some(owned) = owned else {
             let file = self.cluster.as_ref().expect("without a cluster the model was prepared");

@@ -86,8 +86,9 @@ pub(crate) fn load(model: &str) -> anyhow::Result<Arc<OwnedModel>> {
     let bar = step_bar("finding ranges");
     let progress = |done, total| advance(&bar, done as u64, total as u64);
     let owned = match place {
-        Place::Files(path) => OwnedModel::load(&path, progress)
-            .with_context(|| format!("cannot use {}", path.display()))?,
+        Place::Files(path) => {
+            OwnedModel::load(&path, progress).with_context(|| format!("cannot use {}", path.display()))?
+        }
         Place::Random(config, _) => {
             let labels = labels(&config);
             OwnedModel::new(Box::new(RandomModel::new(*config, 1)?), labels, None, progress)?
@@ -109,7 +110,9 @@ pub(crate) fn shape(model: &str) -> anyhow::Result<ModelConfig> {
 
 fn labels(config: &ModelConfig) -> Vec<String> {
     match config.head {
-        models::checkpoint::Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
+        models::checkpoint::Head::Classifier { labels } => {
+            (0..labels).map(|i| format!("label {i}")).collect()
+        }
         _ => vec![],
     }
 }

@@ -144,8 +144,7 @@ async fn winners(cx: &Cx<'_>, won: &Masked, x: &Share, a: usize) -> Result<Share
     let shape = Shape::new(rows, groups);
     let z = bit_times_modulo(cx, won, x, bits)?.linear(shape, |w| w.sum_segments(&offsets).low(bits));
     let op = cx.op("winner");
-    let item =
-        Item { op, purpose: Purpose::Result, index: 0, n: shape.len(), bits, group: Group::Add };
+    let item = Item { op, purpose: Purpose::Result, index: 0, n: shape.len(), bits, group: Group::Add };
     Ok(cx.open(item, z.half).await?.share(shape, x.scale))
 }
 
@@ -174,9 +173,8 @@ pub fn clear(row: &[i64]) -> usize {
 pub fn argmax_cost(rows: usize, n: usize, ring_bits: u32) -> Cost {
     let plan: Vec<(usize, usize)> = levels(n).collect();
     let Some((&(m, a), early)) = plan.split_last() else { return Cost::default() };
-    let contest = |m: usize, a: usize| {
-        compare::cost(rows * pairs(m, a), 1, WINDOW).then(and_cost(rows * m, a - 1))
-    };
+    let contest =
+        |m: usize, a: usize| compare::cost(rows * pairs(m, a), 1, WINDOW).then(and_cost(rows * m, a - 1));
     let mut cost = Cost::default();
     for &(m, a) in early {
         let bits = VALUE_BITS.min(ring_bits);
@@ -189,7 +187,5 @@ pub fn argmax_cost(rows: usize, n: usize, ring_bits: u32) -> Cost {
         0 => constants(rows * n),
         _ => constants(rows * n).then(constants(rows * n)).then(constants(rows * m)),
     };
-    cost.then(contest(m, a).beside(path))
-        .then(product)
-        .then(reshare_cost(rows * n, ring_bits))
+    cost.then(contest(m, a).beside(path)).then(product).then(reshare_cost(rows * n, ring_bits))
 }

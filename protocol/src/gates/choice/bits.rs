@@ -30,8 +30,7 @@ pub(super) async fn less_than(
 ) -> Result<Vec<Masked>> {
     let n = x.len();
     let column = Share { shape: Shape::new(n, 1), ..x.clone() };
-    let blocks: Vec<Share> =
-        (0..n.max(1)).step_by(BLOCK).map(|i| column.rows(i, n.min(i + BLOCK))).collect();
+    let blocks: Vec<Share> = (0..n.max(1)).step_by(BLOCK).map(|i| column.rows(i, n.min(i + BLOCK))).collect();
     let parts = join_all(blocks.iter().map(|b| compare::less_than(cx, b, thresholds, window))).await?;
     Ok((0..thresholds.len()).map(|t| concat(parts.iter().map(|p| &p[t]))).collect())
 }

@@ -26,9 +26,7 @@ use super::super::bit::{self, bit_times, bit_times_modulo};
 use super::super::compare::{self, Window};
 use super::super::lut;
 use super::super::max::{self, Levels, coarse_max};
-use super::super::product::{
-    batched, bilinear, drop_low, product_cost, reshare, reshare_cost,
-};
+use super::super::product::{batched, bilinear, drop_low, product_cost, reshare, reshare_cost};
 use super::super::table::{Table, TableSpec, fixed};
 use super::bits::{less_than, not, ones, uniform, uniform_cost};
 use super::pick::{pick, pick_cost};
@@ -62,7 +60,8 @@ fn bottom(scale: u32) -> Window {
 
 /// The comparison with the k-th largest: all bits but one.
 const KEEP: Window = Window { drop: 1, blocks: 4, block_bits: 5 };
-const _: () = assert!(RESOLUTION + (1 << KEEP.drop) < 1 << (FRACTION - 10), "elements below the k-th by 2^-10");
+const _: () =
+    assert!(RESOLUTION + (1 << KEEP.drop) < 1 << (FRACTION - 10), "elements below the k-th by 2^-10");
 
 /// Tables of [`sample`].
 #[derive(Clone, Debug)]
@@ -108,7 +107,10 @@ fn groups(n: usize) -> (usize, usize) {
 /// If k = 0, or at another ring than Z_2^64, a lower scale, or rows of 2^24 scores or more.
 pub async fn sample(cx: &Cx<'_>, x: &Share, k: usize, t: &SampleTables) -> Result<Share> {
     let (rows, n) = (x.shape.rows, x.shape.cols);
-    assert!(k > 0 && (1..1 << 24).contains(&n) && x.scale >= FRACTION && cx.ring().bits() == 64, "sampling {k} of {n}");
+    assert!(
+        k > 0 && (1..1 << 24).contains(&n) && x.scale >= FRACTION && cx.ring().bits() == 64,
+        "sampling {k} of {n}"
+    );
     if n == 1 {
         return Ok(ones(cx, x.shape));
     }

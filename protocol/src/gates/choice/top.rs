@@ -53,7 +53,10 @@ pub(super) const RESOLUTION: u64 = {
     let mut i = 0;
     while i < STEPS.len() {
         let s = &STEPS[i];
-        assert!((s.thresholds + 1) * s.spacing >= reach, "thresholds that do not reach where the last step left off");
+        assert!(
+            (s.thresholds + 1) * s.spacing >= reach,
+            "thresholds that do not reach where the last step left off"
+        );
         reach = s.spacing + (1 << s.window.drop);
         i += 1;
     }

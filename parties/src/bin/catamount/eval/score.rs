@@ -158,7 +158,8 @@ impl Summary {
         let reference = self.readings[0].choices.clone();
         let kind = self.kind;
         for c in &mut self.readings {
-            let share = |of: usize| c.choices.iter().filter(|x| **x == of).count() as f64 / c.choices.len() as f64;
+            let share =
+                |of: usize| c.choices.iter().filter(|x| **x == of).count() as f64 / c.choices.len() as f64;
             c.value = match kind {
                 Task::Mrpc => auc(&c.values, &self.labels).unwrap_or(f64::NAN),
                 Task::Sst2Router => share(0),
