@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{ARRAY, BOOL, F32, STRING, U32, Writer, text};
-use models::checkpoint::{GgufCheckpoint, LlamaTensor, TensorSource};
+use models::checkpoint::{FileCheckpoint, Kind, ModelConfig, TensorId, TensorSource};
 use models::gguf::{Array, Gguf, GgufError, TensorType, Value};
 use models::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -128,8 +128,9 @@ fn exercise_unwatched(bytes: Vec<u8>) -> Result<(), String> {
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         let _ = tokenizer.encode("some text");
     }
-    let mut checkpoint = GgufCheckpoint::new(gguf).map_err(|e| e.to_string())?;
-    checkpoint.load(LlamaTensor::Output).map_err(|e| e.to_string())?;
+    let config = ModelConfig::from_gguf(&mut gguf).map_err(|e| e.to_string())?;
+    let mut checkpoint = FileCheckpoint::new(config, Box::new(gguf)).map_err(|e| e.to_string())?;
+    checkpoint.load(TensorId::Output).map_err(|e| e.to_string())?;
     Ok(())
 }
 
@@ -178,9 +179,10 @@ fn a_right_file_is_read() {
 fn a_file_from_disk() {
     let path = std::env::temp_dir().join(format!("catamount-gguf-{}.gguf", std::process::id()));
     std::fs::write(&path, Writer::toy().bytes()).unwrap();
-    let result = Gguf::open(&path).map(|gguf| GgufCheckpoint::new(gguf).unwrap());
+    let result =
+        Gguf::open(&path).map(|gguf| FileCheckpoint::new(ModelConfig::toy(), Box::new(gguf)).unwrap());
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(result.unwrap().load(LlamaTensor::FinalNorm).unwrap().len(), 32);
+    assert_eq!(result.unwrap().load(TensorId::FinalNorm(Kind::Weight)).unwrap().len(), 32);
     let error = Gguf::open(&path).unwrap_err().to_string();
     assert!(error.contains("catamount-gguf-"), "{error}");
 }

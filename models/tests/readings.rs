@@ -3,12 +3,10 @@
 mod common;
 
 use models::calibrate;
-use models::checkpoint::{GgufCheckpoint, TensorSource};
+use models::checkpoint::{Checkpoint, FileCheckpoint, TensorSource};
 use models::clear::Clear;
 use models::float::{Float, Mat, complete};
-use models::gguf::Gguf;
-use models::llama::{Cache, Llama, LogitRows};
-use models::tokenizer::Tokenizer;
+use models::model::{Cache, Model, OutputRows};
 
 /// A recorded prompt of the published model.
 #[derive(serde::Deserialize)]
@@ -29,12 +27,12 @@ fn argmax(v: &[f32]) -> usize {
 }
 
 /// Greedy tokens of the plaintext reference, with the output scores before each.
-fn greedy(model: &Llama<Float>, prompt: &[u32], count: usize, eos: &[u32]) -> (Vec<u32>, Vec<Vec<f32>>) {
+fn greedy(model: &Model<Float>, prompt: &[u32], count: usize, eos: &[u32]) -> (Vec<u32>, Vec<Vec<f32>>) {
     let (float, mut cache) = (Float::default(), Cache::new(&model.config));
     let (mut input, mut tokens, mut scores) = (prompt.to_vec(), vec![], vec![]);
     while tokens.len() < count {
         let n = input.len();
-        let logits: Mat = complete(model.forward(&float, &input, n, &mut cache, LogitRows::Last)).unwrap();
+        let logits: Mat = complete(model.forward(&float, &input, n, &mut cache, OutputRows::Last)).unwrap();
         let next = argmax(&logits.data) as u32;
         scores.push(logits.data);
         tokens.push(next);
@@ -49,12 +47,13 @@ fn greedy(model: &Llama<Float>, prompt: &[u32], count: usize, eos: &[u32]) -> (V
 #[test]
 fn float_and_clear_agree_with_the_reference() {
     let Some(path) = common::default_model("readings") else { return };
-    let gguf = Gguf::open(&path).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-    let mut source = GgufCheckpoint::new(gguf).unwrap();
+    let opened = Checkpoint::open(&path).unwrap();
+    let tokenizer = opened.tokenizer.unwrap();
+    let mut source = FileCheckpoint::new(opened.config, opened.tensors.unwrap()).unwrap();
     let float = Float::load(&mut source).unwrap();
     let t = std::time::Instant::now();
-    let plan = calibrate::calibrate(&float, &tokenizer, |_, _| {}).unwrap();
+    let texts = calibrate::sample_tokens(&tokenizer, source.config()).unwrap();
+    let plan = calibrate::calibrate(&mut source, &texts, |_, _| {}).unwrap();
     println!("calibrated in {:?}, longest {}", t.elapsed(), plan.longest);
     let device = kernels::cpu::Cpu::best();
     let tables = plan.tables(&device, source.config());
@@ -76,7 +75,7 @@ fn float_and_clear_agree_with_the_reference() {
         let mut input = r.prompt_ids.clone();
         for (step, s) in scores.iter().enumerate().take(10) {
             let n = input.len();
-            let out = complete(clear.forward(&reading, &input, n, &mut cache, LogitRows::Last)).unwrap();
+            let out = complete(clear.forward(&reading, &input, n, &mut cache, OutputRows::Last)).unwrap();
             let got: Vec<f32> = out.data.iter().map(|&v| (v as i64 as f64 / 2f64.powi(36)) as f32).collect();
             let error = got.iter().zip(s).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             worst = worst.max(error.into());

@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use models::checkpoint::{LlamaConfig, LlamaTensor, RandomLlama, TensorSource};
+use models::checkpoint::{Kind, LayerTensor, ModelConfig, RandomModel, TensorId, TensorSource};
 use models::fetch;
 use models::gguf::{Gguf, GgufError};
 
@@ -56,6 +56,37 @@ pub fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
+/// The weights that [`Writer::toy`] writes.
+pub fn toy_weights() -> RandomModel {
+    RandomModel::new(ModelConfig::toy(), 1).unwrap()
+}
+
+/// What GGUF files call the tensors of a LLaMA.
+pub fn gguf_name(which: TensorId) -> String {
+    use LayerTensor::{AttentionNorm, Down, FeedForwardNorm, Gate, K, O, Q, Up, V};
+    let (stem, kind) = match which {
+        TensorId::Embedding => ("token_embd".to_owned(), Kind::Weight),
+        TensorId::FinalNorm(kind) => ("output_norm".to_owned(), kind),
+        TensorId::Output => ("output".to_owned(), Kind::Weight),
+        TensorId::Layer(i, t, kind) => {
+            let name = match t {
+                AttentionNorm => "attn_norm",
+                Q => "attn_q",
+                K => "attn_k",
+                V => "attn_v",
+                O => "attn_output",
+                FeedForwardNorm => "ffn_norm",
+                Gate => "ffn_gate",
+                Up => "ffn_up",
+                Down => "ffn_down",
+            };
+            (format!("blk.{i}.{name}"), kind)
+        }
+        other => panic!("a LLaMA has no {other:?}"),
+    };
+    format!("{stem}.{}", if kind == Kind::Bias { "bias" } else { "weight" })
+}
+
 impl Writer {
     pub fn new() -> Self {
         Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() }
@@ -63,8 +94,8 @@ impl Writer {
 
     /// A complete model of the toy configuration with random weights and a tokenizer of single bytes.
     pub fn toy() -> Self {
-        let mut model = RandomLlama::toy(1);
-        let config = LlamaConfig::toy();
+        let mut model = toy_weights();
+        let config = ModelConfig::toy();
         let mut w = Self::new();
         w.string("general.architecture", "llama");
         for (key, value) in [
@@ -79,11 +110,11 @@ impl Writer {
             w.put(key, U32, &(value as u32).to_le_bytes());
         }
         w.put("llama.attention.layer_norm_rms_epsilon", F32, &1e-5f32.to_le_bytes());
-        for which in LlamaTensor::all(&config) {
-            let (rows, columns) = config.shape(which);
+        for which in TensorId::all(&config) {
+            let (rows, columns) = which.shape(&config);
             let dims = if rows == 1 { vec![columns as u64] } else { vec![columns as u64, rows as u64] };
             let data = model.load(which).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect();
-            w.tensors.push(Tensor { name: which.to_string(), dims, kind: 0, offset: None, data });
+            w.tensors.push(Tensor { name: gguf_name(which), dims, kind: 0, offset: None, data });
         }
         w
     }
