@@ -1,6 +1,8 @@
 //! Folders with model files, made for a test and removed with it.
 #![allow(dead_code, unreachable_pub)] // Each test file uses a part of this.
 
+pub mod checkpoints;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
