@@ -15,13 +15,18 @@ use models::gguf::{Gguf, GgufError};
 pub fn default_model(test: &str) -> Option<PathBuf> {
     static PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let path = PATH.get_or_init(|| fetch::default_model(&mut |_| {}).map_err(|e| e.to_string()));
+    or_skip(test, "the default model", path.clone())
+}
+
+/// What was to be fetched; as for [`default_model`] where it cannot be had.
+pub fn or_skip(test: &str, what: &str, path: Result<PathBuf, String>) -> Option<PathBuf> {
     match path {
-        Ok(path) => Some(path.clone()),
+        Ok(path) => Some(path),
         Err(error) => {
             let required = env::var("CATAMOUNT_REQUIRE_MODEL").is_ok_and(|v| v == "1");
-            assert!(!required, "{test} needs the default model: {error}");
+            assert!(!required, "{test} needs {what}: {error}");
             // Not `eprintln`, which the test runner keeps to itself.
-            let _ = writeln!(io::stderr(), "\nSKIPPED: {test} needs the default model: {error}");
+            let _ = writeln!(io::stderr(), "\nSKIPPED: {test} needs {what}: {error}");
             None
         }
     }
