@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
         max_tokens: MaxTokens(40),
         // At random, among the likeliest tokens that together have a probability of 0.9. The choice is made on this
         // machine: the parties do not learn which token it was.
-        sampling: Sampling::new(0.7, 0.9).map_err(anyhow::Error::msg)?,
+        sampling: Sampling::new(0.7, 0.9, 0).map_err(anyhow::Error::msg)?,
         keep_logits: false,
     };
     // One prompt, one session at the parties. It ends with the answer, or when the future is dropped.

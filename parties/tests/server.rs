@@ -9,7 +9,7 @@ use parties::{
     engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
     ids::{Digest, SessionId},
     tls::ClientIdentity,
-    wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel},
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, Pass, PutModel},
 };
 use protocol::{Network, Role};
 use std::{
@@ -188,6 +188,10 @@ async fn share(client: &Client, megabytes: u32) {
     producer.join().unwrap();
 }
 
+fn pass(position: u64, tokens: u32) -> Pass {
+    Pass { counter: 0, position, tokens, segment: None, new_tokens: 0 }
+}
+
 fn options() -> SessionOptions {
     SessionOptions { model: "echo".into(), digest: DIGEST, context_tokens: 100, options: Vec::new() }
 }
@@ -226,7 +230,7 @@ fn models_and_two_sessions_at_once() {
                 let mut session = client.open_session(options()).await.unwrap();
                 for i in 0..20_u64 {
                     let share = |party: u8| vec![tag ^ party; 20_000 + i as usize];
-                    let output = session.pass(i, 1, [share(0), share(1), share(2)]).await.unwrap();
+                    let output = session.pass(pass(i, 1), [share(0), share(1), share(2)]).await.unwrap();
                     assert_eq!(output.0[1], share(2));
                     assert_eq!(output.0[2], [share(0), share(1)].concat());
                 }
@@ -279,7 +283,7 @@ fn failures_reach_the_client_and_free_the_session() {
         // One party fails in a pass: its own words reach the client, though all three end.
         let mut session = client.open_session(options()).await.unwrap();
         let shares = [b"a".to_vec(), b"fail".to_vec(), b"c".to_vec()];
-        let error = session.pass(0, 1, shares).await.unwrap_err().to_string();
+        let error = session.pass(pass(0, 1), shares).await.unwrap_err().to_string();
         assert!(error.starts_with("P1") && error.contains("layer 2") && error.contains("shorten"), "{error}");
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
 
@@ -293,7 +297,7 @@ fn failures_reach_the_client_and_free_the_session() {
         let error = client.open_session(long).await.unwrap_err().to_string();
         assert!(error.contains("5000 tokens"), "{error}");
         let mut session = client.open_session(options()).await.unwrap();
-        let error = session.pass(90, 11, [vec![], vec![], vec![]]).await.unwrap_err().to_string();
+        let error = session.pass(pass(90, 11), [vec![], vec![], vec![]]).await.unwrap_err().to_string();
         assert!(error.contains("101 tokens"), "{error}");
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
         let none = SessionOptions { model: "none".into(), ..options() };
@@ -303,7 +307,7 @@ fn failures_reach_the_client_and_free_the_session() {
         // An idle session expires.
         let mut session = client.open_session(options()).await.unwrap();
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
-        let error = session.pass(0, 1, [vec![], vec![], vec![]]).await.unwrap_err().to_string();
+        let error = session.pass(pass(0, 1), [vec![], vec![], vec![]]).await.unwrap_err().to_string();
         assert!(error.contains("without a request") || error.contains("dropped the session"), "{error}");
 
         // A client that vanishes frees its session.
@@ -353,7 +357,7 @@ fn strangers_and_the_unauthorised_are_refused() {
         wrong.parties[2].x25519 = foreign.client().parties[2].x25519;
         let client = Client::connect(&wrong).await.unwrap();
         let mut session = client.open_session(options()).await.unwrap();
-        let error = session.pass(0, 1, [vec![1], vec![2], vec![3]]).await.unwrap_err().to_string();
+        let error = session.pass(pass(0, 1), [vec![1], vec![2], vec![3]]).await.unwrap_err().to_string();
         assert!(error.contains("P2") && error.contains("does not open"), "{error}");
     });
 }
@@ -367,7 +371,7 @@ fn a_party_that_stops_is_named() {
         let mut session = client.open_session_as(SessionId([9; 32]), options()).await.unwrap();
         drop(cluster.parties.remove(2));
         let start = Instant::now();
-        let error = session.pass(0, 1, [vec![1], vec![2], vec![3]]).await.unwrap_err().to_string();
+        let error = session.pass(pass(0, 1), [vec![1], vec![2], vec![3]]).await.unwrap_err().to_string();
         assert!(error.contains("P2"), "{error}");
         println!("{error}");
         assert!(start.elapsed() < Duration::from_secs(3));

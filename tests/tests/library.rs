@@ -12,13 +12,16 @@ use common::{Files, Running};
 use models::{
     dry::Dry,
     float::{Float, complete},
-    llama::{Cache, LogitRows, MatrixId},
+    model::{Cache, OutputRows},
+    parameter::Parameter,
+    shared::Choice,
 };
 use parties::{
     client::{Client, UploadChunk, UploadSpec},
     ids::Digest,
     owner::OwnedModel,
-    private::{Generation, MaxTokens, PrivateModel, Progress},
+    private::{Generation, MaxTokens, PrivateModel, Progress, Reveal},
+    sampling::Sampling,
     store::ModelStore,
 };
 use protocol::{Ledger, Role};
@@ -80,19 +83,19 @@ fn private_scores_are_the_plaintext_scores_at_the_declared_cost() {
         let answer = answer.await.unwrap();
         assert_eq!((&answer.text, answer.tokens.len()), (&text, 10));
 
-        let dry = Dry::model(&owned.public.config, &owned.tables);
-        let (mut cache, mut spent) = (Cache::new(&owned.float.config), Cache::new(&dry.config));
+        let (dry, plain) = (Dry::model(owned.config(), &owned.tables), owned.float().unwrap());
+        let (mut cache, mut spent) = (Cache::new(owned.config()), Cache::new(&dry.config));
         let (mut input, mut declared) = (prompt.clone(), Ledger::default());
         for (token, private) in answer.tokens.iter().zip(&answer.logits) {
             let n = input.len();
             let float = Float::default();
-            let pass = owned.float.forward(&float, &input, n, &mut cache, LogitRows::Last);
+            let pass = plain.forward(&float, &input, n, &mut cache, OutputRows::Last);
             let scores = complete(pass).unwrap().data;
             let size = scores.iter().fold(1_f32, |m, v| m.max(v.abs()));
             for (a, b) in private.iter().zip(&scores) {
                 assert!((a - b).abs() < 4e-3 * size, "private {a}, plaintext {b}");
             }
-            declared.add(&Dry::pass(&dry, n, &mut spent, LogitRows::Last).ledger);
+            declared.add(&Dry::pass(&dry, n, &mut spent, OutputRows::Last).ledger);
             input = vec![*token];
         }
         let mut measured = answer.prompt_cost;
@@ -110,6 +113,70 @@ fn private_scores_are_the_plaintext_scores_at_the_declared_cost() {
     });
 }
 
+#[test]
+fn the_parties_choose_the_tokens_that_the_client_would_have_chosen() {
+    cluster().run(async |client, cluster| {
+        let owned = &cluster.owned;
+        owned.share(client, "tiny", |_, _| ()).await.unwrap();
+        let model = PrivateModel::open(client, "tiny").await.unwrap();
+        let prompt = model.chat("Another prompt").unwrap();
+        let mut how = Generation { max_tokens: MaxTokens(9), ..Generation::default() };
+        let by_the_client = model.generate(&prompt, &how, |_| ()).await.unwrap();
+        how.reveal = Reveal::Tokens;
+        let mut text = String::new();
+        let answer = model.generate(&prompt, &how, |p| {
+            if let Progress::Text(piece) = p {
+                text.push_str(&piece);
+            }
+        });
+        let answer = answer.await.unwrap();
+        assert_eq!((&answer.tokens, &answer.text), (&by_the_client.tokens, &by_the_client.text));
+        assert_eq!(answer.text, text);
+        assert!(answer.logits.is_empty());
+
+        // At the declared cost, and without a byte from the client after the prompt.
+        let dry = Dry::model(owned.config(), &owned.tables);
+        let (mut spent, mut declared, mut count) = (Cache::new(&dry.config), Ledger::default(), prompt.len());
+        for _ in &answer.tokens {
+            declared.add(&Dry::choosing_pass(&dry, count, &mut spent, Choice::Greedy).ledger);
+            count = 1;
+        }
+        let mut measured = answer.prompt_cost;
+        measured.add(&answer.decode_cost);
+        assert_eq!((measured.exchanges, measured.sent), (declared.exchanges, declared.sent));
+
+        // Sampling: one of two likeliest is always one of them; another time another text.
+        how.sampling = Sampling::new(5.0, 1.0, 2).unwrap();
+        how.max_tokens = MaxTokens(24);
+        let one = model.generate(&prompt, &how, |_| ()).await.unwrap();
+        let other = model.generate(&prompt, &how, |_| ()).await.unwrap();
+        assert_ne!(one.tokens, other.tokens, "24 fair coins fell alike");
+        let (float, plain, mut cache) = (Float::default(), owned.float().unwrap(), Cache::new(owned.config()));
+        let mut input = prompt.clone();
+        for &token in &one.tokens {
+            let n = input.len();
+            let scores =
+                complete(plain.forward(&float, &input, n, &mut cache, OutputRows::Last)).unwrap().data;
+            let higher = scores.iter().filter(|s| **s > scores[token as usize] + 0.05).count();
+            assert!(higher < 2, "token {token} is not among the two likeliest");
+            input = vec![token];
+        }
+
+        // What the parties cannot do is refused before anything is sent.
+        for (sampling, words) in [
+            (Sampling::new(1.0, 0.9, 0).unwrap(), "top-p"),
+            (Sampling::new(1e-4, 1.0, 0).unwrap(), "temperature"),
+        ] {
+            let how = Generation { sampling, ..how.clone() };
+            let error = model.generate(&prompt, &how, |_| ()).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        // Neither can a language model classify.
+        let error = model.classify("A text", None).await.unwrap_err().to_string();
+        assert!(error.contains("does not classify"), "{error}");
+    });
+}
+
 /// A chunk's party, tensor, offset and size.
 type Piece = (Role, u32, u64, usize);
 
@@ -117,11 +184,8 @@ type Piece = (Role, u32, u64, usize);
 fn uploads_that_do_not_fit_leave_nothing() {
     cluster().run(async |client, cluster| {
         let public = &cluster.owned.public;
-        let sizes: Vec<usize> = MatrixId::all(&public.config)
-            .into_iter()
-            .map(|id| id.shape(&public.config))
-            .map(|(rows, cols)| 8 * rows * cols)
-            .collect();
+        let sizes: Vec<usize> =
+            Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config)).collect();
         let share = 32 + sizes.iter().sum::<usize>() as u64;
         let mut whole: Vec<Piece> =
             vec![(Role::Dealer, 0, 0, 64), (Role::P1, 0, 0, 32), (Role::P2, 0, 0, 32)];

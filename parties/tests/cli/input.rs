@@ -34,8 +34,8 @@ fn files_that_are_no_models() {
         (model("head.gguf", &whole[..100]), &["head.gguf"]),
         (model("half.gguf", &whole[..whole.len() / 2]), &["half.gguf"]),
         (model("short.gguf", &whole[..whole.len() - 1]), &["short.gguf"]),
-        (directory.path().join("nowhere.gguf"), &["nowhere.gguf", "No such file"]),
-        (directory.path().to_owned(), &["directory"]),
+        (directory.path().join("nowhere.gguf"), &["nowhere.gguf", "no file or folder"]),
+        (directory.path().to_owned(), &["folder without a config.json"]),
     ] {
         for ended in [demo(&path, &[]), run(catamount().arg("cost").arg("--model").arg(&path))] {
             let ended = ended.refused(words);
@@ -58,6 +58,9 @@ fn questions_that_cannot_be_asked() {
     refused("Hello", &["--temperature", "-1"], &["temperature of -1", "choose 0"]);
     refused("Hello", &["--temperature", "NaN"], &["temperature of NaN", "choose 0"]);
     refused("Hello", &["--top-p", "0"], &["top-p of 0", "choose"]);
+    let by_the_parties = ["--reveal", "tokens", "--temperature", "1", "--top-p", "0.9"];
+    refused("Hello", &by_the_parties, &["cannot choose tokens by top-p", "--top-k"]);
+    refused("Hello", &["--reveal", "tokens", "--temperature", "0.0001"], &["temperature", "between"]);
     refused("Hello", &["--json", "/nowhere/figures.json"], &["/nowhere/figures.json"]);
     cluster.ask("Hello", 0).refused(&["0 tokens", "at least 1"]);
     cluster.ask("Hello", 5000).refused(&["5000 more are asked for", "the limit is 2048"]);

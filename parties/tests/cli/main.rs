@@ -9,6 +9,7 @@ mod process;
 mod tiny;
 
 mod demo;
+mod encoders;
 mod identity;
 mod input;
 mod peers;

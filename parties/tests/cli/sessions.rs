@@ -31,6 +31,14 @@ fn two_questions_at_once_and_again_after_a_restart() {
     let warm = ["--temperature", "0.8", "--top-p", "0.9", "--raw", "--json", "-"];
     let warm = cluster.asking(questions[0], 8, &warm).end(60).fine();
     assert_eq!(warm.json()["figures"]["tokens"], 8);
+
+    // The parties choose: the same text without output scores for the client, and a session that ends early.
+    let hidden = cluster.asking(questions[0], 24, &["--reveal", "tokens"]).end(60).fine();
+    assert_eq!(hidden.out, alone[0]);
+    let drawn = ["--reveal", "tokens", "--temperature", "2", "--top-k", "5", "--json", "-"];
+    let drawn = cluster.asking(questions[0], 8, &drawn).end(60).fine();
+    assert_eq!(drawn.json()["figures"]["tokens"], 8);
+    assert_eq!(cluster.answer(questions[0], 24), alone[0]);
     cluster.finish();
 }
 

@@ -1,8 +1,8 @@
 //! A tiny LLaMA model in a GGUF file: random weights, a tokenizer of single bytes. It is shared and answers within a
 //! second, and its greedy answers are printable ASCII without end.
 
-use crate::gguf::{BOOL, F32, Tensor, U32, Writer};
-use models::checkpoint::{LlamaConfig, LlamaTensor, RandomLlama, TensorSource};
+use crate::gguf::{BOOL, F32, Tensor, U32, Writer, gguf_name};
+use models::checkpoint::{ModelConfig, RandomModel, TensorId, TensorSource};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,8 +15,8 @@ pub(crate) const CONTEXT: usize = 2048;
 
 /// The bytes of a model file; models of different seeds differ in their weights.
 pub(crate) fn gguf(seed: u64) -> Vec<u8> {
-    let config = LlamaConfig { vocab: VOCAB, context: CONTEXT, tied: false, ..LlamaConfig::toy() };
-    let mut weights = RandomLlama::new(config.clone(), seed).unwrap();
+    let config = ModelConfig { vocab: VOCAB, context: CONTEXT, tied: false, ..ModelConfig::toy() };
+    let mut weights = RandomModel::new(config.clone(), seed).unwrap();
     let mut w = Writer::new();
     w.string("general.architecture", "llama");
     for (key, value) in [
@@ -32,10 +32,10 @@ pub(crate) fn gguf(seed: u64) -> Vec<u8> {
     }
     w.put("llama.attention.layer_norm_rms_epsilon", F32, &1e-5f32.to_le_bytes());
     tokenizer(&mut w);
-    for which in LlamaTensor::all(&config) {
-        let (rows, columns) = config.shape(which);
+    for which in TensorId::all(&config) {
+        let (rows, columns) = which.shape(&config);
         let mut values = weights.load(which).unwrap();
-        if which == LlamaTensor::Output {
+        if which == TensorId::Output {
             // What is not printable is never the likeliest.
             for (id, row) in values.chunks_exact_mut(columns).enumerate() {
                 if !(32..127).contains(&id) {
@@ -45,7 +45,7 @@ pub(crate) fn gguf(seed: u64) -> Vec<u8> {
         }
         let dims = if rows == 1 { vec![columns as u64] } else { vec![columns as u64, rows as u64] };
         let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        w.tensors.push(Tensor { name: which.to_string(), dims, kind: 0, offset: None, data });
+        w.tensors.push(Tensor { name: gguf_name(which), dims, kind: 0, offset: None, data });
     }
     w.bytes()
 }
