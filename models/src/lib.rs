@@ -7,6 +7,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod clear;
 pub mod dry;
+pub mod evaluation;
 pub mod fetch;
 pub mod float;
 pub mod float_math;

