@@ -158,9 +158,18 @@ fn carry(cx: &Cx, op: Op, opened: &Masked, n: usize, w: Window) -> Result<Option
         bits: 1,
         group: Group::Xor,
     };
-    let product_of = |m: &Words, set: u32| members(set).map(|i| variable(m, i)).reduce(|a, b| a & b);
+    let place = |set: u32| list.binary_search(&set).expect("listed");
     let dealt = cx.deal(item, || {
-        let products: Vec<Words> = list.iter().filter_map(|&s| product_of(&opened.lambda, s)).collect();
+        // A set without its first variable is listed before it, or is a single variable.
+        let mut products: Vec<Words> = Vec::with_capacity(list.len());
+        for &set in &list {
+            let (first, rest) = (set.trailing_zeros() as usize, set & (set - 1));
+            let product = match rest.count_ones() {
+                1 => variable(&opened.lambda, rest.trailing_zeros() as usize),
+                _ => products[place(rest)].clone(),
+            };
+            products.push(product & variable(&opened.lambda, first));
+        }
         // A single block has no products of masks.
         if products.is_empty() {
             return Words::zeros(cx.device(), 0);
@@ -168,26 +177,35 @@ fn carry(cx: &Cx, op: Op, opened: &Masked, n: usize, w: Window) -> Result<Option
         Words::concat(&products.iter().collect::<Vec<_>>())
     })?;
     let (Some(delta), Some(dealt)) = (&opened.delta, dealt) else { return Ok(None) };
+    let deltas: Vec<Words> = (0..w.variables()).map(|i| variable(delta, i)).collect();
     let mut sum = Words::zeros(cx.device(), n);
     for j in 0..w.blocks {
-        let t = term(w, j);
-        for masked in subsets(t) {
-            let public = product_of(delta, t & !masked);
-            let secret = match masked.count_ones() {
-                0 => None,
-                1 => Some(variable(&opened.lambda, masked.trailing_zeros() as usize)),
-                _ => Some(variable(&dealt, list.binary_search(&masked).expect("listed"))),
-            };
-            let value = match (public, secret) {
-                (Some(p), Some(s)) => p & s,
-                (None, Some(s)) => s,
-                (Some(p), None) if cx.is_p1() => p,
-                _ => continue,
-            };
-            sum = sum ^ value;
-        }
+        let variables: Vec<usize> = members(term(w, j)).collect();
+        let of_masks = |subset: u32| {
+            let set: u32 = members(subset).map(|i| 1 << variables[i]).sum();
+            match set.count_ones() {
+                0 => Words::zeros(cx.device(), n) ^ u64::from(cx.is_p1()),
+                1 => variable(&opened.lambda, set.trailing_zeros() as usize),
+                _ => variable(&dealt, place(set)),
+            }
+        };
+        let products = (0..1 << variables.len()).map(of_masks).collect();
+        sum = sum ^ product_of_masked(products, variables.iter().map(|&v| &deltas[v]));
     }
     Ok(Some(sum))
+}
+
+/// An evaluator's half of Π_k (D_k ⊕ λ_k) = ⊕_S Π_{k∉S} D_k · \[Π_{k∈S} λ_k\], given its halves of the products of λ by
+/// binary number of S, and the public D: one factor after the other is put in.
+pub(crate) fn product_of_masked<'w>(
+    mut products: Vec<Words>,
+    public: impl DoubleEndedIterator<Item = &'w Words>,
+) -> Words {
+    for d in public.rev() {
+        let with = products.split_off(products.len() / 2);
+        products = products.into_iter().zip(with).map(|(without, with)| (without & d) ^ with).collect();
+    }
+    products.pop().expect("the product")
 }
 
 fn members(set: u32) -> impl Iterator<Item = usize> {

@@ -12,14 +12,14 @@
 //! to each the bit is uniform, given all else it sees. The rule that k12 masks nothing stands: no message is masked by
 //! the coin, and it plays the part of a Δ that happened to be opened, which both evaluators know anyway.
 
-use super::super::compare::{self, Window};
+use super::super::compare::{self, Window, product_of_masked};
 use super::super::product::{reshare, ring_item};
 use super::super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Masked, Product, Purpose, Result, Shape, Share, bytes, join_all};
 use kernels::{Words, Zip};
 
 /// Elements compared at a time: the buffers of so many stay in the processor's cache.
-const BLOCK: usize = 4096;
+const BLOCK: usize = 2048;
 
 /// [`compare::less_than`], block by block in the same two exchanges. The cost is that of one call.
 pub(super) async fn less_than(
@@ -79,14 +79,10 @@ pub async fn and(cx: &Cx<'_>, factors: &[Masked]) -> Result<Masked> {
         Words::concat(&products.iter().collect::<Vec<_>>())
     })?;
     let half = dealt.map(|dealt| {
-        let mut sums: Vec<Words> = (0..sets).map(|s| dealt.slice(s * n..(s + 1) * n)).collect();
-        sums.insert(0, Words::zeros(cx.device(), n) ^ u64::from(cx.is_p1()));
-        for f in factors.iter().rev() {
-            let d = f.delta.as_ref().expect("evaluator");
-            let with = sums.split_off(sums.len() / 2);
-            sums = sums.iter().zip(with).map(|(s, w)| w ^ (s & d)).collect();
-        }
-        sums.remove(0)
+        let one = Words::zeros(cx.device(), n) ^ u64::from(cx.is_p1());
+        let products = (0..sets).map(|s| dealt.slice(s * n..(s + 1) * n));
+        let deltas = factors.iter().map(|f| f.delta.as_ref().expect("evaluator"));
+        product_of_masked(std::iter::once(one).chain(products).collect(), deltas)
     });
     cx.open(xor(Purpose::And, n), half).await
 }
