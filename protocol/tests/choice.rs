@@ -496,9 +496,9 @@ fn conjunction_views() {
     }
 }
 
-/// A conjunction whose monomials are dealt without one of the factors' masks in them: opened, it says something.
+/// Parts of a conjunction exchanged under no fresh mask.
 #[test]
-fn mutant_conjunction_opened_under_a_factors_mask() {
+fn mutant_conjunction_opened_without_a_mask() {
     let ring = Ring::new(2);
     let case = Case {
         seed: 1_700_000,
@@ -510,7 +510,7 @@ fn mutant_conjunction_opened_under_a_factors_mask() {
                 let window = compare::Window { drop: 0, blocks: 1, block_bits: 1 };
                 let a = compare::less_than(&cx, &x[0], &[0], window).await?.remove(0);
                 let b = compare::less_than(&cx, &x[1], &[0], window).await?.remove(0);
-                // The product of the public parts and the evaluators' own halves, under no fresh mask.
+                // The product of the public parts and the evaluators' own halves, in the clear.
                 let op = cx.op("mutant");
                 let item = protocol::Item {
                     op,
