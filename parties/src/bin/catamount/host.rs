@@ -32,8 +32,6 @@ pub(crate) struct Host {
     pub(crate) client: Client,
     /// The model's name there.
     pub(crate) name: String,
-    /// The model in the clear, where this command has shared it.
-    pub(crate) owned: Option<Arc<OwnedModel>>,
 }
 
 impl HostArguments {
@@ -52,13 +50,13 @@ impl HostArguments {
         let Some(owned) = owned else {
             let file = self.cluster.as_ref().expect("without a cluster the model was prepared");
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
-            return Ok(Host { local: None, client, name: asked.into(), owned: None });
+            return Ok(Host { local: None, client, name: asked.into() });
         };
         let mut local = LocalCluster::start()?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
         let name = "demo".to_string();
         share(&owned, &client, &name).await?;
-        Ok(Host { local: Some(local), client, name, owned: Some(owned) })
+        Ok(Host { local: Some(local), client, name })
     }
 }
 
