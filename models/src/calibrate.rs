@@ -9,7 +9,7 @@ use crate::algebra::SCALE;
 use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::model::{Back, Front, Layer, OutputRows, Pass};
-use crate::plan::{LayerPlan, NormRange, Plan, TablePlan};
+use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::max::Levels;
@@ -45,6 +45,9 @@ pub enum CalibrationError {
         /// What would fit.
         limit: f64,
     },
+    /// The ranges together are not a plan.
+    #[error("{0}; this model cannot be shared")]
+    Plan(String),
     /// A range is beyond what a gate can cover.
     #[error(
         "layer {layer}: {what} reaches {seen:.1} on sample text, more than the {limit:.1} that the gates cover with a margin of 2; this model cannot be shared"
@@ -165,7 +168,7 @@ pub fn calibrate(
             let watched = Watched { seen: &seen, c: &c, path: "output".into() };
             let input = watched.magnitude("pooler#input");
             let range = row_bound(dense, unit_length(&c)).min((MARGIN * input).max(7.5));
-            pooler = Some(TablePlan { slope_scale: 20, ..table_plan(range, 6, "the pooler", 0)? });
+            pooler = Some(TablePlan::covering(range_log2(range, "the pooler", 0)?, Step::Pooler, 20));
         }
     }
     // Σ e·v at 39 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
@@ -173,13 +176,15 @@ pub fn calibrate(
     let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * largest_value);
     below("attention values".into(), 64.0, fits)?;
     let ranges = Watched { seen: &seen, c: &c, path: String::new() };
-    Ok(Plan {
+    let plan = Plan {
         longest: LONGEST.min(c.context).min(fits as usize),
         layers,
         outer_norm: ranges.norm(outer),
         pooler,
         scores: scores.min(32767.0),
-    })
+    };
+    plan.validate(&c).map_err(CalibrationError::Plan)?;
+    Ok(plan)
 }
 
 /// What watching found, with margins.
@@ -283,8 +288,7 @@ fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPl
     };
     let watched = MARGIN * ranges.magnitude("feed_forward/activation#input");
     let range = bounds.up.min(watched.max(15.5));
-    // Steps of 1/16; larger ones where the table would pass 4096 entries.
-    let table = table_plan(range, 5, "the feed-forward input", i)?;
+    let range_log2 = range_log2(range, "the feed-forward input", i)?;
     let slope_scale = if ranges.c.family == Family::Llama {
         let product = (MARGIN * ranges.magnitude("feed_forward/activation#product")).max(1.0);
         // slope + 36 fractional bits + integer bits of the product stay below 2^61.
@@ -300,23 +304,18 @@ fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPl
         attention_norm: ranges.norm("attention/norm"),
         feed_forward_norm: ranges.norm("feed_forward/norm"),
         score_buckets,
-        activation: TablePlan { slope_scale, ..table },
+        activation: TablePlan::covering(range_log2, Step::Activation, slope_scale),
     })
 }
 
-/// A table over ±range with steps of 2^(1 − step_log2), as far as its size allows.
-fn table_plan(
-    range: f64,
-    step_log2: u32,
-    what: &'static str,
-    layer: usize,
-) -> Result<TablePlan, CalibrationError> {
+/// The range of a table over ±range.
+fn range_log2(range: f64, what: &'static str, layer: usize) -> Result<u32, CalibrationError> {
     // The lowest entry may be missed by one, so the range ends one step early.
     let range_log2 = (range * 1.02).log2().ceil().max(3.0) as u32;
     if range_log2 > 8 {
         return Err(CalibrationError::Beyond { layer, what, seen: range / MARGIN, limit: 125.0 });
     }
-    Ok(TablePlan { range_log2, entries_log2: (range_log2 + step_log2).min(12), slope_scale: 0 })
+    Ok(range_log2)
 }
 
 fn below(what: String, bound: f64, limit: f64) -> Result<(), CalibrationError> {

@@ -1,5 +1,6 @@
 //! The same integers, scales and tables in the clear. The secure reading must equal this one up to roundings: here
-//! every truncation rounds down, every look-up reads the lower entry, every maximum falls in its lower bucket.
+//! every truncation rounds to the nearest (there it does on average), every look-up reads the lower entry, every
+//! maximum falls in its lower bucket.
 //! A value outside a gate's range is an error that names the gate.
 
 use crate::algebra::{Algebra, Linear, SCALE, Values};
@@ -75,7 +76,8 @@ impl Clear {
     fn truncated(&self, z: Vec<u64>, scale: u32, shift: u32) -> Result<Vec<u64>> {
         let limit = 2f64.powi(62 - scale as i32);
         self.check("truncation", &z, scale, -limit, limit)?;
-        Ok(z.into_iter().map(|v| truncate::clear(Ring::Z64, v, shift)).collect())
+        let half = (1u64 << shift) >> 1;
+        Ok(z.into_iter().map(|v| truncate::clear(Ring::Z64, v.wrapping_add(half), shift)).collect())
     }
 
     fn upload(&self, x: &Ints) -> Words {

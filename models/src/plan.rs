@@ -8,7 +8,7 @@ use crate::float::norm_kind;
 use crate::model::{ActivationId, NormId};
 use kernels::Device;
 use protocol::gates::max::Levels;
-use protocol::gates::norm::{NormKind, NormTable};
+use protocol::gates::norm::{NormKind, NormTable, dropped};
 use protocol::gates::softmax::SoftmaxTables;
 use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,15 @@ pub struct TablePlan {
     pub entries_log2: u32,
     /// And slopes of this many fractional bits (fewer where products with it are large).
     pub slope_scale: u32,
+}
+
+/// How wide the entries of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// 1/16, for the functions of feed-forward blocks.
+    Activation,
+    /// 1/32, for tanh.
+    Pooler,
 }
 
 /// A layer's ranges.
@@ -102,7 +111,47 @@ pub fn function(activation: Activation) -> fn(f64) -> f64 {
     }
 }
 
+impl NormRange {
+    /// Checks that the gate of rows of `d` elements covers it, with a relative error below 10^−3.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn validate(&self, kind: NormKind, d: usize) -> Result<(), String> {
+        let d = d as f64;
+        let per = match kind {
+            NormKind::Rms => d,
+            NormKind::Layer => d * d,
+        };
+        let refuse = |what| Err(format!("mean squares from {} to {} are {what}", self.low, self.high));
+        if !(1e-9 < self.low && self.low < self.high && self.high.is_finite()) {
+            return refuse("no range");
+        }
+        let bits = (self.high * per).log2() + 2.0 * f64::from(SCALE);
+        if bits >= 76.0 {
+            return refuse("too large for the ring");
+        }
+        let (input_drop, statistic_drop) = dropped(self.high * per, SCALE);
+        // The smallest mean square in units of shortened inputs, each of which errs by a part of a unit.
+        let square = self.low * 2f64.powi(2 * (SCALE as i32 - input_drop as i32));
+        let inputs = input_drop == 0 || square >= 256.0 && square * d >= 2f64.powi(20);
+        if inputs && square * per >= 2f64.powi(statistic_drop as i32 + 10) {
+            Ok(())
+        } else {
+            refuse("too far apart for one gate")
+        }
+    }
+}
+
 impl TablePlan {
+    /// Covers ±2^range_log2 in steps of `step`, or as small ones as 4096 entries allow.
+    pub fn covering(range_log2: u32, step: Step, slope_scale: u32) -> TablePlan {
+        let step_log2 = match step {
+            Step::Activation => 4,
+            Step::Pooler => 5,
+        };
+        TablePlan { range_log2, entries_log2: (range_log2 + 1 + step_log2).min(12), slope_scale }
+    }
+
     fn validate(&self) -> Result<(), String> {
         let fits = (1..=8).contains(&self.range_log2)
             && (4..=12).contains(&self.entries_log2)
@@ -140,19 +189,9 @@ impl Plan {
     /// # Errors
     /// Says which does not fit the model, or the gates.
     pub fn validate(&self, c: &ModelConfig) -> Result<(), String> {
-        let per = match norm_kind(c.family) {
-            NormKind::Rms => c.d_model as f64,
-            NormKind::Layer => (c.d_model as f64).powi(2),
-        };
-        let norm = |r: &NormRange, what: &str| {
-            // The statistic of a row must fit the ring with its lowest bits dropped, see `NormTable`.
-            let bits = (r.high * per).log2() + 2.0 * f64::from(SCALE);
-            if r.low.is_finite() && r.high.is_finite() && 1e-9 < r.low && r.low < r.high && bits < 76.0 {
-                Ok(())
-            } else {
-                Err(format!("{what}: impossible range {}..{}", r.low, r.high))
-            }
-        };
+        let kind = norm_kind(c.family);
+        let norm =
+            |r: &NormRange, what: &str| r.validate(kind, c.d_model).map_err(|e| format!("{what}: {e}"));
         if self.layers.len() != c.layers {
             return Err(format!("a plan for {} layers, a model of {}", self.layers.len(), c.layers));
         }

@@ -37,6 +37,19 @@ pub struct NormTable {
     pub row: RowTable,
 }
 
+/// Low bits dropped off inputs at `scale`, and then off the statistic, where the statistic goes up to `high`.
+///
+/// The row gate takes S below 2^52 in its units as it is. A larger S is computed from shortened inputs, which holds
+/// modulo 2^(64 − input_drop) only, and truncated to 2^46.
+pub fn dropped(high: f64, scale: u32) -> (u32, u32) {
+    let top = (high.log2() + 2.0 * f64::from(scale)).ceil() as i64;
+    if top <= 52 {
+        return (0, 0);
+    }
+    let d = (top - 60).max(0);
+    (d as u32, (top - 2 * d - 46).max(0) as u32)
+}
+
 impl NormTable {
     /// For rows of `d` elements at `scale` whose mean square (RMS) or variance (Layer) lies in [low, high).
     pub fn new(
@@ -59,15 +72,7 @@ impl NormTable {
         };
         let g = move |s: f64| 1.0 / ((s / per + eps).sqrt() * divide);
         let (low, high) = (low * per, high * per);
-        // The row gate takes S below 2^52 in its units as it is. A larger S is computed from shortened inputs, which
-        // holds modulo 2^(64 − input_drop) only, and truncated to 2^46.
-        let top = (high.log2() + 2.0 * f64::from(scale)).ceil() as i64;
-        let (input_drop, statistic_drop) = if top <= 52 {
-            (0, 0)
-        } else {
-            let d = (top - 60).max(0);
-            (d as u32, (top - 2 * d - 46).max(0) as u32)
-        };
+        let (input_drop, statistic_drop) = dropped(high, scale);
         // 2^16 units at the smallest factor, as far as the product with a row of length √d stays below 2^61.
         let most = 61.0 - f64::from(scale) - (d.log2() / 2.0).ceil();
         let factor_scale = (16.0 - g(high).log2()).ceil().clamp(14.0, most.min(40.0)) as u32;
@@ -145,7 +150,9 @@ impl NormTable {
     /// and the factor's statistic. None if the statistic leaves the table's range.
     pub fn clear(&self, row: &[u64]) -> Option<Vec<u64>> {
         let d = row.len() as i128;
-        let short = |v: u64| ((v as i64 >> self.input_drop) + i64::from(self.input_drop > 0)) as i128;
+        // To the nearest, as the gate does on average.
+        let half = (1i64 << self.input_drop) >> 1;
+        let short = |v: u64| ((v as i64 + half) >> self.input_drop) as i128;
         let squares: i128 = row.iter().map(|&v| short(v) * short(v)).sum();
         let sum: i128 = row.iter().map(|&v| short(v)).sum();
         let statistic = match self.kind {

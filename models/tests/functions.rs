@@ -1,0 +1,231 @@
+//! How exact the gates' tables are, over every range that a calibration can choose and whatever the masks are.
+
+mod read;
+
+use kernels::Ring;
+use models::algebra::{Algebra, SCALE};
+use models::attention::AttentionShape;
+use models::clear::{Clear, Ints};
+use models::float::complete;
+use models::plan::{NormRange, Step, TablePlan};
+use protocol::gates::max::Levels;
+use protocol::gates::norm::{NormKind, NormTable};
+use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
+use protocol::gates::table::{gelu, gelu_tanh, silu};
+use std::sync::Arc;
+
+/// Repeatable numbers, of no importance.
+struct Numbers(u64);
+
+impl Numbers {
+    fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let v = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let v = (v ^ (v >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        v ^ (v >> 31)
+    }
+
+    /// In [0, 1).
+    fn unit(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / 2f64.powi(53)
+    }
+
+    /// Roughly normal.
+    fn bell(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
+    }
+}
+
+/// Largest error of a table over its whole range, with and without masks.
+fn error(plan: TablePlan, f: fn(f64) -> f64) -> f64 {
+    const POINTS: i64 = 150_000;
+    let table = plan.table(&kernels::cpu::Cpu::best(), f).table;
+    let (low, high) = table.spec.range();
+    let unit = 2f64.powi(SCALE as i32);
+    let (from, to) = ((low * unit) as i64, (high * unit) as i64);
+    let mut numbers = Numbers(u64::from(plan.range_log2));
+    let mut worst = 0f64;
+    for i in 0..POINTS {
+        let x = from + (to - 1 - from) * i / (POINTS - 1);
+        let exact = f(x as f64 / unit);
+        for lambda in [0, numbers.word(), numbers.word()] {
+            let found = table.clear(x as u64, lambda, Ring::Z64) as i64 as f64;
+            worst = worst.max((found / 2f64.powi(table.spec.out_scale() as i32) - exact).abs());
+        }
+    }
+    worst
+}
+
+#[test]
+fn activations() {
+    for range_log2 in 3..=8 {
+        let at = |step, slope| TablePlan::covering(range_log2, step, slope);
+        let check = |name: &str, plan, f, most: f64| {
+            let found = error(plan, f);
+            assert!(found <= most, "{name} over ±{}: {found:e}", 1 << range_log2);
+        };
+        check("GeLU", at(Step::Activation, 20), gelu, 1e-3);
+        check("GeLU by tanh", at(Step::Activation, 20), gelu_tanh, 1e-3);
+        check("tanh", at(Step::Pooler, 20), libm::tanh, 1e-3);
+        for slope in 6..=14 {
+            check("SiLU", at(Step::Activation, slope), silu, 1e-3);
+        }
+    }
+}
+
+/// Rows of scores of many kinds, within ±bound.
+fn score_rows(n: usize, bound: f64, numbers: &mut Numbers) -> Vec<Vec<f64>> {
+    let mut rows = vec![];
+    for deviation in [0.01, 1.0, 4.0, 12.0] {
+        for shift in [-0.9, -0.3, 0.0, 0.7] {
+            rows.push((0..n).map(|_| shift * bound + deviation * numbers.bell()).collect::<Vec<_>>());
+        }
+    }
+    rows.push(vec![bound - 0.01; n]);
+    rows.push((0..n).map(|i| bound * (2.0 * i as f64 / n as f64 - 1.0)).collect());
+    // One leader, at any place within a bucket of the maximum.
+    for lead in 0..16 {
+        let mut row: Vec<f64> = (0..n).map(|_| numbers.bell() - 3.0).collect();
+        row[n / 2] = f64::from(lead) / 4.0;
+        rows.push(row);
+    }
+    rows.iter_mut().flatten().for_each(|v| *v = v.clamp(-bound + 0.01, bound - 0.01));
+    rows
+}
+
+fn exact_softmax(scores: &[u64]) -> Vec<f64> {
+    let scores: Vec<f64> = scores.iter().map(|&v| v as i64 as f64 / 2f64.powi(2 * SCALE as i32)).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let e: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let total: f64 = e.iter().sum();
+    e.iter().map(|e| e / total).collect()
+}
+
+/// Softmax as the gates compute it, all that masks decide decided by chance.
+fn masked_softmax(scores: &[u64], t: &SoftmaxTables, numbers: &mut Numbers) -> Vec<f64> {
+    let bucket = 2 * SCALE + 2;
+    let max = scores.iter().map(|&v| v as i64).max().unwrap();
+    let shift = ((max >> bucket) + (numbers.word() & 1) as i64) << bucket;
+    let out = t.exp.table.spec.out_scale();
+    let e: Vec<u64> = scores
+        .iter()
+        .map(|&v| {
+            let u = v as i64 - shift;
+            let far = u as f64 / 2f64.powi(2 * SCALE as i32);
+            if far < -20.0 || far < -16.0 && numbers.word() & 1 == 0 {
+                return 0;
+            }
+            // A truncation rounds up as often as the bits that it drops say.
+            let z = t.exp.table.clear(u as u64, numbers.word(), Ring::Z64);
+            let dither = numbers.word() & ((1 << (out - EXP_SCALE)) - 1);
+            ((z.wrapping_add(dither)) as i64 >> (out - EXP_SCALE)) as u64
+        })
+        .collect();
+    let r = t.reciprocal(scores.len()).clear(e.iter().sum(), RECIPROCAL_SCALE);
+    let unit = 2f64.powi((EXP_SCALE + RECIPROCAL_SCALE) as i32);
+    e.iter().map(|&e| e as f64 * r as f64 / unit).collect()
+}
+
+#[test]
+fn softmax() {
+    let device = kernels::cpu::Cpu::best();
+    let mut numbers = Numbers(3);
+    for buckets in [64, 128] {
+        let tables = Arc::new(SoftmaxTables::new(&device, 2 * SCALE, Levels::new(buckets), 4096));
+        for n in [1, 2, 3, 17, 64, 65, 512, 513, 4096] {
+            let mut worst = [0f64; 2];
+            for row in score_rows(n, tables.bound(), &mut numbers) {
+                let unit = 2f64.powi(2 * SCALE as i32);
+                let data: Vec<u64> = row.iter().map(|v| (v * unit).round() as i64 as u64).collect();
+                let exact = exact_softmax(&data);
+                let (a, s) = (Clear::new(&device), AttentionShape::causal(1, 1, 2, 1, n));
+                let scores = Ints { rows: n, cols: 1, data };
+                let e = complete(a.exponentials(&scores, &s, &tables)).unwrap();
+                let r = complete(a.reciprocal_sums(&e, &s, &tables)).unwrap();
+                let unit = 2f64.powi((EXP_SCALE + RECIPROCAL_SCALE) as i32);
+                let clear: Vec<f64> = e.data.iter().map(|&e| e as f64 * r.data[0] as f64 / unit).collect();
+                let masked = masked_softmax(&scores.data, &tables, &mut numbers);
+                for (worst, found) in worst.iter_mut().zip([clear, masked]) {
+                    let of_sum = (found.iter().sum::<f64>() - 1.0).abs();
+                    *worst = worst.max(read::difference(&found, &exact)).max(of_sum);
+                }
+            }
+            println!("softmax of {n}, {buckets} buckets: Clear {:.1e}, masked {:.1e}", worst[0], worst[1]);
+            // Clear rounds many small exponentials of a row to the same side, the gates by chance.
+            assert!(worst[0] <= 1e-3 && worst[1] <= 5e-4, "softmax of {n} scores: {worst:?}");
+        }
+    }
+}
+
+/// Largest relative error of a norm's factor for rows all over its range.
+fn norm_error(t: &NormTable, d: usize, eps: f64, low: f64, high: f64, numbers: &mut Numbers) -> f64 {
+    let unit = 2f64.powi(SCALE as i32);
+    let mut worst = 0f64;
+    const STEPS: usize = 97;
+    for i in 0..STEPS {
+        // Within the range whatever rounding does.
+        let square = low * 1.1 * (high / low * 0.8).powf(i as f64 / (STEPS - 1) as f64);
+        for shape in 0..3 {
+            let mut row: Vec<f64> = (0..d).map(|_| numbers.bell()).collect();
+            match shape {
+                0 => {}
+                // One channel that dwarfs the others.
+                1 => row[d / 3] = 30.0 * (d as f64).sqrt(),
+                // Far from centred.
+                _ => row.iter_mut().for_each(|v| *v += 2.0),
+            }
+            let mean = if t.kind == NormKind::Layer { row.iter().sum::<f64>() / d as f64 } else { 0.0 };
+            let own = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
+            let ints: Vec<i64> =
+                row.iter().map(|v| (v * (square / own).sqrt() * unit).round() as i64).collect();
+            let value = |v: &i64| *v as f64 / unit;
+            let mean = match t.kind {
+                NormKind::Layer => ints.iter().map(value).sum::<f64>() / d as f64,
+                NormKind::Rms => 0.0,
+            };
+            let square = ints.iter().map(|v| (value(v) - mean).powi(2)).sum::<f64>() / d as f64;
+            let words: Vec<u64> = ints.iter().map(|&v| v as u64).collect();
+            let found = t.clear(&words).unwrap_or_else(|| panic!("{square} is within {low}..{high}"));
+            let scale = 2f64.powi((SCALE + t.factor_scale) as i32);
+            // All elements have the same factor; the largest shows it best.
+            let centred = |i: &usize| (value(&ints[*i]) - mean).abs();
+            let at = (0..d).max_by(|a, b| centred(a).total_cmp(&centred(b))).unwrap();
+            let exact = (value(&ints[at]) - mean) / (square + eps).sqrt();
+            worst = worst.max((found[at] as i64 as f64 / scale / exact - 1.0).abs());
+        }
+    }
+    worst
+}
+
+#[test]
+fn norms() {
+    let device = kernels::cpu::Cpu::best();
+    let mut numbers = Numbers(4);
+    for (kind, d) in
+        [NormKind::Rms, NormKind::Layer].into_iter().flat_map(|k| [32, 384, 768, 4096].map(|d| (k, d)))
+    {
+        let (mut worst, mut refused) = (0f64, 0);
+        for (low, octaves) in
+            [-29, -20, -14, -8, -2, 4].into_iter().flat_map(|l| [2, 8, 16, 24, 32, 40].map(|o| (l, o)))
+        {
+            let range = NormRange { low: 2f64.powi(low), high: 2f64.powi(low + octaves) };
+            if range.validate(kind, d).is_err() {
+                refused += 1;
+                continue;
+            }
+            for eps in [1e-5, 1e-12] {
+                let t = NormTable::new(&device, kind, d, SCALE, eps, range.low, range.high);
+                let found = norm_error(&t, d, eps, range.low, range.high, &mut numbers);
+                assert!(found <= 1e-3, "{kind:?} norm of {d}, {range:?}: {found:e}");
+                worst = worst.max(found);
+            }
+        }
+        println!("{kind:?} norm of {d}: {worst:.1e} relative, {refused} ranges refused");
+        assert!(refused > 0, "wide ranges are refused");
+    }
+    // What models have: massive activations of 10^4 in a LLaMA, LayerNorms behind a BERT's residuals.
+    for (kind, d, low, high) in [(NormKind::Rms, 4096, -14, 19), (NormKind::Layer, 1024, -6, 12)] {
+        let range = NormRange { low: 2f64.powi(low), high: 2f64.powi(high) };
+        range.validate(kind, d).unwrap();
+    }
+}
