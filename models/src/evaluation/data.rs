@@ -2,6 +2,7 @@
 //! is an error that says where.
 
 mod arrow;
+mod flatbuffer;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,17 +1,41 @@
 //! Arrow streams with columns of texts and a column of labels.
 //!
-//! `arrow-ipc` decodes and verifies the messages. Columns are cut out of a message's body here: its
-//! own reader (version 60.1) panics on some damaged streams, with data out of bounds or of odd length.
+//! The crate `arrow-ipc` (60.1) was tried: it panics on some damaged streams, and takes two minutes of
+//! a processor to compile. What is needed is little.
 //!
 //! A stream is a schema, then batches of rows, then a mark of the end. A text column of a batch has
 //! three buffers in the body: which rows are null, where each text begins (i32, one more than rows),
 //! and all texts in UTF-8; an integer column has two, without the middle one.
-//! Layout: <https://arrow.apache.org/docs/format/Columnar.html>. Refused are other types of columns (even where
-//! they are not asked for: their number of buffers is not known here), nulls, compression and dictionaries.
+//! Layout: <https://arrow.apache.org/docs/format/Columnar.html>; the messages are FlatBuffers, whose
+//! tables are in `format/Message.fbs` and `format/Schema.fbs` of <https://github.com/apache/arrow>.
+//!
+//! Refused are other types of columns (even where they are not asked for: their number of buffers is
+//! not known here), nulls, compression and dictionaries.
 
 use std::array;
 
-use arrow_ipc::{Endianness, Message, MessageHeader, RecordBatch, Schema, Type, root_as_message};
+use super::flatbuffer::Table;
+
+// Slots of the tables that are read, and values of their enumerations.
+const MESSAGE_HEADER_TYPE: usize = 1;
+const MESSAGE_HEADER: usize = 2;
+const MESSAGE_BODY_LENGTH: usize = 3;
+const SCHEMA_ENDIANNESS: usize = 0;
+const SCHEMA_FIELDS: usize = 1;
+const FIELD_NAME: usize = 0;
+const FIELD_TYPE_TYPE: usize = 2;
+const FIELD_TYPE: usize = 3;
+const FIELD_DICTIONARY: usize = 4;
+const INT_BIT_WIDTH: usize = 0;
+const INT_IS_SIGNED: usize = 1;
+const BATCH_LENGTH: usize = 0;
+const BATCH_NODES: usize = 1;
+const BATCH_BUFFERS: usize = 2;
+const BATCH_COMPRESSION: usize = 3;
+const HEADER_IS_SCHEMA: u8 = 1;
+const HEADER_IS_RECORD_BATCH: u8 = 3;
+const TYPE_IS_INT: u8 = 2;
+const TYPE_IS_UTF8: u8 = 5;
 
 /// What comes before the length of each message.
 const CONTINUATION: [u8; 4] = [0xff; 4];
@@ -33,27 +57,24 @@ pub(super) fn read<const N: usize>(
     let mut rows = Rows { texts: array::from_fn(|_| Vec::new()), labels: Vec::new() };
     let mut columns = None;
     while let Some((message, body)) = next(&mut stream)? {
-        match (message.header_type(), &columns) {
-            (MessageHeader::Schema, None) => {
-                let schema = message.header_as_schema().ok_or("the schema is missing")?;
-                columns = Some(Columns::new(schema, texts, label)?);
-            }
-            (MessageHeader::RecordBatch, Some(columns)) => {
-                let batch = message.header_as_record_batch().ok_or("a batch is missing")?;
-                let batch = Batch::new(batch, body, columns)?;
+        let header = message.table(MESSAGE_HEADER).ok_or("a message is empty")?;
+        match (u8::from_le_bytes(message.number(MESSAGE_HEADER_TYPE)), &columns) {
+            (HEADER_IS_SCHEMA, None) => columns = Some(Columns::new(header, texts, label)?),
+            (HEADER_IS_RECORD_BATCH, Some(columns)) => {
+                let batch = Batch::new(header, body, columns)?;
                 for (&buffer, texts) in columns.texts.iter().zip(&mut rows.texts) {
                     batch.read_texts(buffer, texts)?;
                 }
                 batch.read_integers(columns.label, &mut rows.labels)?;
             }
-            (other, _) => return Err(format!("a message of type {other:?} is out of place")),
+            (other, _) => return Err(format!("a message of type {other} is out of place")),
         }
     }
     Ok(rows)
 }
 
 /// Takes a message and its body off a stream; `None` at the mark of the end.
-fn next<'a>(stream: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8])>, String> {
+fn next<'a>(stream: &mut &'a [u8]) -> Result<Option<(Table<'a>, &'a [u8])>, String> {
     let (head, rest) = stream.split_first_chunk::<8>().ok_or(CUT)?;
     let [marker @ .., a, b, c, d] = *head;
     if marker != CONTINUATION {
@@ -64,8 +85,9 @@ fn next<'a>(stream: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8])>, St
         return Ok(None);
     }
     let (message, rest) = rest.split_at_checked(length).ok_or(CUT)?;
-    let message = root_as_message(message).map_err(|e| format!("a message is damaged: {e}"))?;
-    let (body, rest) = rest.split_at_checked(extent(message.bodyLength())?).ok_or(CUT)?;
+    let message = Table::root(message).ok_or("a message is damaged")?;
+    let body = extent(i64::from_le_bytes(message.number(MESSAGE_BODY_LENGTH)))?;
+    let (body, rest) = rest.split_at_checked(body).ok_or(CUT)?;
     *stream = rest;
     Ok(Some((message, body)))
 }
@@ -80,29 +102,37 @@ struct Columns<const N: usize> {
 }
 
 impl<const N: usize> Columns<N> {
-    fn new(schema: Schema<'_>, texts: [&str; N], label: &str) -> Result<Self, String> {
-        if schema.endianness() != Endianness::Little {
+    fn new(schema: Table<'_>, texts: [&str; N], label: &str) -> Result<Self, String> {
+        if schema.number(SCHEMA_ENDIANNESS) != [0, 0] {
             return Err("its numbers are big-endian".into());
         }
-        let fields = schema.fields().ok_or("it has no columns")?;
+        let fields = schema.tables(SCHEMA_FIELDS).ok_or("it has no columns")?;
+        let columns = fields.len();
         let mut places = [None; N];
         let mut label_place = None;
         let mut buffers = 0;
         for field in fields {
-            let name = field.name().unwrap_or_default();
-            let integer = field.type_as_int().map(|int| (int.bitWidth(), int.is_signed()));
+            let field = field.ok_or("a column is damaged")?;
+            let name = field.string(FIELD_NAME).unwrap_or_default();
+            let kind = u8::from_le_bytes(field.number(FIELD_TYPE_TYPE));
+            let is_i64 = |int: Table<'_>| {
+                i32::from_le_bytes(int.number(INT_BIT_WIDTH)) == 64 && int.number(INT_IS_SIGNED) == [1]
+            };
             let of_type = |right: bool, what: &str| {
                 if right { Ok(Some(buffers)) } else { Err(format!("column {name:?} does not hold {what}")) }
             };
             if let Some(i) = texts.iter().position(|text| *text == name) {
-                places[i] = of_type(field.type_type() == Type::Utf8, "texts")?;
+                places[i] = of_type(kind == TYPE_IS_UTF8, "texts")?;
             }
             if name == label {
-                label_place = of_type(integer == Some((64, true)), "64-bit integers")?;
+                label_place = of_type(
+                    kind == TYPE_IS_INT && field.table(FIELD_TYPE).is_some_and(is_i64),
+                    "64-bit integers",
+                )?;
             }
-            buffers += match (field.type_type(), field.dictionary()) {
-                (Type::Utf8, None) => 3,
-                (Type::Int, None) => 2,
+            buffers += match (kind, field.has(FIELD_DICTIONARY)) {
+                (TYPE_IS_UTF8, false) => 3,
+                (TYPE_IS_INT, false) => 2,
                 _ => return Err(format!("column {name:?} holds neither texts nor integers")),
             };
         }
@@ -111,7 +141,7 @@ impl<const N: usize> Columns<N> {
         for ((first, place), name) in first.iter_mut().zip(places).zip(texts) {
             *first = found(place, name)?;
         }
-        Ok(Self { texts: first, label: found(label_place, label)?, columns: fields.len(), buffers })
+        Ok(Self { texts: first, label: found(label_place, label)?, columns, buffers })
     }
 }
 
@@ -122,28 +152,24 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new<const N: usize>(
-        batch: RecordBatch<'a>,
-        body: &'a [u8],
-        columns: &Columns<N>,
-    ) -> Result<Self, String> {
-        if batch.compression().is_some() {
+    fn new<const N: usize>(batch: Table<'a>, body: &'a [u8], columns: &Columns<N>) -> Result<Self, String> {
+        if batch.has(BATCH_COMPRESSION) {
             return Err("it is compressed".into());
         }
-        let rows = extent(batch.length())?;
-        let nodes = batch.nodes().filter(|nodes| nodes.len() == columns.columns);
-        for node in nodes.ok_or("a batch has too many or too few columns")? {
-            if extent(node.length())? != rows {
+        let rows = extent(i64::from_le_bytes(batch.number(BATCH_LENGTH)))?;
+        let nodes = batch.pairs(BATCH_NODES).filter(|nodes| nodes.len() == columns.columns);
+        for [length, nulls] in nodes.ok_or("a batch has too many or too few columns")? {
+            if extent(length)? != rows {
                 return Err("a column is shorter or longer than its batch".into());
             }
-            if node.null_count() != 0 {
+            if nulls != 0 {
                 return Err("values are missing".into());
             }
         }
-        let buffers = batch.buffers().filter(|buffers| buffers.len() == columns.buffers);
-        let buffers = buffers.ok_or("a batch has too many or too few buffers")?.iter().map(|buffer| {
-            let from = body.get(extent(buffer.offset())?..).ok_or(CUT)?;
-            Ok(from.get(..extent(buffer.length())?).ok_or(CUT)?)
+        let buffers = batch.pairs(BATCH_BUFFERS).filter(|buffers| buffers.len() == columns.buffers);
+        let buffers = buffers.ok_or("a batch has too many or too few buffers")?.map(|[offset, length]| {
+            let from = body.get(extent(offset)?..).ok_or(CUT)?;
+            Ok(from.get(..extent(length)?).ok_or(CUT)?)
         });
         Ok(Self { rows, buffers: buffers.collect::<Result<_, String>>()? })
     }
