@@ -1,106 +1,23 @@
 //! Secure against Clear and Float on a whole (random, small) model, over the in-memory network; declared cost against
 //! measured cost for whole passes.
 
-use kernels::Words;
-use models::calibrate;
-use models::checkpoint::{Head, ModelConfig, RandomModel, Rotary, TensorSource};
+mod read;
+mod secret;
+
+use models::checkpoint::{Head, ModelConfig, RandomModel, Rotary};
 use models::clear::Clear;
 use models::dry::Dry;
 use models::float::{Float, complete};
-use models::folded;
 use models::model::{Cache, OutputRows};
-use models::parameter::Parameter;
-use models::plan::PROGRAM_VERSION;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
-use protocol::gates::input::PIECE;
-use protocol::testing::{MemoryNetwork, World};
-use protocol::{Ledger, Role};
-use std::sync::Arc;
-
-/// A model shared among three parties in this process.
-struct Shared {
-    parties: [Arc<PartyModel>; 3],
-    public: PublicModel,
-}
-
-fn share(source: &mut RandomModel) -> Shared {
-    let device = kernels::cpu::Cpu::best();
-    let config = source.config().clone();
-    let ids: Vec<u32> = (0..config.vocab as u32).collect();
-    let plan =
-        calibrate::calibrate(source, &[ids.clone(), ids.into_iter().rev().collect()], |_, _| {}).unwrap();
-    let labels = match config.head {
-        Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
-        _ => vec![],
-    };
-    let public =
-        PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
-    let seeds = Seeds { one: [1; 32], zero: [2; 32] };
-    let parties = Role::ALL.map(|role| {
-        let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();
-        if role != Role::Dealer {
-            for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
-                let words = p.encode(&folded::load(source, p).unwrap());
-                let pieces: Vec<Words> = words
-                    .chunks(PIECE)
-                    .enumerate()
-                    .map(|(piece, w)| seeds.delta(&device, i, piece, w.to_vec()))
-                    .collect();
-                a.put(i, Some(Words::concat(&pieces.iter().collect::<Vec<_>>()))).unwrap();
-            }
-        }
-        let tables = public.plan.tables(&device, &public.config);
-        Arc::new(a.finish(public.clone(), tables).unwrap())
-    });
-    assert!(parties.iter().all(|p| p.digest == parties[0].digest));
-    Shared { parties, public }
-}
-
-/// Runs passes; returns each pass's output scores and cost.
-fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) -> Vec<(Vec<f32>, Ledger)> {
-    let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
-    let vocab = shared.public.config.vocab;
-    let inputs: Vec<[Vec<u8>; 3]> = passes
-        .iter()
-        .enumerate()
-        .map(|(i, ids)| client::split_tokens(&device, vocab, ids, &[i as u8 + 10; 32]).unwrap())
-        .collect();
-    let outputs: Vec<Vec<(Option<Vec<u8>>, Ledger)>> = std::thread::scope(|s| {
-        let threads: Vec<_> = Role::ALL
-            .into_iter()
-            .zip(MemoryNetwork::three())
-            .map(|(role, mut net)| {
-                let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
-                s.spawn(move || {
-                    let mut session = PartySession::new(model, Box::new(world.chacha(role)));
-                    let mut out = vec![];
-                    for (ids, parts) in passes.iter().zip(inputs) {
-                        let keys = session.keys(&parts[role.index()], ids.len()).unwrap();
-                        let before = *session.ledger();
-                        let request = Request { keys, segment: None, work: Work::Outputs(rows) };
-                        let logits = session.pass(&mut net, &request).unwrap();
-                        out.push((logits, session.ledger().since(&before)));
-                    }
-                    out
-                })
-            })
-            .collect();
-        threads.into_iter().map(|t| t.join().unwrap()).collect()
-    });
-    (0..passes.len())
-        .map(|i| {
-            let (p1, p2) = (outputs[1][i].0.as_ref().unwrap(), outputs[2][i].0.as_ref().unwrap());
-            assert!(outputs[0][i].0.is_none(), "the dealer has nothing for the client");
-            let ledger = Ledger::merge(&[outputs[0][i].1, outputs[1][i].1, outputs[2][i].1]);
-            (client::combine_outputs(&device, &shared.public.config, p1, p2).unwrap(), ledger)
-        })
-        .collect()
-}
+use models::shared::PublicModel;
+use read::all_tokens;
+use secret::{run, share};
 
 /// Secure equals Clear and Float for passes of this model, and costs what Dry says.
 fn check(config: ModelConfig, passes: &[Vec<u32>], seed: u64) {
-    let mut source = RandomModel::new(config, 5).unwrap();
-    let shared = share(&mut source);
+    let mut source = RandomModel::new(config.clone(), 5).unwrap();
+    let texts = all_tokens(&config);
+    let shared = share(&mut source, &texts);
     let config = shared.public.config.clone();
     let rows = [OutputRows::Last, OutputRows::All];
     for &rows in if config.is_decoder() { &rows[..] } else { &rows[..1] } {
@@ -164,7 +81,8 @@ fn bert_is_computed_in_secret_at_the_declared_cost() {
 
 #[test]
 fn a_model_description_survives_the_journey_and_damage_is_an_error() {
-    let shared = share(&mut RandomModel::new(ModelConfig::toy(), 6).unwrap());
+    let config = ModelConfig::toy();
+    let shared = share(&mut RandomModel::new(config.clone(), 6).unwrap(), &all_tokens(&config));
     let bytes = shared.public.to_bytes();
     assert_eq!(PublicModel::from_bytes(&bytes).unwrap().plan, shared.public.plan);
     for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
