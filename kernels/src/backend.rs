@@ -3,6 +3,7 @@
 //! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major. "Row" operations take
 //! one word for each row, "column" operations one for each column.
 
+use crate::buffer::Buffer;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ pub type Device = Arc<dyn Backend>;
 #[non_exhaustive]
 pub enum Storage {
     /// Main memory.
-    Host(Vec<u64>),
+    Host(Buffer),
 }
 
 impl Storage {
@@ -27,7 +28,7 @@ impl Storage {
     }
 
     /// The words in main memory, writable.
-    pub fn host_mut(&mut self) -> &mut Vec<u64> {
+    pub fn host_mut(&mut self) -> &mut [u64] {
         match self {
             Storage::Host(v) => v,
         }
@@ -153,6 +154,12 @@ pub trait Backend: Send + Sync + Debug {
 
     /// a ← a op b.
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
+    /// `a[i] op b[i]`, as a new buffer.
+    fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
+
+    /// `op(a[i])`, as a new buffer.
+    fn mapped(&self, op: Map, a: &Storage) -> Storage;
+
     /// a ← op(a).
     fn map(&self, op: Map, a: &mut Storage);
     /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.

@@ -6,6 +6,7 @@
 //! Every [`Backend`] computes the same bits; the conformance suite in `tests/` runs on all of them.
 
 mod backend;
+mod buffer;
 pub mod cpu;
 mod ring;
 mod words;
@@ -13,5 +14,6 @@ mod words;
 pub use backend::{
     Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
 };
+pub use buffer::Buffer;
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

@@ -30,7 +30,7 @@ impl Words {
 
     /// `n` zero words.
     pub fn zeros(device: &Device, n: usize) -> Words {
-        Words::upload(device, vec![0; n])
+        Words::upload(device, crate::buffer::zeroed(n))
     }
 
     /// Words 0..n of the ChaCha12 stream (key, nonce), each masked to `bits`.
@@ -77,6 +77,15 @@ impl Words {
         assert_eq!(self.len(), b.len(), "element-wise operation of buffers of different length");
         self.device.zip(op, &mut self.data, &b.data);
         self
+    }
+
+    fn zipped(&self, op: Zip, b: &Words) -> Words {
+        assert_eq!(self.len(), b.len(), "element-wise operation of buffers of different length");
+        self.with(self.device.zipped(op, &self.data, &b.data))
+    }
+
+    fn mapped(&self, op: Map) -> Words {
+        self.with(self.device.mapped(op, &self.data))
     }
 
     /// Reduces every word to its low `bits`.
@@ -274,13 +283,14 @@ macro_rules! binary {
         impl $tr<&Words> for &Words {
             type Output = Words;
             fn $f(self, b: &Words) -> Words {
-                self.clone().zip($op, b)
+                self.zipped($op, b)
             }
         }
         impl $tr<Words> for &Words {
             type Output = Words;
             fn $f(self, b: Words) -> Words {
-                self.clone().zip($op, &b)
+                // All but the difference may as well be taken the other way round, in place.
+                if $op == Zip::Sub { self.zipped($op, &b) } else { b.zip($op, self) }
             }
         }
     };
@@ -302,7 +312,7 @@ macro_rules! scalar {
         impl $tr<$t> for &Words {
             type Output = Words;
             fn $f(self, $c: $t) -> Words {
-                self.clone().map($op)
+                self.mapped($op)
             }
         }
     };
@@ -325,7 +335,7 @@ impl Neg for Words {
 impl Neg for &Words {
     type Output = Words;
     fn neg(self) -> Words {
-        self.clone().map(Map::Neg)
+        self.mapped(Map::Neg)
     }
 }
 

@@ -126,12 +126,12 @@ impl Session {
 struct Core<'n> {
     session: &'n mut Session,
     net: &'n mut dyn Network,
-    /// An evaluator's openings of this round, and the peer's of the last one.
+    /// An evaluator's openings of this round, and the peer's of the last one, each behind room for a header.
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
-    /// The dealer's words for P1 and P2 of this round.
+    /// The dealer's words for P1 and P2 of this round, each behind room for a header.
     dealing: [Vec<u8>; 2],
-    /// What an evaluator has of the dealer's words of this round, and how much of it is used.
+    /// What an evaluator has of the dealer's words of this round, and how much of it (and of headers) is used.
     dealt: Vec<u8>,
     used: usize,
     part: [u32; 2],
@@ -147,9 +147,9 @@ impl<'n> Core<'n> {
         Core {
             session,
             net,
-            outgoing: Vec::new(),
+            outgoing: message(),
             incoming: Vec::new(),
-            dealing: Default::default(),
+            dealing: [message(), message()],
             dealt: Vec::new(),
             used: 0,
             part: [0; 2],
@@ -167,21 +167,21 @@ impl<'n> Core<'n> {
         Error::Diverged { scope: self.scope.to_string(), peer, what }
     }
 
-    fn header(&self, part: u32) -> Vec<u8> {
-        let mut h = Vec::with_capacity(HEADER);
-        h.extend(self.session.round.to_le_bytes());
-        h.extend(part.to_le_bytes());
-        h.extend(self.round_hash.to_le_bytes());
+    fn header(&self, part: u32) -> [u8; HEADER] {
+        let mut h = [0; HEADER];
+        h[..8].copy_from_slice(&self.session.round.to_le_bytes());
+        h[8..12].copy_from_slice(&part.to_le_bytes());
+        h[12..].copy_from_slice(&self.round_hash.to_le_bytes());
         h
     }
 
+    /// A message with its header, which has been checked.
     fn receive(&mut self, from: Role, part: u32) -> Result<Vec<u8>> {
-        let mut message = self.net.recv(from).map_err(|e| self.net_error(e))?;
-        let expected = self.header(part);
+        let message = self.net.recv(from).map_err(|e| self.net_error(e))?;
         if message.len() < HEADER {
             return Err(self.diverged(from, format!("a message of {} bytes has no header", message.len())));
         }
-        if message[..HEADER] != expected[..] {
+        if message[..HEADER] != self.header(part) {
             let round = u64::from_le_bytes(message[..8].try_into().expect("8 bytes"));
             let what = if round == self.session.round {
                 format!("other operations before round {round}")
@@ -190,14 +190,13 @@ impl<'n> Core<'n> {
             };
             return Err(self.diverged(from, what));
         }
-        message.drain(..HEADER);
         Ok(message)
     }
 
-    fn send(&mut self, to: Role, part: u32, payload: &[u8]) -> Result<()> {
-        let mut message = self.header(part);
-        message.extend_from_slice(payload);
-        self.session.ledger.count(self.session.role, to, payload.len() as u64);
+    /// Sends a message that was made by [`message`] and filled.
+    fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
+        message[..HEADER].copy_from_slice(&self.header(part));
+        self.session.ledger.count(self.session.role, to, (message.len() - HEADER) as u64);
         self.session.ledger.messages += 1;
         self.net.send(to, message).map_err(|e| self.net_error(e))
     }
@@ -205,17 +204,18 @@ impl<'n> Core<'n> {
     /// The dealer's side of `deal`: queues words for an evaluator.
     fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
         let i = to.index() - 1;
+        self.dealing[i].reserve(bytes(words.len(), bits) as usize);
         words.pack(bits, &mut self.dealing[i]);
         if self.dealing[i].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
     }
 
     fn flush_dealt(&mut self, to: Role) -> Result<()> {
         let i = to.index() - 1;
-        if self.dealing[i].is_empty() {
+        if self.dealing[i].len() == HEADER {
             return Ok(());
         }
-        let payload = std::mem::take(&mut self.dealing[i]);
-        self.send(to, self.part[i], &payload)?;
+        let full = std::mem::replace(&mut self.dealing[i], message());
+        self.send(to, self.part[i], full)?;
         self.part[i] += 1;
         Ok(())
     }
@@ -224,11 +224,15 @@ impl<'n> Core<'n> {
     fn take_dealt(&mut self, n: usize, bits: u32) -> Result<Words> {
         let need = bytes(n, bits) as usize;
         while self.dealt.len() - self.used < need {
-            self.dealt.drain(..self.used);
-            self.used = 0;
             let more = self.receive(Role::Dealer, self.part[0])?;
             self.part[0] += 1;
-            self.dealt.extend_from_slice(&more);
+            if self.used == self.dealt.len() {
+                (self.dealt, self.used) = (more, HEADER);
+            } else {
+                self.dealt.drain(..self.used);
+                self.used = 0;
+                self.dealt.extend_from_slice(&more[HEADER..]);
+            }
         }
         let words = Words::unpack(&self.session.device, &self.dealt[self.used..self.used + need], bits, n);
         self.used += need;
@@ -256,11 +260,13 @@ impl<'n> Core<'n> {
     fn exchange(&mut self) -> Result<()> {
         self.close_dealt()?;
         if let Some(peer) = peer(self.session.role) {
-            let out = std::mem::take(&mut self.outgoing);
-            self.send(peer, 0, &out)?;
+            let out = std::mem::replace(&mut self.outgoing, message());
+            let ours = out.len();
+            self.send(peer, 0, out)?;
             self.incoming = self.receive(peer, 0)?;
-            if self.incoming.len() != out.len() {
-                let what = format!("its opening has {} bytes, ours {}", self.incoming.len(), out.len());
+            if self.incoming.len() != ours {
+                let theirs = self.incoming.len() - HEADER;
+                let what = format!("its opening has {theirs} bytes, ours {}", ours - HEADER);
                 return Err(self.diverged(peer, what));
             }
             self.session.ledger.exchanges += 1;
@@ -275,6 +281,11 @@ impl<'n> Core<'n> {
         self.session.round += 1;
         Ok(())
     }
+}
+
+/// An empty message with room for its header.
+fn message() -> Vec<u8> {
+    vec![0; HEADER]
 }
 
 /// The other evaluator.
@@ -531,6 +542,7 @@ impl<'n> Cx<'n> {
             self.note_sent(key, &item, to, &masked);
             let mut core = self.core.borrow_mut();
             let at = core.outgoing.len();
+            core.outgoing.reserve(bytes(item.n, item.bits) as usize);
             masked.pack(item.bits, &mut core.outgoing);
             (masked, at)
         });

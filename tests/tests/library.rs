@@ -151,7 +151,8 @@ fn the_parties_choose_the_tokens_that_the_client_would_have_chosen() {
         let one = model.generate(&prompt, &how, |_| ()).await.unwrap();
         let other = model.generate(&prompt, &how, |_| ()).await.unwrap();
         assert_ne!(one.tokens, other.tokens, "24 fair coins fell alike");
-        let (float, plain, mut cache) = (Float::default(), owned.float().unwrap(), Cache::new(owned.config()));
+        let (float, plain, mut cache) =
+            (Float::default(), owned.float().unwrap(), Cache::new(owned.config()));
         let mut input = prompt.clone();
         for &token in &one.tokens {
             let n = input.len();

@@ -2,6 +2,7 @@
 
 use super::elementwise::check_offsets;
 use super::par;
+use crate::buffer;
 
 /// Words of a row, and the bits of its last word that count.
 #[derive(Clone, Copy)]
@@ -57,7 +58,7 @@ pub(super) fn rotate_bits(u: &[u64], width: usize, rot: &[u64]) -> Vec<u64> {
     assert!(width.is_power_of_two(), "rows of {width} bits cannot be rotated");
     let row = Row::new(width);
     assert_eq!(row.count(u.len()), rot.len(), "one rotation for each row");
-    let mut out = vec![0; u.len()];
+    let mut out = buffer::zeroed(u.len());
     let rows = 1024;
     par::chunks(&mut out, rows * row.words, |c, out| {
         for (j, out) in out.chunks_exact_mut(row.words).enumerate() {
@@ -95,7 +96,7 @@ pub(super) fn rotate(u: &[u64], width: usize, rot: u64, out: &mut [u64]) {
 pub(super) fn suffix_xor(u: &[u64], width: usize) -> Vec<u64> {
     let row = Row::new(width);
     row.count(u.len());
-    let mut out = u.to_vec();
+    let mut out = buffer::concat(&[u]);
     par::chunks(&mut out, 1024 * row.words, |_, out| {
         for out in out.chunks_exact_mut(row.words) {
             let mut above = 0u64;
@@ -139,7 +140,7 @@ pub(super) fn masked_xor_segments(
     assert_eq!(rho.len(), rows * planes * row.words, "one mask for each row and plane");
     check_offsets(offsets, rows);
     let size = planes * row.words;
-    let mut out = vec![0; offsets.len().saturating_sub(1) * size];
+    let mut out = buffer::zeroed(offsets.len().saturating_sub(1) * size);
     let segments = 16;
     par::chunks_if(rho.len() >= par::WORDS, &mut out, segments * size, |c, out| {
         for (j, out) in out.chunks_exact_mut(size).enumerate() {
@@ -168,7 +169,7 @@ pub(super) fn transpose_bits(
     assert!(count <= 64 && first + count <= total, "planes {first}..{} of {total}", first + count);
     let size = total * row.words;
     assert!(planes.len().is_multiple_of(size), "whole rows of {total} planes");
-    let mut out = vec![0; planes.len() / size * width];
+    let mut out = buffer::zeroed(planes.len() / size * width);
     let rows = 16;
     par::chunks(&mut out, rows * width, |c, out| {
         for (j, out) in out.chunks_exact_mut(width).enumerate() {

@@ -12,6 +12,7 @@
 use super::lanes::{Expansion, Key, Lanes, NODES, Nodes};
 use super::scalar::DCF;
 use crate::backend::DcfKeys;
+use crate::buffer;
 use rayon::prelude::*;
 
 /// Node expansions below which one thread is faster.
@@ -161,7 +162,7 @@ pub(super) fn evaluate(
             && keys.controls.len() == n * levels,
         "correction words of {n} keys of {bits} bits"
     );
-    let mut out = vec![0; points.len()];
+    let mut out = buffer::zeroed(points.len());
     if out.is_empty() {
         return out;
     }
@@ -194,7 +195,9 @@ pub(super) fn evaluate(
 struct Scratch {
     /// Points in ascending order, with their places.
     sorted: Vec<(u64, u32)>,
-    /// Where each distinct point starts in `sorted`, and its end.
+    /// The distinct points, in order.
+    points: Vec<u64>,
+    /// Where each of them starts in `sorted`, and the end.
     distinct: Vec<u32>,
     /// Where each node's points start in `distinct`, and the end.
     starts: Vec<u32>,
@@ -205,7 +208,7 @@ struct Scratch {
 
 impl Scratch {
     fn point(&self, d: u32) -> u64 {
-        self.sorted[self.distinct[d as usize] as usize].0
+        self.points[d as usize]
     }
 
     /// Shares (without sign) at all points; `root` is lane 0.
@@ -213,14 +216,18 @@ impl Scratch {
         let mask = (1u64 << key.bits) - 1;
         self.sorted.clear();
         self.sorted.extend(points.iter().zip(0..).map(|(p, i)| (p & mask, i)));
-        self.sorted.sort_unstable_by_key(|p| p.0);
+        // Shifted thresholds come as one or two ordered runs, which a merging sort takes in one pass.
+        self.sorted.sort_by_key(|p| p.0);
         self.distinct.clear();
-        let sorted = &self.sorted;
-        self.distinct.extend(
-            (0..sorted.len()).filter(|&i| i == 0 || sorted[i].0 != sorted[i - 1].0).map(|i| i as u32),
-        );
+        self.points.clear();
+        for (i, &(point, _)) in (0..).zip(&self.sorted) {
+            if self.points.last() != Some(&point) {
+                self.points.push(point);
+                self.distinct.push(i);
+            }
+        }
         let count = self.distinct.len() as u32;
-        self.distinct.push(sorted.len() as u32);
+        self.distinct.push(self.sorted.len() as u32);
 
         self.nodes.clear();
         self.nodes.push(root);

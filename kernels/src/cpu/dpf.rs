@@ -18,6 +18,7 @@ use super::dcf::{join, sign};
 use super::lanes::{Correction, Front, Lanes, NODES};
 use super::scalar::DPF;
 use crate::backend::{DpfKeys, dpf_levels};
+use crate::buffer;
 use rayon::prelude::*;
 
 /// Points below which one thread is faster.
@@ -126,7 +127,7 @@ pub(super) fn evaluate(
         keys.seeds.len() == 2 * n * levels && keys.controls.len() == n * levels && keys.last.len() == 2 * n,
         "correction words of {n} keys of {points} points"
     );
-    let mut out = vec![0; n * points];
+    let mut out = buffer::zeroed(n * points);
     let tree = |i: usize| Tree {
         lanes,
         party,

@@ -3,9 +3,10 @@
 use super::lanes::Lanes;
 use super::par;
 use crate::backend::{Map, Zip};
+use crate::buffer;
 
 /// Words that one task handles.
-const CHUNK: usize = 1 << 14;
+const CHUNK: usize = 1 << 13;
 
 pub(super) fn zip(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64]) {
     assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
@@ -14,6 +15,33 @@ pub(super) fn zip(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64]) {
 
 pub(super) fn map(lanes: &dyn Lanes, op: Map, a: &mut [u64]) {
     par::chunks(a, CHUNK, |_, a| lanes.map(op, a));
+}
+
+/// op of two buffers, as a new one. The copy of each piece is still in the cache when the operation comes to it.
+pub(super) fn zipped(lanes: &dyn Lanes, op: Zip, a: &[u64], b: &[u64]) -> Vec<u64> {
+    assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
+    copied(a, |out, from| lanes.zip(op, out, &b[from..from + out.len()]))
+}
+
+/// op of a buffer, as a new one.
+pub(super) fn mapped(lanes: &dyn Lanes, op: Map, a: &[u64]) -> Vec<u64> {
+    copied(a, |out, _| lanes.map(op, out))
+}
+
+/// A copy of `a` with `f` applied to each piece and its place.
+fn copied(a: &[u64], f: impl Fn(&mut [u64], usize) + Sync + Send) -> Vec<u64> {
+    if a.len() >= par::WORDS && rayon::current_num_threads() > 1 {
+        let mut out = buffer::concat(&[a]);
+        par::chunks(&mut out, CHUNK, |i, out| f(out, i * CHUNK));
+        return out;
+    }
+    let mut out = buffer::empty(a.len());
+    for piece in a.chunks(CHUNK) {
+        let from = out.len();
+        out.extend_from_slice(piece);
+        f(&mut out[from..], from);
+    }
+    out
 }
 
 pub(super) fn zip_rows(lanes: &dyn Lanes, op: Zip, a: &mut [u64], r: &[u64]) {
@@ -59,7 +87,7 @@ pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &[usize]) -> Vec<u64>
         Zip::Xor => |a: &[u64]| a.iter().fold(0, |s, x| s ^ x),
         _ => panic!("segments are reduced by Add or Xor, not by {op:?}"),
     };
-    let mut out = vec![0; offsets.len().saturating_sub(1)];
+    let mut out = buffer::zeroed(offsets.len().saturating_sub(1));
     par::chunks_if(a.len() >= par::WORDS, &mut out, 256, |i, out| {
         for (o, s) in out.iter_mut().zip(offsets[i * 256..].windows(2)) {
             *o = f(&a[s[0]..s[1]]);
@@ -75,7 +103,7 @@ pub(super) fn check_offsets(offsets: &[usize], len: usize) {
 }
 
 pub(super) fn gather(a: &[u64], idx: &[u32]) -> Vec<u64> {
-    let mut out = vec![0; idx.len()];
+    let mut out = buffer::zeroed(idx.len());
     par::chunks(&mut out, CHUNK, |i, out| {
         out.iter_mut().zip(&idx[i * CHUNK..]).for_each(|(o, &j)| *o = a[j as usize]);
     });
@@ -84,7 +112,7 @@ pub(super) fn gather(a: &[u64], idx: &[u32]) -> Vec<u64> {
 
 pub(super) fn scatter(a: &[u64], idx: &[u32], len: usize) -> Vec<u64> {
     assert_eq!(a.len(), idx.len(), "scatter needs one index for each word");
-    let mut out = vec![0; len];
+    let mut out = buffer::zeroed(len);
     a.iter().zip(idx).for_each(|(&w, &j)| out[j as usize] = w);
     out
 }

@@ -7,6 +7,7 @@
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
 use crate::backend::GemmBatch;
+use crate::buffer;
 use rayon::prelude::*;
 
 /// Multiply-adds below which one thread is faster.
@@ -14,7 +15,7 @@ const SMALL: usize = 1 << 19;
 
 pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
-    let mut out = vec![0; n.div_ceil(PANEL) * PANEL * k];
+    let mut out = buffer::zeroed(n.div_ceil(PANEL) * PANEL * k);
     par::chunks(&mut out, PANEL * k, |p, panel| {
         let cols = PANEL.min(n - p * PANEL);
         for (j, row) in b[p * PANEL * k..].chunks_exact(k).take(cols).enumerate() {
@@ -27,7 +28,7 @@ pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
 pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, n: usize) -> Vec<u64> {
     assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
     assert_eq!(b.len(), n.div_ceil(PANEL) * PANEL * k, "packed matrix of {n} × {k}");
-    let mut c = vec![0; m * n];
+    let mut c = buffer::zeroed(m * n);
     if m == 0 || n == 0 || k == 0 {
         return c;
     }
@@ -136,7 +137,7 @@ impl Product<'_> {
 }
 
 pub(super) fn gemm_batch(lanes: &dyn Lanes, a: &[u64], b: &[u64], s: &GemmBatch) -> Vec<u64> {
-    let mut c = vec![0; s.c_len];
+    let mut c = buffer::zeroed(s.c_len);
     let (m, n, k) = (s.m, s.n, s.k);
     if m == 0 || n == 0 {
         return c;

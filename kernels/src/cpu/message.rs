@@ -1,12 +1,15 @@
 //! Words of a few bits, to and from bytes.
 
 use super::par;
+use crate::buffer;
 
 pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
     check(bits);
     out.reserve(bytes(a.len(), bits));
     if bits == 64 {
-        a.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+        let from = out.len();
+        out.resize(from + 8 * a.len(), 0);
+        out[from..].as_chunks_mut::<8>().0.iter_mut().zip(a).for_each(|(o, w)| *o = w.to_le_bytes());
         return;
     }
     let (mut acc, mut held) = (0u64, 0);
@@ -27,7 +30,12 @@ pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
 pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
     check(bits);
     assert_eq!(bytes_in.len(), bytes(n, bits), "bytes for {n} words of {bits} bits");
-    let mut out = vec![0; n];
+    if bits == 64 {
+        let mut out = buffer::empty(n);
+        out.extend(bytes_in.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)));
+        return out;
+    }
+    let mut out = buffer::zeroed(n);
     let mask = u64::MAX >> (64 - bits);
     const CHUNK: usize = 1 << 14;
     par::chunks(&mut out, CHUNK, |c, out| {

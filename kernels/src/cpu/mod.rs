@@ -17,6 +17,7 @@ mod select;
 mod stream;
 
 use crate::backend::{Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
+use crate::buffer;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -83,6 +84,10 @@ impl Cpu {
     }
 }
 
+fn host(words: Vec<u64>) -> Storage {
+    Storage::Host(words.into())
+}
+
 impl Backend for Cpu {
     fn name(&self) -> String {
         let isa = match self.isa {
@@ -94,7 +99,7 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, words: Vec<u64>) -> Storage {
-        Storage::Host(words)
+        host(words)
     }
 
     fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
@@ -110,11 +115,19 @@ impl Backend for Cpu {
     }
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
-        Storage::Host(message::unpack(bytes, bits, n))
+        host(message::unpack(bytes, bits, n))
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
         elementwise::zip(self.lanes, op, a.host_mut(), b.host());
+    }
+
+    fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage {
+        host(elementwise::zipped(self.lanes, op, a.host(), b.host()))
+    }
+
+    fn mapped(&self, op: Map, a: &Storage) -> Storage {
+        host(elementwise::mapped(self.lanes, op, a.host()))
     }
 
     fn map(&self, op: Map, a: &mut Storage) {
@@ -130,39 +143,39 @@ impl Backend for Cpu {
     }
 
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
-        Storage::Host(elementwise::reduce_segments(op, a.host(), offsets))
+        host(elementwise::reduce_segments(op, a.host(), offsets))
     }
 
     fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
-        Storage::Host(elementwise::gather(a.host(), idx))
+        host(elementwise::gather(a.host(), idx))
     }
 
     fn slice(&self, a: &Storage, range: Range<usize>) -> Storage {
-        Storage::Host(a.host()[range].to_vec())
+        host(buffer::concat(&[&a.host()[range]]))
     }
 
     fn concat(&self, parts: &[&Storage]) -> Storage {
-        Storage::Host(parts.iter().map(|p| p.host()).collect::<Vec<_>>().concat())
+        host(buffer::concat(&parts.iter().map(|p| p.host()).collect::<Vec<_>>()))
     }
 
     fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
-        Storage::Host(elementwise::scatter(a.host(), idx, len))
+        host(elementwise::scatter(a.host(), idx, len))
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        Storage::Host(stream::chacha12(self.lanes, key, nonce, n, bits))
+        host(stream::chacha12(self.lanes, key, nonce, n, bits))
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
-        Storage::Host(gemm::pack_matrix(b.host(), k, n))
+        host(gemm::pack_matrix(b.host(), k, n))
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        Storage::Host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
+        host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
-        Storage::Host(gemm::gemm_batch(self.lanes, a.host(), b.host(), shape))
+        host(gemm::gemm_batch(self.lanes, a.host(), b.host(), shape))
     }
 
     fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage) {
@@ -170,19 +183,19 @@ impl Backend for Cpu {
     }
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
-        Storage::Host(bits::bit_at(u.host(), width, idx.host()))
+        host(bits::bit_at(u.host(), width, idx.host()))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
-        Storage::Host(bits::rotate_bits(u.host(), width, rot.host()))
+        host(bits::rotate_bits(u.host(), width, rot.host()))
     }
 
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
-        Storage::Host(bits::suffix_xor(u.host(), width))
+        host(bits::suffix_xor(u.host(), width))
     }
 
     fn masked_parity(&self, u: &Storage, width: usize, mask: &[u64]) -> Storage {
-        Storage::Host(bits::masked_parity(u.host(), width, mask))
+        host(bits::masked_parity(u.host(), width, mask))
     }
 
     fn masked_xor_segments(
@@ -193,7 +206,7 @@ impl Backend for Cpu {
         planes: usize,
         offsets: &[usize],
     ) -> Storage {
-        Storage::Host(bits::masked_xor_segments(u.host(), rho.host(), width, planes, offsets))
+        host(bits::masked_xor_segments(u.host(), rho.host(), width, planes, offsets))
     }
 
     fn transpose_bits(
@@ -204,11 +217,11 @@ impl Backend for Cpu {
         first: usize,
         count: usize,
     ) -> Storage {
-        Storage::Host(bits::transpose_bits(planes.host(), width, total_planes, first, count))
+        host(bits::transpose_bits(planes.host(), width, total_planes, first, count))
     }
 
     fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
-        Storage::Host(select::prepare_tables(columns, entries))
+        host(select::prepare_tables(columns, entries))
     }
 
     fn select(
@@ -222,7 +235,7 @@ impl Backend for Cpu {
     ) -> Vec<Storage> {
         let (u, tables) = (u.host(), tables.host());
         let s = Selection { u, tables, entries, columns, rot: rot.host(), phase: phase.host() };
-        select::select(self.lanes, &s).into_iter().map(Storage::Host).collect()
+        select::select(self.lanes, &s).into_iter().map(host).collect()
     }
 
     fn dcf_generate(
@@ -235,11 +248,7 @@ impl Backend for Cpu {
     ) -> DcfKeys<Storage> {
         let (alpha, beta) = (alpha.host(), beta.host());
         let k = dcf::generate(self.lanes, bits, alpha, beta, root0.host(), root1.host());
-        DcfKeys {
-            seeds: Storage::Host(k.seeds),
-            values: Storage::Host(k.values),
-            controls: Storage::Host(k.controls),
-        }
+        DcfKeys { seeds: host(k.seeds), values: host(k.values), controls: host(k.controls) }
     }
 
     fn dcf_evaluate(
@@ -253,7 +262,7 @@ impl Backend for Cpu {
     ) -> Storage {
         let keys =
             DcfKeys { seeds: keys.seeds.host(), values: keys.values.host(), controls: keys.controls.host() };
-        Storage::Host(dcf::evaluate(self.lanes, party, bits, root.host(), &keys, points.host(), per_key))
+        host(dcf::evaluate(self.lanes, party, bits, root.host(), &keys, points.host(), per_key))
     }
 
     fn dpf_generate(
@@ -264,16 +273,12 @@ impl Backend for Cpu {
         root1: &Storage,
     ) -> DpfKeys<Storage> {
         let k = dpf::generate(self.lanes, points, alpha.host(), root0.host(), root1.host());
-        DpfKeys {
-            seeds: Storage::Host(k.seeds),
-            controls: Storage::Host(k.controls),
-            last: Storage::Host(k.last),
-        }
+        DpfKeys { seeds: host(k.seeds), controls: host(k.controls), last: host(k.last) }
     }
 
     fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage {
         let keys =
             DpfKeys { seeds: keys.seeds.host(), controls: keys.controls.host(), last: keys.last.host() };
-        Storage::Host(dpf::evaluate(self.lanes, party, points, root.host(), &keys))
+        host(dpf::evaluate(self.lanes, party, points, root.host(), &keys))
     }
 }

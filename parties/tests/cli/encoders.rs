@@ -21,7 +21,8 @@ fn a_text_is_classified_privately() {
         assert!((sum - 1.0).abs() < 1e-5 && figures["exchanges"].as_u64().unwrap() > 50, "{figures}");
     }
     // It neither embeds nor speaks.
-    run(catamount().args(["embed", "a text", "--model"]).arg(&folder)).refused(&["does not make sentence embeddings"]);
+    run(catamount().args(["embed", "a text", "--model"]).arg(&folder))
+        .refused(&["does not make sentence embeddings"]);
     run(catamount().args(["ask", "a question", "--model"]).arg(&folder)).refused(&["does not generate text"]);
     run(catamount().args(["demo", "--model"]).arg(&folder)).refused(&["generates no text"]);
     run(catamount().args(["classify", "", "--model"]).arg(&folder)).refused(&["empty"]);

@@ -35,7 +35,7 @@ impl SoftmaxTables {
     pub fn new(device: &Device, in_scale: u32, levels: Levels, longest: usize) -> SoftmaxTables {
         let mut lengths = vec![64];
         while lengths[lengths.len() - 1] < longest {
-            lengths.push(lengths[lengths.len() - 1] * 8);
+            lengths.push(lengths[lengths.len() - 1] * 2);
         }
         let reciprocal = |&length: &usize| {
             // The largest exponential lies between e^−4 and e^4, so the sum between e^−4 and length·e^4 < length·2^7;
