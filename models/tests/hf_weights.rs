@@ -33,8 +33,11 @@ fn pooled(config: ModelConfig) -> ModelConfig {
     ModelConfig { head: Head::MeanPooling, ..config }
 }
 
+/// Names and extents.
+type Extra = &'static [(&'static str, &'static [usize])];
+
 /// Every family with the tensors that its checkpoints carry for nothing.
-fn all() -> Vec<(ModelConfig, Style, &'static [(&'static str, &'static [usize])])> {
+fn all() -> Vec<(ModelConfig, Style, Extra)> {
     let (plain, bare) = (Style::default(), Style { bare: true, gamma: false });
     let untied = |config: ModelConfig| ModelConfig { tied: false, ..config };
     vec![

@@ -69,7 +69,7 @@ fn check(name: &str, source: &mut dyn TensorSource) {
     for ids in [vec![0, 9, 4, 33, 21, 8], vec![5, 17, 0, 60, 0, 2, 44], vec![1, 2, 3], vec![0]] {
         let float = r.float(&ids, None);
         let clear = r.clear(&ids, None).unwrap();
-        let (secure, _) = run(&shared, 3, &[ids.clone()], OutputRows::All).remove(0);
+        let (secure, _) = run(&shared, 3, std::slice::from_ref(&ids), OutputRows::All).remove(0);
         let secure: Vec<f64> = secure.into_iter().map(f64::from).collect();
         let size = largest(&float);
         assert!(size > 0.5, "scores of no size prove nothing");
