@@ -1,6 +1,6 @@
 //! The algebra a transformer is written in, and its four readings.
 //!
-//! A family ([`llama`](crate::llama), [`gpt2`](crate::gpt2), [`bert`](crate::bert)) is one generic program over
+//! A family (`llama`, `gpt2`, `bert`) is one generic program over
 //! [`Algebra`]. Read as [`Float`](crate::float::Float) it is the plaintext reference, as [`Clear`](crate::clear::Clear)
 //! the same integers and tables in the clear, as [`Secure`](crate::secure::Secure) a party's part of the protocol, as
 //! [`Dry`](crate::dry::Dry) the cost alone. Operations are asynchronous because a secure one exchanges messages;

@@ -1,5 +1,5 @@
 //! A transformer in some reading: its parts, and a pass through them. What a layer computes is the family's business:
-//! [`llama`], [`gpt2`], [`bert`].
+//! `llama`, `gpt2`, `bert`.
 
 use crate::algebra::{Act, Algebra, Input, Linear, Output, Values};
 use crate::attention::AttentionShape;

@@ -77,7 +77,7 @@ impl Choice {
         Ok((message, row))
     }
 
-    /// Declared cost of [`Choice::make`] for a vocabulary of `n`.
+    /// Declared cost of the choice for a vocabulary of `n`.
     pub fn cost(self, n: usize) -> Cost {
         const RING: u32 = 64;
         let truncated = |f| truncate::cost(n, f, RING);
