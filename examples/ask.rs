@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
         // At random, among the likeliest tokens that together have a probability of 0.9. The choice is made on this
         // machine: the parties do not learn which token it was.
         sampling: Sampling::new(0.7, 0.9, 0).map_err(anyhow::Error::msg)?,
-        keep_logits: false,
+        ..Generation::default()
     };
     // One prompt, one session at the parties. It ends with the answer, or when the future is dropped.
     let answer = model

@@ -15,7 +15,7 @@ use parties::owner::OwnedModel;
 use parties::private::{Pass, PrivateModel, Run};
 use score::{Score, Summary};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -197,7 +197,7 @@ impl Eval {
         Ok(examples)
     }
 
-    fn labelled(&self, data: &PathBuf, t: &Tokenizer, limit: usize) -> anyhow::Result<Vec<Example>> {
+    fn labelled(&self, data: &Path, t: &Tokenizer, limit: usize) -> anyhow::Result<Vec<Example>> {
         let one = |tokens, label| Example { sequences: vec![tokens], label, from: 0 };
         Ok(match self.task {
             Task::Mrpc => {
