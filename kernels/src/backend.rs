@@ -143,6 +143,8 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Moves words to the device.
     fn upload(&self, words: Vec<u64>) -> Storage;
+    /// `n` zero words.
+    fn zeros(&self, n: usize) -> Storage;
     /// Reads words back.
     fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]>;
     /// Number of words.

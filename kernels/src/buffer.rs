@@ -78,13 +78,24 @@ pub(crate) fn concat(parts: &[&[u64]]) -> Vec<u64> {
     all
 }
 
-/// Words in main memory. What is dropped serves the thread that drops it again.
+/// Words in main memory. What was made here serves, once dropped, the thread that drops it again; what came from outside
+/// goes back to the system, or a thread that uploads again and again would hoard.
 #[derive(Debug)]
-pub struct Buffer(Vec<u64>);
+pub struct Buffer {
+    words: Vec<u64>,
+    ours: bool,
+}
+
+impl Buffer {
+    /// Words that were made here.
+    pub(crate) fn ours(words: Vec<u64>) -> Buffer {
+        Buffer { words, ours: true }
+    }
+}
 
 impl From<Vec<u64>> for Buffer {
     fn from(words: Vec<u64>) -> Buffer {
-        Buffer(words)
+        Buffer { words, ours: false }
     }
 }
 
@@ -92,26 +103,26 @@ impl Deref for Buffer {
     type Target = [u64];
 
     fn deref(&self) -> &[u64] {
-        &self.0
+        &self.words
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u64] {
-        &mut self.0
+        &mut self.words
     }
 }
 
 impl Clone for Buffer {
     fn clone(&self) -> Buffer {
-        Buffer(concat(&[&self.0]))
+        Buffer::ours(concat(&[&self.words]))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() >= SMALL {
-            let words = std::mem::take(&mut self.0);
+        if self.ours && self.words.capacity() >= SMALL {
+            let words = std::mem::take(&mut self.words);
             // At the end of a thread there is nothing to keep it for.
             let _ = FREE.try_with(|f| f.borrow_mut().keep(words));
         }
@@ -135,7 +146,7 @@ mod tests {
     #[test]
     fn what_is_dropped_serves_again_and_is_zero() {
         std::thread::spawn(|| {
-            let first = Buffer::from(vec![7; 2 * SMALL]);
+            let first = Buffer::ours(vec![7; 2 * SMALL]);
             let place = first.as_ptr();
             drop(first);
             assert_eq!(kept(), (1, 2 * SMALL));
@@ -143,12 +154,13 @@ mod tests {
             assert_eq!(second.as_ptr(), place);
             assert!(second.iter().all(|w| *w == 0) && second.len() == SMALL + 1);
             assert_eq!(kept(), (0, 0));
-            let copy = Buffer::from(second).clone();
+            let copy = Buffer::ours(second).clone();
             assert_eq!(kept(), (1, 2 * SMALL));
             drop(copy);
             // Too long for so little, and too short for so much.
             assert_eq!(zeroed(10 * SMALL).len(), 10 * SMALL);
-            drop(Buffer::from(vec![1; 100 * SMALL]));
+            drop(Buffer::ours(vec![1; 100 * SMALL]));
+            drop(Buffer::from(vec![1; 5 * SMALL]));
             let before = kept();
             drop(zeroed(4 * SMALL));
             assert_eq!(kept(), before);
@@ -160,13 +172,12 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_allowed() {
         std::thread::spawn(|| {
-            (0..40).for_each(|_| drop(Buffer(Vec::with_capacity(KEPT / 16))));
-            assert_eq!(kept().1, KEPT / 16);
-            let many: Vec<Buffer> = (0..40).map(|_| Buffer(Vec::with_capacity(KEPT / 16))).collect();
+            let new = |words| Buffer::ours(Vec::with_capacity(words));
+            let many: Vec<Buffer> = (0..40).map(|_| new(KEPT / 16)).collect();
             drop(many);
             assert_eq!(kept().1, KEPT);
-            drop(Buffer(Vec::with_capacity(KEPT)));
-            drop(Buffer::from(vec![0; 8]));
+            drop(new(KEPT));
+            drop(Buffer::ours(vec![0; 8]));
             assert_eq!(kept().1, KEPT);
         })
         .join()

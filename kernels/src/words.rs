@@ -30,7 +30,7 @@ impl Words {
 
     /// `n` zero words.
     pub fn zeros(device: &Device, n: usize) -> Words {
-        Words::upload(device, crate::buffer::zeroed(n))
+        Words { data: device.zeros(n), device: device.clone() }
     }
 
     /// Words 0..n of the ChaCha12 stream (key, nonce), each masked to `bits`.

@@ -181,7 +181,7 @@ pub fn calibrate(
         layers,
         outer_norm: ranges.norm(outer),
         pooler,
-        scores: scores.min(32767.0),
+        scores: scores.min(32767.0).ceil(),
     };
     plan.validate(&c).map_err(CalibrationError::Plan)?;
     Ok(plan)

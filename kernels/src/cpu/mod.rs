@@ -17,7 +17,7 @@ mod select;
 mod stream;
 
 use crate::backend::{Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -85,7 +85,7 @@ impl Cpu {
 }
 
 fn host(words: Vec<u64>) -> Storage {
-    Storage::Host(words.into())
+    Storage::Host(Buffer::ours(words))
 }
 
 impl Backend for Cpu {
@@ -99,7 +99,11 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, words: Vec<u64>) -> Storage {
-        host(words)
+        Storage::Host(words.into())
+    }
+
+    fn zeros(&self, n: usize) -> Storage {
+        host(buffer::zeroed(n))
     }
 
     fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
