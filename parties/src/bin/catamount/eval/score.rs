@@ -12,8 +12,10 @@ use std::time::Duration;
 pub(super) struct Score {
     /// Cosine of a pair; log-probability of the tokens to predict.
     value: f64,
-    /// Label, or whether all tokens were the likeliest ones.
-    choice: usize,
+    /// Label, or the likeliest tokens.
+    choice: Vec<usize>,
+    /// Whether the likeliest tokens are the ones to predict.
+    right: bool,
     /// Log-probability of each token to predict.
     log_probs: Vec<f64>,
     /// Distance of the two highest scores, at the closest decision.
@@ -29,26 +31,29 @@ impl Score {
             Task::Mrpc => {
                 let units: Vec<Vec<f32>> = outputs.into_iter().map(normalised).collect();
                 let value = cosine(&units[0], &units[1]).unwrap_or(0.0);
-                Score { value, choice: 0, log_probs: vec![], gap: f64::INFINITY, outputs: units.concat() }
+                let (choice, gap) = (vec![], f64::INFINITY);
+                Score { value, choice, right: false, log_probs: vec![], gap, outputs: units.concat() }
             }
             Task::Sst2Router => {
                 let scores = outputs.swap_remove(0);
                 let (choice, gap) = highest(&scores);
-                Score { value: 0.0, choice, log_probs: vec![], gap, outputs: scores }
+                let choice = vec![choice];
+                Score { value: 0.0, choice, right: false, log_probs: vec![], gap, outputs: scores }
             }
             Task::Lambada | Task::Perplexity => {
                 let (rows, tokens) = (outputs.swap_remove(0), &example.sequences[0]);
                 let width = rows.len() / tokens.len();
                 let outputs = rows[(example.from - 1) * width..(tokens.len() - 1) * width].to_vec();
-                let (mut log_probs, mut right, mut gap) = (vec![], true, f64::INFINITY);
+                let (mut log_probs, mut choice, mut right, mut gap) = (vec![], vec![], true, f64::INFINITY);
                 for (row, &token) in outputs.chunks_exact(width).zip(&tokens[example.from..]) {
                     log_probs.push(log_softmax_at(row, token as usize).unwrap_or(f64::NEG_INFINITY));
-                    let (choice, distance) = highest(row);
-                    right &= choice == token as usize;
+                    let (likeliest, distance) = highest(row);
+                    right &= likeliest == token as usize;
+                    choice.push(likeliest);
                     gap = gap.min(distance);
                 }
                 let value = log_probs.iter().sum();
-                Score { value, choice: usize::from(right), log_probs, gap, outputs }
+                Score { value, choice, right, log_probs, gap, outputs }
             }
         }
     }
@@ -90,7 +95,9 @@ struct Column {
     #[serde(skip)]
     values: Vec<f64>,
     #[serde(skip)]
-    choices: Vec<usize>,
+    choices: Vec<Vec<usize>>,
+    #[serde(skip)]
+    right: usize,
     #[serde(skip)]
     log_probs: Vec<f64>,
     /// (gap under the first reading, error, whether decided otherwise) of each example.
@@ -124,6 +131,7 @@ impl Summary {
             seconds: 0.0,
             values: vec![],
             choices: vec![],
+            right: 0,
             log_probs: vec![],
             decisions: vec![],
         };
@@ -151,19 +159,19 @@ impl Summary {
             let error = max_difference(&first.outputs, &s.outputs);
             c.max_error = c.max_error.max(error);
             c.values.push(s.value);
-            c.choices.push(s.choice);
+            c.right += usize::from(s.right);
             c.log_probs.extend(s.log_probs);
             c.decisions.push((first.gap, error, s.choice != first.choice));
+            c.choices.push(s.choice);
         }
         let reference = self.readings[0].choices.clone();
         let kind = self.kind;
         for c in &mut self.readings {
-            let share =
-                |of: usize| c.choices.iter().filter(|x| **x == of).count() as f64 / c.choices.len() as f64;
+            let share = |count: usize| count as f64 / c.choices.len() as f64;
             c.value = match kind {
                 Task::Mrpc => auc(&c.values, &self.labels).unwrap_or(f64::NAN),
-                Task::Sst2Router => share(0),
-                Task::Lambada => share(1),
+                Task::Sst2Router => share(c.choices.iter().filter(|x| **x == [0]).count()),
+                Task::Lambada => share(c.right),
                 Task::Perplexity => perplexity(&c.log_probs).unwrap_or(f64::NAN),
             };
             c.same_decisions = agreement(&reference, &c.choices).unwrap_or(1.0);
