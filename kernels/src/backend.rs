@@ -156,14 +156,12 @@ pub trait Backend: Send + Sync + Debug {
 
     /// a ← a op b.
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
-    /// `a[i] op b[i]`, as a new buffer.
-    fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
-
-    /// `op(a[i])`, as a new buffer.
-    fn mapped(&self, op: Map, a: &Storage) -> Storage;
-
     /// a ← op(a).
     fn map(&self, op: Map, a: &mut Storage);
+    /// `a[i] op b[i]`, as a new buffer.
+    fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
+    /// `op(a[i])`, as a new buffer.
+    fn mapped(&self, op: Map, a: &Storage) -> Storage;
     /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.
     fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
     /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.

@@ -5,7 +5,7 @@
 //! |Wq|·|Wk|·d (spectral norms, rotations do not change them). The first norm sees embeddings only, all of which the
 //! owner knows.
 
-use crate::algebra::SCALE;
+use crate::algebra::{Algebra, Linear, SCALE};
 use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::model::{Back, Front, Layer, OutputRows, Pass};
@@ -117,7 +117,7 @@ pub fn calibrate(
     let (mut layers, mut largest_value) = (vec![], 1.0);
     for i in 0..c.layers {
         let layer = Layer::build(&c, i, &mut parts)?;
-        let a = crate::algebra::Algebra::scope(&float, &format!("layer.{i}"));
+        let a = float.scope(&format!("layer.{i}"));
         for (x, pass) in activations.iter_mut().zip(&passes) {
             *x = complete(layer.forward(&a, c.family, x.clone(), &mut None, pass)).expect(plaintext);
         }
@@ -152,22 +152,20 @@ pub fn calibrate(
             certify_scores(bound)?;
             scores = scores.min(bound);
         }
-        Back::Pooled { gain, .. } => {
+        Back::Pooled { gain, bias } => {
             outer = "embedding/norm";
-            let gain = gain.data.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
-            let sum = gain * unit_length(&c) * c.context.min(LONGEST) as f64;
-            below(
-                "pooled rows".into(),
-                sum,
-                2f64.powi((Reveal::POOLED.bits - 1 - Reveal::POOLED.scale) as i32),
-            )?;
+            let row = largest(gain) * unit_length(&c) + largest(bias);
+            let limit = 2f64.powi((Reveal::POOLED.bits - 1 - Reveal::POOLED.scale) as i32);
+            below("pooled rows".into(), row * c.context.min(LONGEST) as f64, limit)?;
         }
         Back::Classifier { pooler: dense, output, .. } => {
             outer = "embedding/norm";
             certify_scores(row_bound(output, unit_length(&c)))?;
             let watched = Watched { seen: &seen, c: &c, path: "output".into() };
             let input = watched.magnitude("pooler#input");
-            let range = row_bound(dense, unit_length(&c)).min((MARGIN * input).max(7.5));
+            let bound = row_bound(dense, unit_length(&c));
+            below("the pooler's input".into(), bound, 2f64.powi(62 - 2 * SCALE as i32))?;
+            let range = bound.min((MARGIN * input).max(7.5));
             pooler = Some(TablePlan::covering(range_log2(range, "the pooler", 0)?, Step::Pooler, 20));
         }
     }
@@ -237,8 +235,7 @@ impl Bounds {
         let length = unit_length(c);
         let qkv = &l.qkv;
         let (q, kv) = (c.q_dim(), c.kv_dim());
-        let gain =
-            |g: &Option<Mat>| g.iter().flat_map(|m| &m.data).fold(0f64, |m, v| m.max(f64::from(v.abs())));
+        let magnitude = |m: &Option<Mat>| m.as_ref().map_or(0.0, largest);
         let value = rows_bound(qkv, q + kv..q + 2 * kv, length);
         let up_rows = if c.family == Family::Llama { 0..c.d_ff } else { 0..l.up.weight.rows };
         Bounds {
@@ -246,9 +243,9 @@ impl Bounds {
             score: score_bound_of(qkv, c),
             value,
             up: rows_bound(&l.up, up_rows, length),
-            o: largest_sum(&l.o.weight.data, l.o.weight.cols) * value + largest(&l.o.bias),
-            down: (largest_row(&l.down.weight.data, l.down.weight.cols), largest(&l.down.bias)),
-            residual: gain(&l.attention_gain).max(gain(&l.feed_forward_gain)) * length,
+            o: largest_sum(&l.o.weight.data, l.o.weight.cols) * value + magnitude(&l.o.bias),
+            down: (largest_row(&l.down.weight.data, l.down.weight.cols), magnitude(&l.down.bias)),
+            residual: magnitude(&l.attention_gain).max(magnitude(&l.feed_forward_gain)) * length,
         }
     }
 
@@ -376,24 +373,25 @@ fn largest_sum(w: &[f32], cols: usize) -> f64 {
     w.chunks_exact(cols).map(|r| r.iter().map(|v| f64::from(v.abs())).sum::<f64>()).fold(0.0, f64::max)
 }
 
-fn largest(bias: &Option<Mat>) -> f64 {
-    bias.iter().flat_map(|b| &b.data).fold(0.0, |m, v| m.max(f64::from(v.abs())))
+/// Largest magnitude.
+fn largest(m: &Mat) -> f64 {
+    m.data.iter().fold(0.0, |m, v| m.max(f64::from(v.abs())))
 }
 
 /// A bound on some outputs of a linear layer, for inputs of some length.
-fn rows_bound(l: &crate::algebra::Linear<Float>, rows: std::ops::Range<usize>, input: f64) -> f64 {
+fn rows_bound(l: &Linear<Float>, rows: std::ops::Range<usize>, input: f64) -> f64 {
     let cols = l.weight.cols;
     let bias = |i: usize| l.bias.as_ref().map_or(0.0, |b| f64::from(b.data[i].abs()));
     rows.map(|i| length(&l.weight.data[i * cols..(i + 1) * cols]) * input + bias(i)).fold(0.0, f64::max)
 }
 
-fn row_bound(l: &crate::algebra::Linear<Float>, input: f64) -> f64 {
+fn row_bound(l: &Linear<Float>, input: f64) -> f64 {
     rows_bound(l, 0..l.weight.rows, input)
 }
 
 /// A bound on every score of a layer: largest product of the lengths of a query and a key, spectral norms bounded by
 /// Frobenius norms.
-fn score_bound_of(qkv: &crate::algebra::Linear<Float>, c: &ModelConfig) -> f64 {
+fn score_bound_of(qkv: &Linear<Float>, c: &ModelConfig) -> f64 {
     let norm = |h: usize| {
         let rows = h * c.head_dim..(h + 1) * c.head_dim;
         let w = length(&qkv.weight.data[rows.start * c.d_model..rows.end * c.d_model]);

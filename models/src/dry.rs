@@ -123,6 +123,16 @@ impl Dry {
         }
     }
 
+    /// Exchanges of a pass that belong to no layer: embedding, last norm, and the choice of a token by the parties.
+    pub fn exchanges_outside_layers(model: &Model<Dry>, choice: Option<Choice>) -> u64 {
+        let mut cache = Cache::new(&model.config);
+        let pass = match choice {
+            None => Dry::pass(model, 1, &mut cache, OutputRows::Last),
+            Some(choice) => Dry::choosing_pass(model, 1, &mut cache, choice),
+        };
+        pass.ledger.exchanges - Dry::exchanges_by_layer(model).iter().sum::<u64>()
+    }
+
     /// Exchanges of each layer in a pass of one token.
     pub fn exchanges_by_layer(model: &Model<Dry>) -> Vec<u64> {
         let pass = crate::model::Pass::new(&model.config, 0, 1, None);

@@ -7,6 +7,7 @@ use crate::checkpoint::{Activation, Head, ModelConfig};
 use crate::float::norm_kind;
 use crate::model::{ActivationId, NormId};
 use kernels::Device;
+use protocol::gates::choice::SampleTables;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable, dropped};
 use protocol::gates::softmax::SoftmaxTables;
@@ -100,6 +101,8 @@ pub struct PlanTables {
     layers: Vec<LayerTables>,
     outer_norm: Arc<NormTable>,
     pooler: Option<Arc<FunctionTable>>,
+    /// For choosing tokens.
+    pub sampling: Arc<SampleTables>,
 }
 
 /// The function that a configuration names.
@@ -242,7 +245,8 @@ impl Plan {
             })
             .collect();
         let pooler = self.pooler.map(|p| Arc::new(p.table(device, libm::tanh)));
-        PlanTables { layers, outer_norm: norm(self.outer_norm), pooler }
+        let sampling = Arc::new(SampleTables::new(device));
+        PlanTables { layers, outer_norm: norm(self.outer_norm), pooler, sampling }
     }
 }
 
@@ -297,7 +301,7 @@ impl PlanTables {
             words.for_each(|w| h.update(w.to_le_bytes()));
         }
         let pooler = self.pooler.iter().flat_map(|p| p.table.words());
-        self.outer_norm.words().chain(pooler).for_each(|w| h.update(w.to_le_bytes()));
+        self.outer_norm.words().chain(pooler).chain(self.sampling.words()).for_each(|w| h.update(w.to_le_bytes()));
         h.finalize().into()
     }
 }

@@ -15,7 +15,8 @@ const SMALL: usize = 1 << 19;
 
 pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
-    let mut out = buffer::zeroed(n.div_ceil(PANEL) * PANEL * k);
+    // Weights stay: they take no buffer that is longer than they are.
+    let mut out = vec![0; n.div_ceil(PANEL) * PANEL * k];
     par::chunks(&mut out, PANEL * k, |p, panel| {
         let cols = PANEL.min(n - p * PANEL);
         for (j, row) in b[p * PANEL * k..].chunks_exact(k).take(cols).enumerate() {

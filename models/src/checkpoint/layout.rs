@@ -204,13 +204,8 @@ impl TensorId {
         use LayerTensor::{AttentionNorm, Down, FeedForwardNorm, Gate, K, O, Q, Up, V};
         match self {
             TensorId::Embedding => "token_embd".into(),
-            TensorId::Positions => "position_embd".into(),
-            TensorId::Types => "token_types".into(),
-            TensorId::EmbeddingNorm(_) => "token_embd_norm".into(),
             TensorId::FinalNorm(_) => "output_norm".into(),
             TensorId::Output => "output".into(),
-            TensorId::Pooler(_) => "cls".into(),
-            TensorId::Classifier(_) => "cls.output".into(),
             TensorId::Layer(i, t, _) => {
                 let name = match t {
                     AttentionNorm => "attn_norm",
@@ -225,6 +220,8 @@ impl TensorId {
                 };
                 format!("blk.{i}.{name}")
             }
+            // GGUF files are read for LLaMA only.
+            other => format!("{other:?}"),
         }
     }
 

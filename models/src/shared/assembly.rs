@@ -113,7 +113,7 @@ impl Assembly {
         let digest = public.digest(&tables);
         let mut parts = SharedParts { held: self.held, tables: &tables };
         let model = Model::build(&self.config, &mut parts)?;
-        let sampling = SampleTables::new(&self.device);
+        let sampling = tables.sampling.clone();
         Ok(PartyModel { public, digest, model, device: self.device, role: self.role, sampling })
     }
 }
@@ -174,5 +174,5 @@ pub struct PartyModel {
     pub(super) device: Device,
     pub(super) role: Role,
     /// For choosing tokens.
-    pub(super) sampling: SampleTables,
+    pub(super) sampling: Arc<SampleTables>,
 }

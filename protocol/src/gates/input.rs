@@ -1,4 +1,4 @@
-//! Input: somebody outside (client, model owner) shares a matrix with the parties.
+//! Input: somebody outside (a model's owner) shares a matrix with the parties.
 //!
 //! λ is the sum of two streams: the dealer gets both seeds, P1 the first, P2 the second; the evaluators also get
 //! Δ = x − λ in full. Seeds are the sender's own and fresh, never derived from the parties' keys.

@@ -31,7 +31,7 @@ struct Band {
     steps: [Vec<u64>; 2],
 }
 
-/// A piecewise linear function on geometric segments of [low, high), constant below and up to 4·high.
+/// A piecewise linear function on geometric segments of [low, high), constant below and up to 16·high.
 #[derive(Clone, Debug)]
 pub struct RowTable {
     /// Fractional bits of S.
@@ -71,9 +71,9 @@ impl RowTable {
         );
         // A comparison is off by at most one unit of 2^drop, 1/8 of the smallest segment.
         let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
-        // Beyond the range the function stays constant as far as comparisons reach: up to 4 times `high`, and down to
+        // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high`, and down to
         // minus as much. There S wraps.
-        let bits = ((high * unit).log2().ceil() as u32 + 3).saturating_sub(drop).max(2);
+        let bits = ((high * unit).log2().ceil() as u32 + 5).saturating_sub(drop).max(2);
         let count = ((high / low).log2() * f64::from(segments)).ceil() as usize;
         let step = pow2(drop as i32 - in_scale as i32);
         let at = |j: usize| low * libm::exp2(j as f64 / f64::from(segments));

@@ -9,7 +9,7 @@ use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
 use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
-use parties::private::{Answer, PrivateModel};
+use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal};
 use parties::sampling::Sampling;
 use parties::server::stop_signal;
 use serde::Serialize;
@@ -103,7 +103,7 @@ impl Demo {
         &self,
         cluster: &mut LocalCluster,
         owned: &std::sync::Arc<OwnedModel>,
-        generation: &parties::private::Generation,
+        generation: &Generation,
     ) -> anyhow::Result<Figures> {
         let client = cluster.connect(&ClusterConfig::load(&cluster.client_file())?).await?;
         let start = Instant::now();
@@ -115,12 +115,13 @@ impl Demo {
         let answer = stream(&model, &tokens, generation, &self.json).await?;
         let memory = cluster.peak_memory();
         client.close().await;
-        self.figures(owned, &tokens, &answer, memory, sharing)
+        self.figures(owned, generation, &tokens, &answer, memory, sharing)
     }
 
     fn figures(
         &self,
         owned: &OwnedModel,
+        generation: &Generation,
         prompt: &[u32],
         answer: &Answer,
         memory: [Option<u64>; 3],
@@ -131,8 +132,13 @@ impl Demo {
         let figures = AnswerFigures::of(answer);
         // Embedding and output take exchanges too; the rest belongs to the layers.
         let dry = Dry::model(owned.config(), &owned.tables);
-        let by_layer: u64 = Dry::exchanges_by_layer(&dry).iter().sum();
-        let exchanges_per_layer = by_layer as f64 / owned.config().layers as f64;
+        let choice = match generation.reveal {
+            Reveal::Logits => None,
+            Reveal::Tokens => Some(generation.sampling.by_the_parties().map_err(PrivateError::Choice)?),
+        };
+        let (passes, layers) = (answer.tokens.len() as u64, owned.config().layers as u64);
+        let outside = passes * Dry::exchanges_outside_layers(&dry, choice);
+        let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / (passes * layers) as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
             prompt_tokens: prompt.len(),
