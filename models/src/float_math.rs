@@ -98,6 +98,13 @@ pub fn gelu_tanh(x: f32) -> f32 {
     (0.5 * x * (1.0 + libm::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))) as f32
 }
 
+/// Divided by its length.
+pub fn normalised(mut v: Vec<f32>) -> Vec<f32> {
+    let length = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    v.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    v
+}
+
 /// Softmax, in place.
 pub fn softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -146,6 +153,7 @@ mod tests {
         // Φ(1) = 0.841344746.
         assert!((gelu(1.0) - 0.841_344_7).abs() < 1e-6 && (gelu(-1.0) + 0.158_655_25).abs() < 1e-6);
         assert!((gelu_tanh(1.0) - 0.841_192).abs() < 1e-6 && gelu_tanh(-20.0).abs() < 1e-6);
+        assert_eq!(normalised(vec![3.0, -4.0]), [0.6, -0.8]);
         let mut x = [1000.0, 1000.0 + 2f32.ln(), f32::NEG_INFINITY];
         softmax(&mut x);
         assert!((x[0] - 1.0 / 3.0).abs() < 1e-4 && (x[1] - 2.0 / 3.0).abs() < 1e-4 && x[2] == 0.0);

@@ -301,7 +301,11 @@ impl PlanTables {
             words.for_each(|w| h.update(w.to_le_bytes()));
         }
         let pooler = self.pooler.iter().flat_map(|p| p.table.words());
-        self.outer_norm.words().chain(pooler).chain(self.sampling.words()).for_each(|w| h.update(w.to_le_bytes()));
+        self.outer_norm
+            .words()
+            .chain(pooler)
+            .chain(self.sampling.words())
+            .for_each(|w| h.update(w.to_le_bytes()));
         h.finalize().into()
     }
 }

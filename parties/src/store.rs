@@ -4,9 +4,11 @@
 //! evaluator) the values of every parameter, exactly as they were uploaded, then SHA-256 of all that. With an empty
 //! `model_directory` shares live in memory only.
 
+mod runner;
+
 use crate::{
     config::PartyConfig,
-    engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
+    engine::{Engine, SessionContext, SessionRunner, StoredModel, Upload},
     ids::Digest,
     tls::ClientIdentity,
     wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel, check_model_name},
@@ -14,8 +16,9 @@ use crate::{
 use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, SessionOptions, Work};
-use protocol::{ChaChaStreams, Ledger, Network, Role};
+use models::shared::{Assembly, PartyModel, PartySession, PublicModel, SessionOptions};
+use protocol::{ChaChaStreams, Role};
+use runner::Runner;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, HashSet},
@@ -29,8 +32,6 @@ const MAGIC: &[u8; 16] = b"catamount share3";
 const EXTENSION: &str = "share";
 /// A share on its way to disk.
 const PARTIAL: &str = "partial";
-/// Output goes to the client in pieces of this size.
-const OUTPUT_PIECE: usize = 4 << 20;
 /// A description is a configuration and a tokenizer.
 const MAX_DESCRIPTION: u64 = 64 << 20;
 
@@ -283,7 +284,7 @@ impl Engine for ModelStore {
             key(Role::P1, Role::P2),
         ]);
         let session = PartySession::new(model, Box::new(streams));
-        Ok(Box::new(Runner { role: self.role, session, options }))
+        Ok(Box::new(Runner::new(self.role, session, options)))
     }
 }
 
@@ -442,77 +443,5 @@ impl Upload for StoreUpload {
         lock(&self.models).insert(self.model.name.clone(), entry);
         tracing::info!("{role} holds its share of {}", self.model.name);
         Ok(digest)
-    }
-}
-
-struct Runner {
-    role: Role,
-    session: PartySession,
-    options: SessionOptions,
-}
-
-impl SessionRunner for Runner {
-    fn pass(
-        &mut self,
-        network: &mut dyn Network,
-        request: PassRequest,
-        reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let count = request.tokens as usize;
-        let read = self.session.tokens() as u64;
-        let refuse = |what| Err(Failure::new(FailureCode::BadRequest, what, "open a new session"));
-        if count == 0 || request.position != read {
-            return refuse(format!("{count} tokens at {} after {read} tokens", request.position));
-        }
-        let segment = request.segment.map(|s| s as usize);
-        if segment.is_some_and(|s| s > count) {
-            return refuse(format!("a first segment of {} of {count} tokens", segment.unwrap_or(0)));
-        }
-        let keys = self.session.keys(&request.share, count).map_err(|e| bad(e.to_string()))?;
-        let work = match self.options.choice {
-            None => Work::Outputs(self.options.rows),
-            Some(_) if request.new_tokens == 0 => Work::Read,
-            Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
-        };
-        let role = self.role;
-        // What the work cost at this party goes first, then an evaluator's message.
-        let mut send = |cost: Ledger, message: Option<Vec<u8>>| {
-            let ledger = serde_json::to_vec(&cost).map_err(|e| Ended::Failed(bad(e.to_string())))?;
-            let mut output = [&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat();
-            output.extend(message.unwrap_or_default());
-            if matches!(work, Work::Choose { .. }) {
-                return reply(output).map_err(Ended::Failed);
-            }
-            output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
-        };
-        let request = Request { keys, segment, work };
-        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
-    }
-}
-
-/// What ends a pass early.
-enum Ended {
-    Protocol(protocol::Error),
-    Failed(Failure),
-}
-
-impl From<protocol::Error> for Ended {
-    fn from(e: protocol::Error) -> Ended {
-        Ended::Protocol(e)
-    }
-}
-
-impl Ended {
-    fn failure(self, role: Role) -> Failure {
-        match self {
-            Ended::Failed(failure) => failure,
-            Ended::Protocol(protocol::Error::Net { scope, source }) => {
-                let failure = Failure::from(source);
-                Failure { message: format!("{role} at {scope}: {}", failure.message), ..failure }
-            }
-            Ended::Protocol(e) => {
-                Failure::new(FailureCode::Disagreement, format!("{role}: {e}"), "share the model again")
-            }
-        }
     }
 }

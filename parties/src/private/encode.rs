@@ -2,6 +2,7 @@
 
 use super::{Pass, PrivateError, PrivateModel};
 use models::checkpoint::Head;
+use models::float_math::{normalised, softmax};
 use models::model::OutputRows;
 use protocol::Ledger;
 
@@ -37,7 +38,7 @@ impl Classification {
     /// Probabilities: softmax of the scores.
     pub fn probabilities(&self) -> Vec<f32> {
         let mut p = self.scores.clone();
-        models::float_math::softmax(&mut p);
+        softmax(&mut p);
         p
     }
 }
@@ -64,6 +65,7 @@ impl PrivateModel<'_> {
         let mut all = vec![];
         for sentence in &sentences {
             let (sum, cost) = run.pass(Pass { tokens: sentence, segment: None }).await?;
+            // Of a sum over tokens and of their mean this is the same.
             all.push(Embedding { vector: normalised(sum), tokens: sentence.len(), cost });
             progress(all.len());
         }
@@ -92,11 +94,4 @@ impl PrivateModel<'_> {
         run.close().await?;
         Ok(Classification { scores, tokens: tokens.len(), cost })
     }
-}
-
-/// Divided by its length: of a sum over tokens and of their mean this is the same.
-pub(crate) fn normalised(mut v: Vec<f32>) -> Vec<f32> {
-    let length = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    v.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
-    v
 }

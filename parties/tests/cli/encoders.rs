@@ -1,7 +1,7 @@
 //! `embed`, `classify`, `eval`, `inspect` and `bench` with published encoders, in three real processes each; skipped,
 //! loudly, where they cannot be fetched.
 
-use crate::{cluster::catamount, gguf::or_skip, process::run};
+use crate::{cluster::catamount, gguf::or_skip, process::run, tiny};
 use models::fetch;
 use std::path::PathBuf;
 
@@ -64,6 +64,27 @@ fn sentences_are_embedded_privately() {
     assert!((cosine(0, 0) - 1.0).abs() < 1e-5);
     assert!(cosine(0, 1) > 0.5 && cosine(0, 2) < 0.2, "{}", figures["cosines"]);
     assert_eq!(figures["embeddings"][0].as_array().unwrap().len(), 384);
+}
+
+#[test]
+fn a_benchmark_measures_what_is_declared() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let arguments = ["--tokens", "7", "--decode", "2", "--runs", "2", "--json", "-"];
+    let figures = run(catamount().args(["bench", "model"]).arg(&model).args(arguments)).fine().json();
+    assert_eq!(figures["declared"], true, "{figures}");
+    assert_eq!(figures["pass_s"].as_array().unwrap().len(), 2);
+    assert_eq!(figures["decode_s"].as_array().unwrap().len(), 4);
+    let error = figures["max_error"].as_f64().unwrap();
+    assert!(error > 0.0 && error < 0.05, "{figures}");
+    // Vocabulary 258: eight levels of 16 bytes and 2 bits, a root and an output correction, six times.
+    assert_eq!(figures["upload_bytes"], 6 * (32 + 8 * 16 + 2));
+    let cost = ["cost", "--prompt-tokens", "7", "--json", "-", "--model"];
+    let cost = run(catamount().args(cost).arg(&model)).fine().json();
+    assert_eq!(figures["bytes"], cost["first_token"]["bytes"]);
+    assert_eq!(figures["exchanges"], cost["first_token"]["exchanges"]);
+    run(catamount().args(["bench", "model"]).arg(&model).args(["--tokens", "3000"]))
+        .refused(&["the model takes 2048"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `catamount ask`.
 
 use crate::block_on;
-use crate::host::{Host, HostArguments};
+use crate::host::{Host, HostArguments, interruptible};
 use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
 use parties::private::{Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress, Reveal};
 use parties::sampling::Sampling;
@@ -93,12 +93,12 @@ impl Ask {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let generation = self.generation.generation(&self.prompt)?;
         let owned = self.host.prepare("smollm2")?;
-        block_on(async {
+        block_on(interruptible(async {
             let host = self.host.open("smollm2", owned).await?;
             let result = self.on(&host, &generation).await;
             host.close().await;
             result
-        })
+        }))
     }
 
     async fn on(&self, host: &Host, generation: &Generation) -> anyhow::Result<()> {

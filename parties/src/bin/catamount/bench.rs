@@ -1,6 +1,6 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
-use crate::host::HostArguments;
+use crate::host::{HostArguments, interruptible};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::{block_on, model};
 use models::calibrate::spread_tokens;
@@ -75,7 +75,7 @@ impl BenchModel {
         let (plain, count) = (Float::default(), tokens.len());
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
-        let figures = block_on(async {
+        let figures = block_on(interruptible(async {
             let host =
                 HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
             let model = host.model().await?;
@@ -118,7 +118,7 @@ impl BenchModel {
             };
             host.close().await;
             Ok(figures)
-        })?;
+        }))?;
         self.json.say(&format!(
             "{} tokens through {}: {:.3} s (median of {}), {} exchanges, {} between the parties, largest error {:.5}\n",
             figures.tokens,

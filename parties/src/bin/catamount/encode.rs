@@ -1,7 +1,7 @@
 //! `catamount embed` and `catamount classify`.
 
 use crate::block_on;
-use crate::host::{Host, HostArguments};
+use crate::host::{Host, HostArguments, interruptible};
 use crate::output::{JsonArgument, advance, links, megabytes, step_bar};
 use models::evaluation::metrics::cosine;
 use protocol::Ledger;
@@ -24,12 +24,12 @@ impl Embed {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let owned = self.host.prepare("minilm")?;
-        block_on(async {
+        block_on(interruptible(async {
             let host = self.host.open("minilm", owned).await?;
             let result = self.on(&host).await;
             host.close().await;
             result
-        })
+        }))
     }
 
     async fn on(&self, host: &Host) -> anyhow::Result<()> {
@@ -86,12 +86,12 @@ impl Classify {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let owned = self.host.prepare("router")?;
-        block_on(async {
+        block_on(interruptible(async {
             let host = self.host.open("router", owned).await?;
             let result = self.on(&host).await;
             host.close().await;
             result
-        })
+        }))
     }
 
     async fn on(&self, host: &Host) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 mod score;
 
-use crate::host::HostArguments;
+use crate::host::{HostArguments, interruptible};
 use crate::output::{JsonArgument, advance, step_bar};
 use crate::{block_on, model};
 use models::clear::Clear;
@@ -130,7 +130,7 @@ impl Eval {
         self.check(&owned, name)?;
         let examples = self.examples(&owned)?;
         let secure = self.reading.contains(&Reading::Secure);
-        let summary = block_on(async {
+        let summary = block_on(interruptible(async {
             let host = HostArguments { cluster: None, model: None };
             let host = match secure {
                 true => Some(host.open(name, Some(owned.clone())).await?),
@@ -144,7 +144,7 @@ impl Eval {
                 host.close().await;
             }
             result
-        })?;
+        }))?;
         self.json.say(&summary.to_string());
         self.json.write(&summary)
     }
@@ -269,7 +269,7 @@ impl Eval {
         if let Some(run) = readings.run.take() {
             run.close().await?;
         }
-        Ok(summary)
+        Ok(summary.finish())
     }
 }
 

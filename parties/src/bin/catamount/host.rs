@@ -8,6 +8,7 @@ use parties::cluster::ClusterConfig;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
+use parties::server::stop_signal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +58,15 @@ impl HostArguments {
         let name = "demo".to_string();
         share(&owned, &client, &name).await?;
         Ok(Host { local: Some(local), client, name })
+    }
+}
+
+/// Runs what uses a host; Ctrl-C ends it in order, so that parties of its own and their keys do not stay behind.
+pub(crate) async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let stop = stop_signal()?;
+    tokio::select! {
+        done = work => done,
+        () = stop => anyhow::bail!("interrupted; parties that this command had started have been ended"),
     }
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use models::checkpoint::{Checkpoint, ModelConfig, RandomModel};
 use models::fetch::{self, FetchError, FetchEvent};
-use models::hub;
+use models::hub::{self, HubEvent};
 use parties::owner::OwnedModel;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,14 @@ pub(crate) fn find(model: &str) -> anyhow::Result<Place> {
 }
 
 fn hub_model(id: &str) -> anyhow::Result<PathBuf> {
-    Ok(hub::download(id, &mut |_| {})?)
+    let bar = byte_bar("fetching");
+    let folder = hub::download(id, &mut |event| match event {
+        HubEvent::Downloading { received, total, .. } => advance(&bar, received, total),
+        HubEvent::Ready(folder) => eprintln!("using {}", folder.display()),
+        _ => {}
+    });
+    bar.finish_and_clear();
+    Ok(folder?)
 }
 
 /// The name under which the parties keep it if nothing else is said.

@@ -3,6 +3,7 @@
 use super::{Example, Reading};
 use models::evaluation::Task;
 use models::evaluation::metrics::{agreement, auc, cosine, log_softmax_at, max_difference, perplexity};
+use models::float_math::normalised;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -57,12 +58,6 @@ impl Score {
             }
         }
     }
-}
-
-fn normalised(mut v: Vec<f32>) -> Vec<f32> {
-    let length = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    v.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
-    v
 }
 
 /// The highest score, the first of equal ones, and its distance to the next.
@@ -150,7 +145,7 @@ impl Summary {
         self.readings[reading].seconds += time.as_secs_f64();
     }
 
-    /// Takes one example's scores, one for each reading, and brings the figures up to date.
+    /// Takes one example's scores, one for each reading.
     pub(super) fn add(&mut self, example: &Example, scores: Vec<Score>) {
         self.n += 1;
         self.labels.push(example.label);
@@ -164,6 +159,10 @@ impl Summary {
             c.decisions.push((first.gap, error, s.choice != first.choice));
             c.choices.push(s.choice);
         }
+    }
+
+    /// The figures over all examples.
+    pub(super) fn finish(mut self) -> Summary {
         let reference = self.readings[0].choices.clone();
         let kind = self.kind;
         for c in &mut self.readings {
@@ -179,6 +178,7 @@ impl Summary {
             c.clear_differences = c.decisions.iter().filter(clear).count();
         }
         self.difference = self.readings.last().map_or(0.0, |c| c.value) - self.readings[0].value;
+        self
     }
 
     fn measure(&self) -> &'static str {
