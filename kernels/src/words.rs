@@ -93,6 +93,15 @@ impl Words {
         if bits >= 64 { self } else { self.map(Map::And((1 << bits) - 1)) }
     }
 
+    /// e^(w mod 2^s / 2^s) for every word w, at [`EXP_BITS`](crate::EXP_BITS) fractional bits.
+    ///
+    /// # Panics
+    /// If s is not between 1 and 63.
+    pub fn exp(&self, s: u32) -> Words {
+        assert!((1..64).contains(&s), "fraction of {s} bits");
+        self.mapped(Map::Exp(s))
+    }
+
     /// `self[i][j] op r[i]`.
     pub fn zip_rows(mut self, op: Zip, r: &Words) -> Words {
         assert!(!r.is_empty() && self.len().is_multiple_of(r.len()), "row broadcast");

@@ -14,6 +14,7 @@ use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::max::Levels;
 use protocol::gates::reveal::Reveal;
+use protocol::gates::exp;
 use protocol::gates::softmax::EXP_SCALE;
 
 /// Text that touches prose, code, numbers, other languages and dialogue; written for this purpose.
@@ -328,8 +329,7 @@ fn certify_scores(bound: f64) -> Result<(), CalibrationError> {
 /// Scores that the softmax with this many buckets covers.
 fn score_bound(buckets: usize) -> f64 {
     let (low, high) = Levels::new(buckets).range();
-    // The guard of exp: see `ExpTable::lowest`.
-    (((buckets << 2) as f64 - 20.0) / 2.0).min(high.min(-low))
+    ((-exp::lowest(buckets) - 4.0) / 2.0).min(high.min(-low))
 }
 
 fn round_down(v: f64) -> f64 {

@@ -12,7 +12,7 @@ use crate::parameter::Parameter;
 use crate::plan::{FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::{Device, Matrix, Ring, Words};
-use protocol::gates::exp::BUCKET_LOG2;
+use protocol::gates::exp::{BUCKET_LOG2, OUT_SCALE};
 use protocol::gates::norm::NormTable;
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::truncate;
@@ -242,18 +242,13 @@ impl Algebra for Clear {
         self.check("scores", &x.data, scale, -t.bound(), t.bound())?;
         let mut data = Vec::with_capacity(x.data.len());
         let bucket = scale + BUCKET_LOG2;
-        let lowest = (-20i64) << scale;
         for row in s.offsets.windows(2) {
             let row = &x.data[row[0]..row[1]];
             let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
             let shift = ((max >> bucket) + 1) << bucket;
-            data.extend(row.iter().map(|&v| {
-                let u = v as i64 - shift;
-                if u < lowest { 0 } else { t.exp.table.clear(u as u64, 0, Ring::Z64) }
-            }));
+            data.extend(row.iter().map(|&v| t.exp.clear((v as i64 - shift) as u64, 0, Ring::Z64)));
         }
-        let out = t.exp.table.spec.out_scale();
-        Ok(Ints { data: self.truncated(data, out, out - EXP_SCALE)?, ..*x })
+        Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }
 
     async fn weighted_sum(&self, e: &Ints, v: &Ints, s: &AttentionShape) -> Result<Ints> {

@@ -8,6 +8,7 @@ use models::attention::AttentionShape;
 use models::clear::{Clear, Ints};
 use models::float::complete;
 use models::plan::{NormRange, Step, TablePlan};
+use protocol::gates::exp::OUT_SCALE;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
@@ -106,19 +107,13 @@ fn masked_softmax(scores: &[u64], t: &SoftmaxTables, numbers: &mut Numbers) -> V
     let bucket = 2 * SCALE + 2;
     let max = scores.iter().map(|&v| v as i64).max().unwrap();
     let shift = ((max >> bucket) + (numbers.word() & 1) as i64) << bucket;
-    let out = t.exp.table.spec.out_scale();
     let e: Vec<u64> = scores
         .iter()
         .map(|&v| {
-            let u = v as i64 - shift;
-            let far = u as f64 / 2f64.powi(2 * SCALE as i32);
-            if far < -20.0 || far < -16.0 && numbers.word() & 1 == 0 {
-                return 0;
-            }
             // A truncation rounds up as often as the bits that it drops say.
-            let z = t.exp.table.clear(u as u64, numbers.word(), Ring::Z64);
-            let dither = numbers.word() & ((1 << (out - EXP_SCALE)) - 1);
-            ((z.wrapping_add(dither)) as i64 >> (out - EXP_SCALE)) as u64
+            let z = t.exp.clear((v as i64 - shift) as u64, numbers.word(), Ring::Z64);
+            let dither = numbers.word() & ((1 << (OUT_SCALE - EXP_SCALE)) - 1);
+            ((z.wrapping_add(dither)) as i64 >> (OUT_SCALE - EXP_SCALE)) as u64
         })
         .collect();
     let r = t.reciprocal(scores.len()).clear(e.iter().sum(), RECIPROCAL_SCALE);

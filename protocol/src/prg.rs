@@ -35,10 +35,8 @@ pub enum Purpose {
     WrapProduct,
     /// One-hot row of a table look-up.
     OneHot,
-    /// Second one-hot row (guard).
-    GuardOneHot,
-    /// Masks of the guard bit.
-    GuardBit,
+    /// Masks of a selected power.
+    Power,
     /// Masks of the selected slope.
     Slope,
     /// Masks of the selected intercept.

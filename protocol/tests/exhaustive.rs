@@ -489,17 +489,17 @@ fn coarse_maximum_of_all_rows() {
     }
 }
 
-/// The fine index of exp depends on the low 4 bits of the mask, the guard's bucket on the low 10: masks at all the
-/// borders, and every u the guard is made for.
+/// The fraction of exp's mask is its low 8 bits, the index the 8 above: masks at all the borders, and every u the
+/// gate is made for.
 #[test]
-fn guarded_exp_at_every_input() {
+fn exp_at_every_input() {
     const IN: u32 = 8;
     let device = World::new(0).device().clone();
     let e = exp::ExpTable::new(&device, IN, 64);
     let unit = 1i64 << IN;
-    let values = singles(-240 * unit..12 * unit - 16, Ring::Z64);
+    let values = singles((exp::lowest(64) as i64) * unit..12 * unit, Ring::Z64);
     let masks: Vec<Vec<u64>> =
-        [0u64, 1, 15, 16, 511, 1008, 1023, u64::MAX - 3].iter().map(|m| vec![*m, 0]).collect();
+        [0u64, 1, 3, 4, 255, 256, 0xfeff, 0xffff, u64::MAX - 3].iter().map(|m| vec![*m, 0]).collect();
     let case = Case {
         seed: 1_100_000,
         ring: Ring::Z64,
@@ -512,21 +512,20 @@ fn guarded_exp_at_every_input() {
     };
     case.assert_correct(&values, &masks, &[], |x, masks, out| {
         let (u, y) = (x[0] as i64 as f64 / unit as f64, out[0][0] as i64 as f64 / 2f64.powi(30));
-        if u < 11.0 {
-            let zero = y.abs() < 1e-8 && u < -16.0;
-            assert!(
-                zero || (u >= -20.0 && (y / u.exp() - 1.0).abs() < 6e-4 + 1e-9 / u.exp()),
-                "exp({u}) = {y}, mask {masks:?}"
-            );
+        if u < -20.0 {
+            assert!((0.0..2e-9).contains(&y), "exp({u}) = {y}, mask {masks:?}");
+        } else if u < 8.0 {
+            // Two fractions to 13 bits, and a whole power, at most e^2 times smaller than the result, to a unit.
+            let bound = 1.3e-4 * u.exp() + 2f64.powi(-23) * 2f64.exp();
+            assert!((y - u.exp()).abs() < bound, "exp({u}) = {y}, mask {masks:?}");
         } else {
-            // [11, 12 − h): saturates.
-            assert!((y / 11f64.exp() - 1.0).abs() < 6e-2, "exp({u}) = {y}, mask {masks:?}");
+            assert!((7f64.exp() * 0.999..9f64.exp() * 1.001).contains(&y), "exp({u}) = {y}, mask {masks:?}");
         }
     });
 }
 
 #[test]
-fn guarded_exp_views() {
+fn exp_views() {
     let device = World::new(0).device().clone();
     let e = exp::ExpTable::new(&device, 36, 64);
     let secrets: Vec<Vec<u64>> =
@@ -537,7 +536,7 @@ fn guarded_exp_views() {
             let e = e.clone();
             Box::pin(async move { Ok(vec![exp::exp(&cx, &x[0], &e, 18).await?]) })
         });
-        assert_eq!(messages.unwrap(), if party == Role::P1 { 5 } else { 16 });
+        assert_eq!(messages.unwrap(), if party == Role::P1 { 3 } else { 7 });
     }
 }
 

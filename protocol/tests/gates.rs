@@ -155,13 +155,13 @@ fn gated_activation() {
 }
 
 #[test]
-fn guarded_exp() {
+fn exponentials() {
     let w = World::new(6);
     for buckets in [64, 128] {
         let e = exp::ExpTable::new(w.device(), 36, buckets);
-        let low = e.lowest();
-        let mut v = reals(&w, 1, 4000, low, 10.99);
-        v.extend(reals(&w, 2, 4000, -30., 10.99));
+        let low = exp::lowest(buckets);
+        let mut v = reals(&w, 1, 4000, low, 7.99);
+        v.extend(reals(&w, 2, 4000, -30., 7.99));
         let x = column(&w, &v, 36, 3);
         let o = w.run(x, |cx, x| {
             let e = e.clone();

@@ -4,7 +4,7 @@ use super::bits::rotate;
 use super::lanes::{
     Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
 };
-use crate::backend::{Map, Zip};
+use crate::backend::{Map, Zip, exp_fraction};
 
 /// No special instructions.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ pub(super) fn map(op: Map, a: &mut [u64]) {
         Map::Shl(s) if s < 64 => words.for_each(|a| *a <<= s),
         Map::Shr(s) if s < 64 => words.for_each(|a| *a >>= s),
         Map::Shl(_) | Map::Shr(_) => words.for_each(|a| *a = 0),
+        Map::Exp(s) => words.for_each(|a| *a = exp_fraction(*a, s)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Element-wise operations and moves.
 
 use super::{Numbers, up};
-use kernels::{Device, Map, Words, Zip};
+use kernels::{Device, EXP_BITS, Map, Words, Zip, exp_fraction};
 
 const LENGTHS: [usize; 9] = [0, 1, 2, 7, 8, 9, 31, 64, 1001];
 
@@ -48,10 +48,26 @@ pub(crate) fn maps(device: &Device) {
             ops.push((Map::Shl(s), a.iter().map(|&a| (a as u128 * p) as u64).collect()));
             ops.push((Map::Shr(s), a.iter().map(|&a| (a as u128 / p) as u64).collect()));
         }
+        for s in [1, 6, 31, 36, 63] {
+            ops.push((Map::Exp(s), a.iter().map(|&a| exp_fraction(a, s)).collect()));
+        }
         for (op, want) in ops {
             let mut b = device.upload(a.clone());
             device.map(op, &mut b);
             assert_eq!(device.download(&b), want, "{op:?}");
+        }
+    }
+}
+
+#[test]
+fn exponentials_of_fractions() {
+    for s in [1, 8, 14, 36, 63] {
+        let steps = 1u64 << s.min(14);
+        for i in 0..steps {
+            let a = (i << (s - s.min(14))) | u64::MAX << s;
+            let exact = (i as f64 / steps as f64).exp() * f64::from(1 << EXP_BITS);
+            let found = exp_fraction(a, s) as f64;
+            assert!((found - exact).abs() <= 0.51, "e^({i}/{steps}): {found}, exactly {exact}");
         }
     }
 }

@@ -1,96 +1,140 @@
-//! exp with a guard: e^u for u in a window around 0, exactly 0 far below it.
+//! Exponential: e^u for u up to 8, and 0 far below.
 //!
-//! A look-up over the fine window [−21, 11) times a guard bit b that says whether u is in the window at all. b comes
-//! from a second one-hot row over coarse buckets of width 4: its parity over the valid buckets −5..2, rotated by
-//! Δ, is an xor sharing of b at no exchange; it is opened masked beside the coefficients, and
-//! b·line = D·line\[c\] + (1−2D)·line\[λb·c\] with the four constants dealt once plain and once times the mask.
-//! Exact for the coarse ring's span: with W buckets, from 16 − 4W to 11; see [`ExpTable::lowest`]. Above 11 the
-//! value saturates up to 12 − h. Below −20 the result is 0, between −20 and −16 either e^u or 0 (< 1.2e-7).
+//! e^(x+l) = e^x·e^l, and of u = Δ + λ the evaluators know one summand and the dealer the other. Cut at bit s, where 2^s
+//! stands for 1: i = (λ >> s) + (Δ >> s) mod N counts whole units, x = Δ mod 2^s and l = λ mod 2^s are fractions, and
+//! ```text
+//! e^u = T[i]·E(x)·E(l),    T[i] = e^i,  E(y) = e^(y/2^s)
+//! ```
+//! exactly, whether or not x + l carries. T\[i\] comes from the evaluators' shares of a dealt one-hot row, times the dealer's
+//! sign σ (see [`lut`](super::lut)); opened under a mask, σ·T\[i\] = D + λt, so
+//! ```text
+//! e^u = E(x)·(D·[σ·E(l)] + [σ·λt·E(l)])
+//! ```
+//! with two dealt constants: no slopes, no windows, and nothing to approximate but the three roundings.
+//!
+//! **Scales.** T has 23 fractional bits, both E have 13, and e^9 at 49 fractional bits stays below 2^62. E errs by half a
+//! unit, 2^−14 relative. T of a far entry is a few units only, so it is rounded differently for each of the 64
+//! sixty-fourths in which x may lie, such that the mean over x is right: a long row of small exponentials has the
+//! right sum.
+//!
+//! **Range.** N = 4W for scores in W buckets of the coarse maximum: u from [`lowest`] to 12. From 8 on the value
+//! saturates between e^7 and e^9: u is below 4, and below 8 after a false zero of the maximum. Below −20 the
+//! result is 0.
+//! Source: own composition of a one-time truth table with the homomorphism. Compare SIRNN's exponential, a product of
+//! looked-up powers of digits (Rathee et al., S&P 2021, eprint 2021/459).
 
-use super::lut::{deal_constants, deal_one_hot, line, line_constants, one_hot_bytes, select};
-use super::table::{Table, TableSpec};
-use super::truncate::{sign, truncate};
-use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes, join};
-use kernels::{Device, Words};
+use super::lut::{deal_constants, deal_one_hot, one_hot_bytes};
+use super::table::{fixed, pow2};
+use super::truncate::truncate;
+use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
+use kernels::{Device, EXP_BITS, Ring, Tables, exp_fraction};
 
-/// Width of a coarse bucket, as a power of two.
+/// Width of a bucket of the coarse maximum, as a power of two.
 pub const BUCKET_LOG2: u32 = 2;
 
-/// The table of exp and its guard.
+/// Fractional bits of whole powers.
+const POWER_SCALE: u32 = 23;
+/// Fractional bits of the value before truncation.
+pub const OUT_SCALE: u32 = POWER_SCALE + 2 * EXP_BITS;
+/// log2 of the number of roundings of a whole power.
+const PHASE_BITS: u32 = 6;
+/// The largest whole power is e^7.
+const TOP: i64 = 7;
+/// Whole powers end before 12.
+const END: i64 = 12;
+
+/// Lowest u for which the gate is right with that many buckets: below, whole powers wrap around.
+pub fn lowest(buckets: usize) -> f64 {
+    // An index may be one too low.
+    (END + 1) as f64 - (buckets << BUCKET_LOG2) as f64
+}
+
+/// The table of whole powers.
 #[derive(Clone, Debug)]
 pub struct ExpTable {
-    /// Fine table over [−21, 11).
-    pub table: Table,
-    /// Number of coarse buckets, 64 or 128.
-    pub buckets: usize,
-    /// Bit of the input where coarse buckets begin.
-    shift: u32,
-    /// Valid buckets, as a bit mask.
-    valid: Vec<u64>,
+    /// Number of entries N.
+    pub entries: usize,
+    /// Fractional bits of u.
+    in_scale: u32,
+    powers: Vec<u64>,
+    tables: Tables,
 }
 
 impl ExpTable {
-    /// For u at `in_scale`, with entries of width 1/32.
+    /// For u = x − M at `in_scale`, x in the range of a coarse maximum with `buckets` buckets.
+    ///
+    /// # Panics
+    /// If `buckets` is not a power of two, or `in_scale` below 6.
     pub fn new(device: &Device, in_scale: u32, buckets: usize) -> ExpTable {
-        assert!(buckets == 64 || buckets == 128, "64 or 128 coarse buckets");
-        let shift = in_scale - 5;
-        let drop = shift.saturating_sub(12);
-        let spec = TableSpec {
-            entries: 1024,
-            shift,
-            phase_bits: 4.min(shift),
-            drop,
-            in_scale,
-            // e^11 at the output scale must stay below 2^62.
-            slope_scale: 46 - (in_scale - drop),
-            first: -21 * 32,
-        };
-        let mut table = Table::new(device, spec, libm::exp);
-        table.saturate(device, -21.0, -20.0 - spec.step(), libm::exp(11.0));
-        let mut valid = vec![0u64; buckets / 64];
-        for q in -5i64..=2 {
-            let at = q.rem_euclid(buckets as i64) as usize;
-            valid[at / 64] |= 1 << (at % 64);
+        assert!(buckets.is_power_of_two() && in_scale >= PHASE_BITS, "{buckets} buckets, scale {in_scale}");
+        let entries = buckets << BUCKET_LOG2;
+        let phases = 1usize << PHASE_BITS;
+        let mut powers = vec![0; entries << PHASE_BITS];
+        for i in END - entries as i64..END {
+            let exact = libm::exp(i.min(TOP) as f64) * pow2(POWER_SCALE as i32);
+            // What rounding has left out so far, at the size that E(x) gives it.
+            let mut missing = 0.0;
+            for phase in 0..phases {
+                let size = libm::exp((phase as f64 + 0.5) / phases as f64);
+                let rounded = (exact + missing / size).round();
+                missing += (exact - rounded) * size;
+                powers[phase * entries + i.rem_euclid(entries as i64) as usize] = fixed(rounded, 0);
+            }
         }
-        ExpTable { table, buckets, shift: in_scale + BUCKET_LOG2, valid }
+        let tables = Tables::new(device, std::slice::from_ref(&powers), entries);
+        ExpTable { entries, in_scale, powers, tables }
     }
 
-    /// Lowest u for which the guard is right: below, the coarse ring wraps.
-    pub fn lowest(&self) -> f64 {
-        12.0 + 4.0 - (self.buckets << BUCKET_LOG2) as f64
+    /// The meaning in the clear at [`OUT_SCALE`]: e^u for u at the table's scale. λ decides the roundings.
+    pub fn clear(&self, u: u64, lambda: u64, ring: Ring) -> u64 {
+        let s = self.in_scale;
+        let (delta, lambda) = (ring.reduce(u.wrapping_sub(lambda)), ring.reduce(lambda));
+        let i = (lambda >> s).wrapping_add(delta >> s) as usize % self.entries;
+        let phase = (delta >> (s - PHASE_BITS)) as usize % (1 << PHASE_BITS);
+        let power = self.powers[phase * self.entries + i];
+        power.wrapping_mul(exp_fraction(delta, s)).wrapping_mul(exp_fraction(lambda, s))
     }
 
-    /// Declared cost for `n` elements.
+    /// Every number of the table, for the program digest.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        self.powers.iter().copied()
+    }
+
+    /// Declared cost of [`exp`] for `n` elements.
     pub fn cost(&self, n: usize, scale: u32, ring_bits: u32) -> Cost {
-        let (t, word) = (&self.table.spec, bytes(n, ring_bits));
-        let dealt = one_hot_bytes(n, t.entries) + one_hot_bytes(n, self.buckets) + 8 * word;
-        let select = Cost { rounds: vec![2 * word + bytes(n, 1)], dealt: [0, dealt] };
-        select.then(super::truncate::cost(n, t.out_scale() - scale, ring_bits))
+        let word = bytes(n, ring_bits);
+        let select =
+            Cost { rounds: vec![word], dealt: [0, one_hot_bytes(n, self.entries) + 2 * word] };
+        select.then(super::truncate::cost(n, OUT_SCALE - scale, ring_bits))
     }
 }
 
-/// e^u at `scale`, or 0. Three exchanges.
+/// e^u at `scale`. Three exchanges.
 pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Share> {
-    let (op, n) = (cx.op("exp"), u.len());
-    let (s, guard) = join(select(cx, op, u, &e.table), guard_bit(cx, u, e)).await?;
-    let plain = deal_constants(cx, op, 0, n, line_constants(&s))?;
-    let masked = line_constants(&s).map(|c| c.map(|k| k * &guard.lambda));
-    let masked = deal_constants(cx, op, 4, n, masked)?;
-    let half = match (plain, masked, &guard.delta) {
-        (Some(p), Some(m), Some(d)) => Some(cx.reduce(line(&s, &p) * d + line(&s, &m) * sign(d))),
+    assert_eq!(u.scale, e.in_scale, "exponential for another scale");
+    let (op, n, s) = (cx.op("exp"), u.len(), e.in_scale);
+    let known = cx.reduce(u.delta.as_ref().unwrap_or(&u.lambda).clone());
+    let index = (&known >> s).low(e.entries.trailing_zeros());
+    let fraction = known.exp(s);
+
+    let row = deal_one_hot(cx, op, Purpose::OneHot, e.entries, n, || index.clone())?;
+    let half = row.share.map(|u| {
+        let phase = (&known >> (s - PHASE_BITS)).low(PHASE_BITS);
+        let sum = u.select(&e.tables, &index, &phase).remove(0);
+        if cx.is_p1() { sum } else { -sum }
+    });
+    let item =
+        Item { op, purpose: Purpose::Power, index: 0, n, bits: cx.ring().bits(), group: Group::Add };
+    let power = cx.open(item, half).await?;
+
+    let dealer = row.sigma.map(|sigma| {
+        let signed = sigma * &fraction;
+        [signed.clone(), signed * &power.lambda]
+    });
+    let constants = deal_constants(cx, op, 0, n, dealer)?;
+    let half = match (constants, &power.delta) {
+        (Some([a, b]), Some(d)) => Some(cx.reduce((a * d + b) * &fraction)),
         _ => None,
     };
-    let z = Product { shape: u.shape, scale: e.table.spec.out_scale(), half };
-    truncate(cx, z, e.table.spec.out_scale() - scale).await
-}
-
-/// Whether u's coarse bucket is valid, opened under a mask.
-async fn guard_bit(cx: &Cx<'_>, u: &Share, e: &ExpTable) -> Result<crate::Masked> {
-    let (op, n) = (cx.op("guard"), u.len());
-    let known = cx.reduce(u.delta.as_ref().unwrap_or(&u.lambda).clone());
-    let bucket: Words = (known >> e.shift).low(e.buckets.trailing_zeros());
-    let row = deal_one_hot(cx, op, Purpose::GuardOneHot, e.buckets, n, || bucket.clone())?;
-    let half = row.share.map(|g| g.rotate_bits(e.buckets, &bucket).masked_parity(e.buckets, &e.valid));
-    let item = Item { op, purpose: Purpose::GuardBit, index: 0, n, bits: 1, group: Group::Xor };
-    cx.open(item, half).await
+    truncate(cx, Product { shape: u.shape, scale: OUT_SCALE, half }, OUT_SCALE - scale).await
 }

@@ -1,9 +1,9 @@
-//! Softmax of rows: coarse maximum, guarded exp, and the reciprocal of the sum.
+//! Softmax of rows: coarse maximum, exponentials, and the reciprocal of the sum.
 //!
 //! softmax(x) = e^(x−M) / Σ e^(x−M) for any shift M near the maximum. In attention the division waits until after the
 //! product with the values (a head's width of products a row instead of the row's length), so the parts are separate.
 
-use super::exp::{ExpTable, exp};
+use super::exp::{self, ExpTable};
 use super::max::{Levels, coarse_max};
 use super::product::scale_rows;
 use super::row::{self, RowTable};
@@ -39,8 +39,8 @@ impl SoftmaxTables {
         }
         let reciprocal = |&length: &usize| {
             // The largest exponential lies between e^−4 and e^4, so the sum between e^−4 and length·e^4 < length·2^7;
-            // the least `high` leaves room for a few leaders of e^8 each, after a false zero.
-            let high = (length as f64 * 128.0).max(16384.0);
+            // the least `high` leaves room for ten leaders of e^8 each, after a false zero.
+            let high = (length as f64 * 128.0).max(32768.0);
             (length, RowTable::new(device, EXP_SCALE, (1.0 / 64.0, high), SEGMENTS, |s| 1.0 / s))
         };
         SoftmaxTables {
@@ -61,14 +61,14 @@ impl SoftmaxTables {
 
     /// Every number of the tables, for the program digest.
     pub fn words(&self) -> impl Iterator<Item = u64> {
-        self.exp.table.words().chain(self.reciprocals.iter().flat_map(|(_, t)| t.words()))
+        self.exp.words().chain(self.reciprocals.iter().flat_map(|(_, t)| t.words()))
     }
 
     /// Scores for which maximum and guard are right, whatever the other scores of the row: ±bound.
     pub fn bound(&self) -> f64 {
         // u = x − M spans at most twice the bound plus 4 below zero.
         let (low, high) = self.levels.range();
-        (-self.exp.lowest() - 4.0).min(2.0 * high.min(-low)) / 2.0
+        (-exp::lowest(self.levels.buckets) - 4.0).min(2.0 * high.min(-low)) / 2.0
     }
 }
 
@@ -82,7 +82,7 @@ pub async fn exponentials(
     t: &SoftmaxTables,
 ) -> Result<Share> {
     let m = coarse_max(&cx.scope("max"), x, offsets, t.levels).await?;
-    exp(&cx.scope("exp"), &x.sub_spread(&m, row_of), &t.exp, EXP_SCALE).await
+    exp::exp(&cx.scope("exp"), &x.sub_spread(&m, row_of), &t.exp, EXP_SCALE).await
 }
 
 /// 1 / Σ of each row of exponentials. Three exchanges.

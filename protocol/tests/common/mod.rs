@@ -87,8 +87,6 @@ pub(crate) fn is_xor(lane: u8) -> bool {
     [
         WrapBit,
         OneHot,
-        GuardOneHot,
-        GuardBit,
         Thermometer,
         CarryBits,
         CarryMonomials,
