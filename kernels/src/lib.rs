@@ -12,8 +12,8 @@ mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DcfKeys, Device, DpfKeys, EXP_BITS, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
-    exp_fraction,
+    Backend, DcfKeys, Device, DpfKeys, EXP_BITS, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes,
+    dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use ring::Ring;

@@ -12,9 +12,9 @@ use crate::model::{Back, Front, Layer, OutputRows, Pass};
 use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use protocol::gates::exp;
 use protocol::gates::max::Levels;
 use protocol::gates::reveal::Reveal;
-use protocol::gates::exp;
 use protocol::gates::softmax::EXP_SCALE;
 
 /// Text that touches prose, code, numbers, other languages and dialogue; written for this purpose.

@@ -17,7 +17,8 @@ pub(super) fn map(lanes: &dyn Lanes, op: Map, a: &mut [u64]) {
     par::chunks(a, CHUNK, |_, a| lanes.map(op, a));
 }
 
-/// op of two buffers, as a new one. The copy of each piece is still in the cache when the operation comes to it.
+/// op of two buffers, as a new one. The copy of each piece is still in the cache
+/// when the operation comes to it.
 pub(super) fn zipped(lanes: &dyn Lanes, op: Zip, a: &[u64], b: &[u64]) -> Vec<u64> {
     assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
     copied(a, |out, from| lanes.zip(op, out, &b[from..from + out.len()]))
@@ -36,7 +37,7 @@ fn copied(a: &[u64], f: impl Fn(&mut [u64], usize) + Sync + Send) -> Vec<u64> {
         return out;
     }
     let mut out = buffer::empty(a.len());
-    for piece in a.chunks(CHUNK) {
+    for piece in a.chunks(par::PIECE) {
         let from = out.len();
         out.extend_from_slice(piece);
         f(&mut out[from..], from);

@@ -2,6 +2,9 @@
 
 use rayon::prelude::*;
 
+/// Words (8 KiB) that stay in the first-level cache between two passes over them.
+pub(super) const PIECE: usize = 1 << 10;
+
 /// Words of memory traffic that pay for waking the other threads.
 pub(super) const WORDS: usize = 1 << 16;
 

@@ -15,7 +15,7 @@ pub(super) fn chacha12(lanes: &dyn Lanes, key: &[u8; 32], nonce: u64, n: usize, 
         let mut out = buffer::empty(n);
         while out.len() < n {
             let from = out.len();
-            out.resize(n.min(from + CHUNK), 0);
+            out.resize(n.min(from + par::PIECE), 0);
             lanes.chacha12(key, nonce, (from / 8) as u64, mask, &mut out[from..]);
         }
         return out;

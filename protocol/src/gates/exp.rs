@@ -103,8 +103,7 @@ impl ExpTable {
     /// Declared cost of [`exp`] for `n` elements.
     pub fn cost(&self, n: usize, scale: u32, ring_bits: u32) -> Cost {
         let word = bytes(n, ring_bits);
-        let select =
-            Cost { rounds: vec![word], dealt: [0, one_hot_bytes(n, self.entries) + 2 * word] };
+        let select = Cost { rounds: vec![word], dealt: [0, one_hot_bytes(n, self.entries) + 2 * word] };
         select.then(super::truncate::cost(n, OUT_SCALE - scale, ring_bits))
     }
 }
@@ -123,8 +122,7 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
         let sum = u.select(&e.tables, &index, &phase).remove(0);
         if cx.is_p1() { sum } else { -sum }
     });
-    let item =
-        Item { op, purpose: Purpose::Power, index: 0, n, bits: cx.ring().bits(), group: Group::Add };
+    let item = Item { op, purpose: Purpose::Power, index: 0, n, bits: cx.ring().bits(), group: Group::Add };
     let power = cx.open(item, half).await?;
 
     let dealer = row.sigma.map(|sigma| {
