@@ -180,6 +180,23 @@ fn exponentials() {
     }
 }
 
+/// Whole powers far below 1 have few bits; over the masks they are right in the mean, or sums of long rows were not.
+#[test]
+fn small_exponentials_are_right_in_the_mean() {
+    const MASKS: usize = 20_000;
+    let w = World::new(61);
+    let e = exp::ExpTable::new(w.device(), 36, 64);
+    let masks = reals(&w, 1, MASKS, 0.0, 64.0);
+    for i in 0..40 {
+        let u = -6.0 - f64::from(i) / 4.0;
+        let all: f64 = masks.iter().map(|m| e.clear(fix(u, 36), fix(*m, 36), Ring::Z64) as f64).sum();
+        let mean = all / MASKS as f64 / 2f64.powi(exp::OUT_SCALE as i32);
+        // One rounding of the 64 is left over; one rounding for all would be off by up to 4e-7.
+        let bound = 0.01 * u.exp() + 2f64.powi(-23) * 2f64.exp() / 64.0;
+        assert!((mean - u.exp()).abs() < bound, "mean of exp({u}): {mean}, exactly {}", u.exp());
+    }
+}
+
 #[test]
 fn coarse_maximum() {
     let w = World::new(7);
