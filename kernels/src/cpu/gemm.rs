@@ -8,11 +8,11 @@
 //! Σ x_l·y_l = Σ (x_{2j} + y_{2j+1})·(x_{2j+1} + y_{2j}) − Σ x_{2j}·x_{2j+1} − Σ y_{2j}·y_{2j+1}, exact in every
 //! commutative ring, where the last two sums are made once for each row and for each output (Winograd, A new algorithm
 //! for inner product, 1968). Two multiply-adds are then one product and three additions: four instructions either way,
-//! but the multiplier, which additions share, is no longer the limit. The floor is two 512-bit additions or one and a
-//! product in a cycle, so 8 multiply-adds.
+//! but the multiplier, whose pipes additions share, is no longer the limit. The floor is what a core starts of them: two
+//! 512-bit instructions a cycle on Zen 4, of which one may be a product, hence 8 multiply-adds a cycle.
 //!
-//! Strassen's method (1969, in Winograd's form) was tried in two levels with blocks in the second-level cache: at 128
-//! rows the sums of B's blocks cost the eighth of the products that each level saves.
+//! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
+//! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
 
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
