@@ -167,6 +167,12 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::tile(t);
     }
 
+    /// Where products are scarcer than additions, a tile of Σ (a_{2j} + b_{2j+1})·(a_{2j+1} + b_{2j}) and, of an odd
+    /// number of inputs, the plain product of the last one.
+    fn paired_tile(&self) -> Option<fn(Tile<'_>)> {
+        None
+    }
+
     /// The key stream from block `first` on, each word masked. `first` is a multiple of 16.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
         scalar::chacha12(key, nonce, first, mask, out);
