@@ -7,13 +7,15 @@
 
 mod backend;
 mod buffer;
+mod comparison;
 pub mod cpu;
 mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
+    Backend, Device, DpfKeys, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
 };
 pub use buffer::Buffer;
+pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

@@ -84,28 +84,29 @@ impl Lanes for Avx512 {
         unsafe { select(s, out) }
     }
 
-    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    fn expand(&self, domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
         if count == 1 {
-            return scalar::expand(domain, seed, count, out);
+            return scalar::expand(domain, block, seed, count, out);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::expand(domain, seed, out) }
+        unsafe { tree::expand(domain, block, seed, out) }
     }
 
-    fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
+    fn advance(
+        &self,
+        nodes: &Nodes,
+        at: usize,
+        count: usize,
+        keep: [u16; 2],
+        level: u32,
+        key: Key<'_>,
+        next: &mut Nodes,
+    ) {
         if count == 1 {
-            return scalar::children(&scalar::Scalar, nodes, count, level, key, out);
+            return scalar::advance(&scalar::Scalar, nodes, at, count, keep, level, key, next);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::children(nodes, level, key, out) }
-    }
-
-    fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
-        if count == 1 {
-            return scalar::descend(&scalar::Scalar, nodes, count, level, points, key);
-        }
-        // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::descend(nodes, level, points, key) }
+        unsafe { tree::advance(nodes, at, keep, level as usize, key, next) }
     }
 
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
