@@ -4,7 +4,7 @@ mod tree;
 
 use super::bits::rotate;
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
+    Correction, Expansion, Front, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
@@ -92,21 +92,12 @@ impl Lanes for Avx512 {
         unsafe { tree::expand(domain, block, seed, out) }
     }
 
-    fn advance(
-        &self,
-        nodes: &Nodes,
-        at: usize,
-        count: usize,
-        keep: [u16; 2],
-        level: u32,
-        key: Key<'_>,
-        next: &mut Nodes,
-    ) {
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
         if count == 1 {
-            return scalar::advance(&scalar::Scalar, nodes, at, count, keep, level, key, next);
+            return scalar::advance(&scalar::Scalar, nodes, at, count, split, step);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::advance(nodes, at, keep, level as usize, key, next) }
+        unsafe { tree::advance(nodes, at, split, step) }
     }
 
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {

@@ -97,6 +97,8 @@ pub(super) struct Nodes {
     pub(super) control: Vec<u32>,
     /// Sum of the values on the path, without the party's sign.
     pub(super) value: Vec<u64>,
+    /// Where each node goes from here: the point that leads it.
+    pub(super) path: Vec<u64>,
     pub(super) len: usize,
 }
 
@@ -105,7 +107,7 @@ impl Nodes {
     pub(super) fn new(most: usize) -> Nodes {
         let room = most + NODES;
         let seed = std::array::from_fn(|_| vec![0; room]);
-        Nodes { seed, control: vec![0; room], value: vec![0; room], len: 0 }
+        Nodes { seed, control: vec![0; room], value: vec![0; room], path: vec![0; room], len: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -113,17 +115,16 @@ impl Nodes {
     }
 
     pub(super) fn push(&mut self, node: Node) {
-        for (plane, s) in self.seed.iter_mut().zip(node.seed) {
-            plane[self.len] = s;
-        }
-        self.control[self.len] = node.control;
-        self.value[self.len] = node.value;
+        self.set(self.len, node);
         self.len += 1;
     }
 
-    pub(super) fn push_root(&mut self, seed: [u64; 2], party: u8) {
-        let seed = std::array::from_fn(|i| (seed[i / 2] >> (32 * (i % 2))) as u32);
-        self.push(Node { seed, control: u32::from(party).wrapping_neg(), value: 0 });
+    pub(super) fn set(&mut self, i: usize, node: Node) {
+        for (plane, s) in self.seed.iter_mut().zip(node.seed) {
+            plane[i] = s;
+        }
+        self.control[i] = node.control;
+        self.value[i] = node.value;
     }
 
     pub(super) fn node(&self, i: usize) -> Node {
@@ -133,12 +134,9 @@ impl Nodes {
 
     /// Removes node `i`, whose place the last one takes.
     pub(super) fn swap_remove(&mut self, i: usize) {
-        let (len, last) = (self.len, self.node(self.len - 1));
-        if i + 1 < len {
-            self.len = i;
-            self.push(last);
-        }
-        self.len = len - 1;
+        self.len -= 1;
+        self.set(i, self.node(self.len));
+        self.path[i] = self.path[self.len];
     }
 
     /// The seeds of [`NODES`] nodes from `at` on.
@@ -157,6 +155,21 @@ pub(super) struct Node {
     pub(super) seed: [u32; 4],
     pub(super) control: u32,
     pub(super) value: u64,
+}
+
+impl Node {
+    pub(super) fn root(seed: [u64; 2], party: u8) -> Node {
+        let seed = std::array::from_fn(|i| (seed[i / 2] >> (32 * (i % 2))) as u32);
+        Node { seed, control: u32::from(party).wrapping_neg(), value: 0 }
+    }
+}
+
+/// A level of one key's tree, and the bit of a point that says on which side it goes on.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) level: u32,
+    pub(super) bit: u32,
+    pub(super) key: Key<'a>,
 }
 
 /// Correction words of one key.
@@ -239,20 +252,10 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::expand(domain, block, seed, count, out);
     }
 
-    /// Appends children of the `count` nodes from `at` on to `next`: the left ones, corrected, of those whose bit is set
-    /// in `keep[0]`, then the right ones of those in `keep[1]`.
-    #[allow(clippy::too_many_arguments)]
-    fn advance(
-        &self,
-        nodes: &Nodes,
-        at: usize,
-        count: usize,
-        keep: [u16; 2],
-        level: u32,
-        key: Key<'_>,
-        next: &mut Nodes,
-    ) {
-        scalar::advance(self, nodes, at, count, keep, level, key, next);
+    /// Replaces the first `count` nodes from `at` on (up to [`NODES`] are overwritten) by their children on the side of
+    /// their paths, corrected, and appends the other children of those whose bit is set in `split`.
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
+        scalar::advance(self, nodes, at, count, split, step);
     }
 
     /// The children of the first `count` nodes (more is allowed), corrected, in order: those of nodes 0 to 7, then

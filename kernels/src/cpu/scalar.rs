@@ -3,7 +3,7 @@
 use super::bits::rotate;
 use super::dcf::CHILDREN;
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PAD, PANEL, Plane, Selection, Tile,
+    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
 use crate::backend::{Map, Zip};
 
@@ -155,22 +155,23 @@ pub(super) fn expand(domain: &[u32; 4], number: u32, seed: &[Plane; 4], count: u
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 pub(super) fn advance<L: Lanes + ?Sized>(
     lanes: &L,
-    nodes: &Nodes,
+    nodes: &mut Nodes,
     at: usize,
     count: usize,
-    keep: [u16; 2],
-    level: u32,
-    key: Key<'_>,
-    next: &mut Nodes,
+    split: u16,
+    step: Step<'_>,
 ) {
     let mut x = [[0; NODES]; 13];
     lanes.expand(&DCF, CHILDREN, &nodes.seeds(at), count, &mut x);
-    for (side, keep) in keep.into_iter().enumerate() {
-        for lane in (0..count).filter(|lane| keep >> lane & 1 == 1) {
-            next.push(child(nodes.node(at + lane), &x, lane, side, level as usize, key));
+    for lane in 0..count {
+        let node = nodes.node(at + lane);
+        let right = (nodes.path[at + lane] >> step.bit & 1) as usize;
+        let child = |right| child(node, &x, lane, right, step.level as usize, step.key);
+        nodes.set(at + lane, child(right));
+        if split >> lane & 1 == 1 {
+            nodes.push(child(1 - right));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sixteen nodes of comparison or point function trees at once, a node in each 32-bit lane.
 
 use super::super::dcf::CHILDREN;
-use super::super::lanes::{Correction, Expansion, Front, Key, NODES, Nodes, Plane};
+use super::super::lanes::{Correction, Expansion, Front, NODES, Nodes, Plane, Step};
 use super::super::scalar::{DCF, DPF, SIGMA};
 use super::{rounds, set1};
 use std::arch::x86_64::*;
@@ -50,32 +50,24 @@ pub(super) fn expand(domain: &[u32; 4], block: u32, seed: &[Plane; 4], out: &mut
     }
 }
 
-/// Writes the marked lanes of x, packed, to `at` and on. Up to 16 words from there are overwritten.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn append(plane: &mut [u32], at: usize, marked: u16, x: __m512i) {
-    let room = &mut plane[at..at + NODES];
-    // SAFETY: `room` is 64 bytes.
-    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(marked, x)) };
-}
-
-/// The same for words of 64 bits, of which up to 8 are overwritten.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn append8(plane: &mut [u64], at: usize, marked: u8, x: __m512i) {
-    let room = &mut plane[at..at + 8];
-    // SAFETY: `room` is 64 bytes.
-    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi64(marked, x)) };
-}
-
+/// The 16 words from `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn load16(plane: &[u32], at: usize) -> __m512i {
-    let words = &plane[at..at + NODES];
+    let words = &plane[at..at + 16];
     // SAFETY: `words` is 64 bytes.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn store16(plane: &mut [u32], at: usize, x: __m512i) {
+    let words = &mut plane[at..at + 16];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), x) }
+}
+
+/// The 8 words from `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn load8(plane: &[u64], at: usize) -> __m512i {
@@ -84,45 +76,64 @@ fn load8(plane: &[u64], at: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
-/// The children of 16 nodes that are kept, corrected where the node's control bit is set, packed behind `next`.
+#[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn advance(
-    nodes: &Nodes,
-    at: usize,
-    keep: [u16; 2],
-    level: usize,
-    key: Key<'_>,
-    next: &mut Nodes,
-) {
+fn store8(plane: &mut [u64], at: usize, x: __m512i) {
+    let words = &mut plane[at..at + 8];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), x) }
+}
+
+/// All 16 nodes from `at` on go to the children on the side of their paths; the other children of those in `split` are
+/// packed behind the last node.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+pub(super) fn advance(nodes: &mut Nodes, at: usize, split: u16, Step { level, bit, key }: Step<'_>) {
+    let (level, end) = (level as usize, nodes.len);
     let seed = [0, 1, 2, 3].map(|i| load16(&nodes.seed[i], at));
     let x = blocks(&DCF, CHILDREN, &seed);
+    let bit = _mm512_set1_epi64(1 << bit);
+    let halves = [0, 8].map(|half| _mm512_test_epi64_mask(load8(&nodes.path, at + half), bit));
+    let right = u16::from(halves[0]) | u16::from(halves[1]) << 8;
+    // Both sides of the tree: ours, and the other one.
+    let sides = |left, r| [_mm512_mask_blend_epi32(right, left, r), _mm512_mask_blend_epi32(right, r, left)];
     let t = _mm512_movepi32_mask(load16(&nodes.control, at));
-    let sums = [load8(&nodes.value, at), load8(&nodes.value, at + 8)];
-    let correction = _mm512_set1_epi64(key.values[level] as i64);
-    // Words of nodes 0 to 7 from two planes, alternately.
-    let alternate = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    for (side, keep) in keep.into_iter().enumerate() {
-        let end = next.len;
-        for (i, plane) in next.seed.iter_mut().enumerate() {
-            let (s, correction) =
-                (x[4 * side + i], set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32));
-            append(plane, end, keep, _mm512_mask_xor_epi32(s, t, s, correction));
+    for i in 0..4 {
+        let correction = set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32);
+        let [own, other] = sides(x[i], x[4 + i]).map(|s| _mm512_mask_xor_epi32(s, t, s, correction));
+        store16(&mut nodes.seed[i], at, own);
+        if split != 0 {
+            store16(&mut nodes.seed[i], end, _mm512_maskz_compress_epi32(split, other));
         }
-        let corrected = if key.controls[level] >> side & 1 == 1 { t } else { 0 };
-        let control = _mm512_test_epi32_mask(x[12], set1(1 << side)) ^ corrected;
-        append(&mut next.control, end, keep, _mm512_movm_epi32(control));
-        let (low, high) = (x[8 + 2 * side], x[9 + 2 * side]);
-        let order = [alternate, _mm512_add_epi32(alternate, set1(8))];
-        let mut end8 = end;
-        for half in 0..2 {
-            let (t, keep) = ((t >> (8 * half)) as u8, (keep >> (8 * half)) as u8);
-            let value = _mm512_permutex2var_epi32(low, order[half], high);
-            let sum = _mm512_add_epi64(sums[half], value);
-            append8(&mut next.value, end8, keep, _mm512_mask_add_epi64(sum, t, sum, correction));
-            end8 += keep.count_ones() as usize;
-        }
-        next.len += keep.count_ones() as usize;
     }
+    let control = |side: u32| {
+        let correction = if key.controls[level] >> side & 1 == 1 { t } else { 0 };
+        _mm512_movm_epi32(_mm512_test_epi32_mask(x[12], set1(1 << side)) ^ correction)
+    };
+    let [own, other] = sides(control(0), control(1));
+    store16(&mut nodes.control, at, own);
+    if split != 0 {
+        store16(&mut nodes.control, end, _mm512_maskz_compress_epi32(split, other));
+    }
+    let correction = _mm512_set1_epi64(key.values[level] as i64);
+    // The low and the high words of 8 values, alternately.
+    let alternate = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let (low, high) = (sides(x[8], x[10]), sides(x[9], x[11]));
+    let mut others = [x[0]; 2];
+    for (half, others) in others.iter_mut().enumerate() {
+        let order = _mm512_add_epi32(alternate, set1(8 * half as u32));
+        let sum = load8(&nodes.value, at + 8 * half);
+        let sum = _mm512_mask_add_epi64(sum, (t >> (8 * half)) as u8, sum, correction);
+        let own = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[0], order, high[0]));
+        *others = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[1], order, high[1]));
+        store8(&mut nodes.value, at + 8 * half, own);
+    }
+    if split != 0 {
+        let low = split as u8;
+        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64(low, others[0]));
+        let end = end + low.count_ones() as usize;
+        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64((split >> 8) as u8, others[1]));
+    }
+    nodes.len += split.count_ones() as usize;
 }
 
 /// The children of 16 nodes in the order of their parents. Words of the two sides are dealt out alternately.

@@ -1,15 +1,16 @@
 //! Evaluation of comparison functions: one walk down the tree for all points of a key.
 //!
-//! Points that share a prefix share a node. A level expands every node once and keeps the children that have points; they
-//! are packed, so that all lanes but the last ones are full, and need not stay in order, since every node carries the range
-//! of its points. At the depth of a stop its points are answered, and nodes without other points are given up.
+//! Points that share a prefix share a node. On each level every node moves down to the child with its leading point, in
+//! its own lane, and where other points go to the other child, that one gets a new lane. When these happen is known from
+//! the points before the walk begins. At the depth of a stop its points are answered, and their leaders leave.
 
-use super::super::lanes::{Key, Lanes, NODES, Nodes};
+use super::super::lanes::{Expansion, Key, Lanes, NODES, Node, Nodes, Step};
 use super::super::scalar::DCF;
 use super::{OUTPUTS, SMALL, join, output};
 use crate::buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use rayon::prelude::*;
+use std::ops::Range;
 
 pub(in super::super) fn evaluate(
     lanes: &dyn Lanes,
@@ -17,9 +18,9 @@ pub(in super::super) fn evaluate(
     root: &[u64],
     keys: &DcfKeys<&[u64]>,
     base: &[u64],
-    points: &DcfThresholds,
+    thresholds: &DcfThresholds,
 ) -> Vec<u64> {
-    let (n, shape) = (base.len(), points.shape());
+    let (n, shape) = (base.len(), thresholds.shape());
     let (levels, outputs) = (shape.levels(), shape.outputs());
     assert!(party < 2, "evaluator {party}");
     assert_eq!(root.len(), 2 * n, "a root of two words for each key");
@@ -30,7 +31,7 @@ pub(in super::super) fn evaluate(
             && keys.outputs.len() == n * outputs,
         "correction words of {n} keys of {shape:?}"
     );
-    let mut out = buffer::zeroed(n * points.len());
+    let mut out = buffer::zeroed(n * thresholds.len());
     if out.is_empty() {
         return out;
     }
@@ -41,157 +42,194 @@ pub(in super::super) fn evaluate(
             controls: &keys.controls[i * levels..][..levels],
             outputs: &keys.outputs[i * outputs..][..outputs],
         };
-        walk.nodes.clear();
-        walk.nodes.push_root([root[2 * i], root[2 * i + 1]], party);
-        walk.run(lanes, shape, key, out);
+        let root = Node::root([root[2 * i], root[2 * i + 1]], party);
+        walk.plan(thresholds, base[i]);
+        walk.run(lanes, thresholds, root, key, out);
         if party == 1 {
             out.iter_mut().for_each(|v| *v = v.wrapping_neg());
         }
     };
-    let (m, small) = (points.len(), out.len() * levels < SMALL);
+    let (m, small) = (thresholds.len(), out.len() * levels < SMALL);
     if small || n == 1 || rayon::current_num_threads() == 1 {
         let mut walk = Walk::new(m);
-        for (i, out) in out.chunks_mut(m).enumerate() {
-            walk.place(points, base[i]);
-            one(&mut walk, (i, out));
-        }
+        out.chunks_mut(m).enumerate().for_each(|c| one(&mut walk, c));
     } else {
-        out.par_chunks_mut(m).enumerate().for_each_init(
-            || Walk::new(m),
-            |walk, (i, out)| {
-                walk.place(points, base[i]);
-                one(walk, (i, out));
-            },
-        );
+        out.par_chunks_mut(m).enumerate().for_each_init(|| Walk::new(m), one);
     }
     out
 }
 
-/// A point of one key.
-#[derive(Clone, Copy)]
-struct Point {
-    x: u64,
-    stop: u32,
-    /// Where its share goes.
-    place: u32,
-}
+/// No node: the point equals one before it.
+const NEVER: u32 = u32::MAX;
 
-/// First and end of the points below a node.
-type Range = (u32, u32);
-
-/// The walk of one key.
+/// The walk of one key. Points are numbered as the thresholds.
+///
+/// A node is led by the first of its points: it is compared most closely, so it goes deepest. A leader is *born* on the
+/// level on which it has a node of its own, next to that of its *parent*.
 struct Walk {
-    /// In ascending order.
-    points: Vec<Point>,
+    x: Vec<u64>,
+    /// The leader of the node that answers for each point; its own number for a leader.
+    host: Vec<u32>,
+    /// Of leaders.
+    born: Vec<u32>,
+    parent: Vec<u32>,
+    slot: Vec<u32>,
+    /// All leaders but the first by the level on which they are born, and where each level's begin.
+    births: Vec<u32>,
+    begin: [u32; 65],
     nodes: Nodes,
-    /// Of each node; none is empty.
-    ranges: Vec<Range>,
-    next_nodes: Nodes,
-    next_ranges: Vec<Range>,
+    /// The leader in each slot.
+    leader: Vec<u32>,
+    /// For the slot of a parent its child, and the slots of parents, a bit each.
+    child: Vec<u32>,
+    split: Vec<u16>,
+    outputs: Vec<Expansion>,
 }
 
 impl Walk {
     fn new(points: usize) -> Walk {
+        let each = || vec![0; points];
+        let groups = points.div_ceil(NODES);
         Walk {
-            points: vec![],
+            x: vec![0; points],
+            host: each(),
+            born: each(),
+            parent: each(),
+            slot: each(),
+            births: each(),
+            begin: [0; 65],
             nodes: Nodes::new(points),
-            ranges: vec![],
-            next_nodes: Nodes::new(points),
-            next_ranges: vec![],
+            leader: each(),
+            child: each(),
+            split: vec![0; groups],
+            outputs: vec![[[0; NODES]; 13]; groups],
         }
     }
 
-    /// The points of a key with this base.
-    fn place(&mut self, points: &DcfThresholds, base: u64) {
-        let mask = (1 << points.shape().bits()) - 1;
-        self.points.clear();
-        self.points.extend((0..).zip(points.list()).map(|(place, t)| Point {
-            x: base.wrapping_sub(t.tau) & mask,
-            stop: t.stop,
-            place,
-        }));
-        self.points.sort_by_key(|p| p.x);
+    /// Finds all leaders, for a key with this base.
+    ///
+    /// Points descend, except that those which wrap around lie above the first one. So of all points before, the one
+    /// before or the first shares the longest prefix.
+    fn plan(&mut self, thresholds: &DcfThresholds, base: u64) {
+        let shape = thresholds.shape();
+        let mask = (1 << shape.bits()) - 1;
+        for (x, t) in self.x.iter_mut().zip(thresholds.list()) {
+            *x = base.wrapping_sub(t.tau) & mask;
+        }
+        let depth: Vec<u32> = (0..shape.stops().len()).map(|i| shape.depth(i)).collect();
+        let (first, mut before) = (self.x[0], self.x[0]);
+        (self.host[0], self.born[0], self.begin) = (0, 0, [0; 65]);
+        for (i, t) in thresholds.list().iter().enumerate().skip(1) {
+            let x = self.x[i];
+            let (near, far) = (x ^ before, x ^ first);
+            let mut host = if near <= far { self.host[i - 1] } else { 0 };
+            before = x;
+            let born = near.min(far).checked_ilog2().map_or(NEVER, |bit| shape.bits() - bit);
+            let depth = depth[t.stop as usize];
+            // Up to the node that is left for the child's, or answers for the point.
+            let level = depth.min(born - 1);
+            while self.born[host as usize] > level {
+                host = self.parent[host as usize];
+            }
+            let leads = born <= depth;
+            self.host[i] = if leads { i as u32 } else { host };
+            self.born[i] = if leads { born } else { NEVER };
+            self.parent[i] = host;
+            self.begin[if leads { born as usize + 1 } else { 64 }] += u32::from(leads);
+        }
+        for level in 1..65 {
+            self.begin[level] += self.begin[level - 1];
+        }
+        let mut next = self.begin;
+        for (i, &born) in (0..).zip(&self.born).skip(1).filter(|(_, b)| **b != NEVER) {
+            let place = &mut next[born as usize];
+            self.births[*place as usize] = i;
+            *place += 1;
+        }
     }
 
-    /// Shares (without sign) at all points, from the root.
-    fn run(&mut self, lanes: &dyn Lanes, shape: &DcfShape, key: Key<'_>, out: &mut [u64]) {
-        self.ranges.clear();
-        self.ranges.push((0, self.points.len() as u32));
-        let mut level = 0;
-        // From the coarsest on: it is the least deep.
+    /// Shares (without sign) at all points.
+    fn run(
+        &mut self,
+        lanes: &dyn Lanes,
+        thresholds: &DcfThresholds,
+        root: Node,
+        key: Key<'_>,
+        out: &mut [u64],
+    ) {
+        self.nodes.clear();
+        self.nodes.push(root);
+        (self.nodes.path[0], self.leader[0], self.slot[0]) = (self.x[0], 0, 0);
+        let (shape, list) = (thresholds.shape(), thresholds.list());
+        let (mut level, mut end) = (0, list.len());
+        // From the coarsest stop on: it is the least deep.
         for (i, &stop) in shape.stops().iter().enumerate().rev() {
             while level < shape.depth(i) {
                 self.step(lanes, level, shape.bits() - 1 - level, key);
                 level += 1;
             }
-            let outputs = &key.outputs[DcfShape::LAST * i..][..DcfShape::LAST];
-            self.answer(lanes, i as u32, stop, outputs, out);
+            let from = list[..end].partition_point(|t| (t.stop as usize) < i);
+            if from < end {
+                let corrections = &key.outputs[DcfShape::LAST * i..][..DcfShape::LAST];
+                self.answer(lanes, from..end, stop, corrections, out);
+            }
+            end = from;
         }
     }
 
-    /// One level down: points go left or right by their `bit`.
+    /// One level down, by the points' `bit`: a node moves to the child with its leader, and other children are appended.
     fn step(&mut self, lanes: &dyn Lanes, level: u32, bit: u32, key: Key<'_>) {
-        self.next_nodes.clear();
-        self.next_ranges.clear();
-        for (group, ranges) in self.ranges.chunks(NODES).enumerate() {
-            let mut keep = [0u16; 2];
-            let (mut right, mut rights) = ([(0, 0); NODES], 0);
-            for (lane, &(from, to)) in ranges.iter().enumerate() {
-                let points = &self.points[from as usize..to as usize];
-                let is_left = |p: &Point| p.x >> bit & 1 == 0;
-                let lefts = match (is_left(&points[0]), is_left(&points[points.len() - 1])) {
-                    (_, true) => points.len(),
-                    (false, _) => 0,
-                    _ => points.partition_point(is_left),
-                };
-                let middle = from + lefts as u32;
-                if from < middle {
-                    keep[0] |= 1 << lane;
-                    self.next_ranges.push((from, middle));
-                }
-                if middle < to {
-                    keep[1] |= 1 << lane;
-                    right[rights] = (middle, to);
-                    rights += 1;
-                }
-            }
-            lanes.advance(&self.nodes, group * NODES, ranges.len(), keep, level, key, &mut self.next_nodes);
-            self.next_ranges.extend_from_slice(&right[..rights]);
+        let groups = self.nodes.len.div_ceil(NODES);
+        self.split[..groups].fill(0);
+        let births = self.begin[level as usize + 1]..self.begin[level as usize + 2];
+        for &i in &self.births[births.start as usize..births.end as usize] {
+            let slot = self.slot[self.parent[i as usize] as usize] as usize;
+            self.split[slot / NODES] |= 1 << (slot % NODES);
+            self.child[slot] = i;
         }
-        std::mem::swap(&mut self.nodes, &mut self.next_nodes);
-        std::mem::swap(&mut self.ranges, &mut self.next_ranges);
+        // Whole planes are written: the last group first, before anything is appended.
+        let len = self.nodes.len;
+        for group in (0..groups).rev() {
+            let (at, mut split) = (group * NODES, self.split[group]);
+            let mut born = self.nodes.len;
+            lanes.advance(&mut self.nodes, at, NODES.min(len - at), split, Step { level, bit, key });
+            while split != 0 {
+                let i = self.child[at + split.trailing_zeros() as usize];
+                (self.nodes.path[born], self.leader[born]) = (self.x[i as usize], i);
+                self.slot[i as usize] = born as u32;
+                born += 1;
+                split &= split - 1;
+            }
+        }
     }
 
-    /// Shares at the points of stop number `number`, which ignores `stop` bits.
-    fn answer(&mut self, lanes: &dyn Lanes, number: u32, stop: u32, corrections: &[u64], out: &mut [u64]) {
-        let mut x = [[0; NODES]; 13];
-        for (group, ranges) in self.ranges.chunks_mut(NODES).enumerate() {
-            let at = group * NODES;
-            let (count, mut expanded) = (ranges.len(), false);
-            for (lane, (from, to)) in ranges.iter_mut().enumerate() {
-                let points = &self.points[*from as usize..*to as usize];
-                for point in points.iter().filter(|p| p.stop == number) {
-                    if !expanded {
-                        lanes.expand(&DCF, OUTPUTS, &self.nodes.seeds(at), count, &mut x);
-                        expanded = true;
-                    }
-                    let word = (point.x >> stop) as usize % DcfShape::LAST;
-                    let control = self.nodes.control[at + lane];
-                    out[point.place as usize] = self.nodes.value[at + lane]
-                        .wrapping_add(output(&x, word, lane))
-                        .wrapping_add(join(control, control) & corrections[word]);
-                }
-                // Coarser stops are behind; what is left between finer ones does no harm.
-                let left = |p: &Point| p.stop < number;
-                let first = points.iter().position(left).unwrap_or(points.len());
-                let end = points.iter().rposition(left).map_or(first, |last| last + 1);
-                (*from, *to) = (*from + first as u32, *from + end as u32);
-            }
+    /// Shares of a stretch of points that are compared without the lowest `stop` bits.
+    fn answer(
+        &mut self,
+        lanes: &dyn Lanes,
+        points: Range<usize>,
+        stop: u32,
+        corrections: &[u64],
+        out: &mut [u64],
+    ) {
+        for (at, x) in (0..self.nodes.len).step_by(NODES).zip(&mut self.outputs) {
+            let count = NODES.min(self.nodes.len - at);
+            lanes.expand(&DCF, OUTPUTS, &self.nodes.seeds(at), count, x);
         }
-        for i in (0..self.ranges.len()).rev() {
-            if self.ranges[i].0 == self.ranges[i].1 {
-                self.ranges.swap_remove(i);
-                self.nodes.swap_remove(i);
+        for i in points.clone() {
+            let slot = self.slot[self.host[i] as usize] as usize;
+            let word = (self.x[i] >> stop) as usize % DcfShape::LAST;
+            let control = self.nodes.control[slot];
+            out[i] = self.nodes.value[slot]
+                .wrapping_add(output(&self.outputs[slot / NODES], word, slot % NODES))
+                .wrapping_add(join(control, control) & corrections[word]);
+        }
+        for i in points {
+            if self.host[i] as usize == i {
+                let (slot, last) = (self.slot[i], self.nodes.len - 1);
+                self.nodes.swap_remove(slot as usize);
+                self.leader[slot as usize] = self.leader[last];
+                self.slot[self.leader[last] as usize] = slot;
             }
         }
     }
