@@ -132,7 +132,7 @@ fn measure(device: &Device, peak: Option<f64>) {
             ("321 thresholds", DcfThresholds::new(shape, points)),
             ("1 threshold", DcfThresholds::new(shape, [(5, 0)])),
         ] {
-            let t = best(|| beta.dcf_evaluate(0, &roots[0], &keys, &thresholds));
+            let t = best(|| beta.dcf_evaluate(0, &roots[0], &keys, &alpha, &thresholds));
             row(&format!("dcf evaluate, {many}, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
         }
     }

@@ -236,13 +236,16 @@ pub trait Backend: Send + Sync + Debug {
         root0: &Storage,
         root1: &Storage,
     ) -> DcfKeys<Storage>;
-    /// Evaluator `party`'s additive shares of every f at its `base` minus each threshold: keys × thresholds.
+    /// Evaluator `party`'s additive shares of bits v = c + f(x) that a public bit may flip: keys × thresholds. With
+    /// y = `base` − τ, x is the low `bits` bits of y, and the bit above says whether v stays (1) or becomes 1 − v (0).
+    /// `constant` is the party's share of c, one word a key, as `base` is.
     fn dcf_evaluate(
         &self,
         party: u8,
         root: &Storage,
         keys: &DcfKeys<&Storage>,
         base: &Storage,
+        constant: &Storage,
         thresholds: &DcfThresholds,
     ) -> Storage;
 

@@ -212,10 +212,11 @@ impl Words {
         party: u8,
         root: &Words,
         keys: &DcfKeys<Words>,
+        constant: &Words,
         thresholds: &DcfThresholds,
     ) -> Words {
         let keys = keys.as_ref().map(|w| &w.data);
-        self.with(self.device.dcf_evaluate(party, &root.data, &keys, &self.data, thresholds))
+        self.with(self.device.dcf_evaluate(party, &root.data, &keys, &self.data, &constant.data, thresholds))
     }
 
     /// Point functions that are 1 at the points `self`, see [`crate::Backend::dpf_generate`].

@@ -114,11 +114,13 @@ impl Nodes {
         self.len = 0;
     }
 
+    #[inline]
     pub(super) fn push(&mut self, node: Node) {
         self.set(self.len, node);
         self.len += 1;
     }
 
+    #[inline]
     pub(super) fn set(&mut self, i: usize, node: Node) {
         for (plane, s) in self.seed.iter_mut().zip(node.seed) {
             plane[i] = s;
@@ -127,12 +129,14 @@ impl Nodes {
         self.value[i] = node.value;
     }
 
+    #[inline]
     pub(super) fn node(&self, i: usize) -> Node {
         let seed = std::array::from_fn(|w| self.seed[w][i]);
         Node { seed, control: self.control[i], value: self.value[i] }
     }
 
     /// Removes node `i`, whose place the last one takes.
+    #[inline]
     pub(super) fn swap_remove(&mut self, i: usize) {
         self.len -= 1;
         self.set(i, self.node(self.len));
@@ -140,6 +144,7 @@ impl Nodes {
     }
 
     /// The seeds of [`NODES`] nodes from `at` on.
+    #[inline]
     pub(super) fn seeds(&self, at: usize) -> [Plane; 4] {
         std::array::from_fn(|w| {
             let mut plane = [0; NODES];

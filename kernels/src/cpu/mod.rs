@@ -19,6 +19,7 @@ mod stream;
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use dcf::Inputs;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -261,10 +262,12 @@ impl Backend for Cpu {
         root: &Storage,
         keys: &DcfKeys<&Storage>,
         base: &Storage,
+        constant: &Storage,
         thresholds: &DcfThresholds,
     ) -> Storage {
         let keys = keys.as_ref().map(|w| w.host());
-        host(dcf::evaluate(self.lanes, party, root.host(), &keys, base.host(), thresholds))
+        let inputs = Inputs { root: root.host(), base: base.host(), constant: constant.host() };
+        host(dcf::evaluate(self.lanes, party, inputs, &keys, thresholds))
     }
 
     fn dpf_generate(

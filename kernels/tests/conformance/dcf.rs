@@ -12,6 +12,8 @@ struct Batch {
     beta: Vec<u64>,
     roots: [Words; 2],
     keys: DcfKeys<Words>,
+    /// Shares of the constants.
+    constants: [Words; 2],
 }
 
 /// A threshold, and the number of the stop at which it is compared.
@@ -21,24 +23,29 @@ impl Batch {
     fn new(device: &Device, r: &mut Numbers, shape: &DcfShape, alpha: &[u64], beta: &[u64]) -> Batch {
         let roots = [0, 1].map(|_| up(device, &r.words(2 * alpha.len())));
         let keys = up(device, alpha).dcf_generate(shape, &up(device, beta), &roots[0], &roots[1]);
-        Batch { shape: shape.clone(), alpha: alpha.to_vec(), beta: beta.to_vec(), roots, keys }
+        let constants = [0, 1].map(|_| up(device, &r.words(alpha.len())));
+        Batch { shape: shape.clone(), alpha: alpha.to_vec(), beta: beta.to_vec(), roots, keys, constants }
     }
 
     fn share(&self, party: u8, base: &Words, points: &[At]) -> Vec<u64> {
         let points = DcfThresholds::new(&self.shape, points.iter().copied());
-        base.dcf_evaluate(party, &self.roots[party as usize], &self.keys, &points).to_vec()
+        let own = party as usize;
+        base.dcf_evaluate(party, &self.roots[own], &self.keys, &self.constants[own], &points).to_vec()
     }
 
-    /// Shares add up to β·\[⌊x/2^s⌋ < ⌊α/2^s⌋\].
+    /// Shares add up to v = c + β·\[⌊x/2^s⌋ < ⌊α/2^s⌋\], or to 1 − v.
     fn check(&self, device: &Device, base: &[u64], points: &[At]) {
         let words = up(device, base);
         let (f0, f1) = (self.share(0, &words, points), self.share(1, &words, points));
         assert_eq!(f0.len(), base.len() * points.len());
         let mask = (1 << self.shape.bits()) - 1;
+        let c = (&self.constants[0] + &self.constants[1]).to_vec();
         for (i, (b, alpha)) in base.iter().zip(&self.alpha).enumerate() {
             for (j, &(tau, stop)) in points.iter().enumerate() {
                 let (x, s) = (b.wrapping_sub(tau) & mask, self.shape.stops()[stop]);
-                let want = if x >> s < alpha >> s { self.beta[i] } else { 0 };
+                let v = c[i].wrapping_add(if x >> s < alpha >> s { self.beta[i] } else { 0 });
+                let stays = b.wrapping_sub(tau) >> self.shape.bits() & 1 == 1;
+                let want = if stays { v } else { 1u64.wrapping_sub(v) };
                 let at = i * points.len() + j;
                 assert_eq!(
                     f0[at].wrapping_add(f1[at]),
@@ -212,9 +219,10 @@ fn gen_by_figure(shape: &DcfShape, alpha: u64, beta: u64, roots: [[u64; 2]; 2]) 
     figure
 }
 
-/// Eval of Fig. 1, at one point and stop.
-fn eval_by_figure(party: u64, shape: &DcfShape, root: [u64; 2], key: &Figure, (x, stop): At) -> u64 {
-    let (mut s, mut t, mut v) = (root, party, 0u64);
+/// Eval of Fig. 1 at y and a stop, from a share c on, and flipped by the bit above the point.
+fn eval_by_figure(party: u64, shape: &DcfShape, root: [u64; 2], key: &Figure, c: u64, (y, stop): At) -> u64 {
+    let x = y & ((1 << shape.bits()) - 1);
+    let (mut s, mut t, mut v) = (root, party, c);
     let dropped = shape.stops()[stop];
     for (i, (s_cw, v_cw, t_cw)) in key.levels[..depth(shape.bits(), dropped) as usize].iter().enumerate() {
         let side = (x >> (shape.bits() as usize - 1 - i) & 1) as usize;
@@ -225,7 +233,8 @@ fn eval_by_figure(party: u64, shape: &DcfShape, root: [u64; 2], key: &Figure, (x
     }
     let word = (x >> dropped) as usize % 4;
     let output = generator(s).1[word].wrapping_add(t.wrapping_mul(key.outputs[stop][word]));
-    v.wrapping_add(signed(party, output))
+    let v = v.wrapping_add(signed(party, output));
+    if y >> shape.bits() & 1 == 1 { v } else { (1 - party).wrapping_sub(v) }
 }
 
 /// Keys and shares are the very bits of the definition.
@@ -243,8 +252,9 @@ pub(crate) fn equals_definition(device: &Device) {
             let [seeds, values, controls, outputs] =
                 [&batch.keys.seeds, &batch.keys.values, &batch.keys.controls, &batch.keys.outputs]
                     .map(Words::to_vec);
-            // Bits of a base beyond the width do not matter.
+            // Of bits of a base beyond the width only the first matters.
             let base: Vec<u64> = bases(&mut r, &alpha).iter().map(|b| b ^ (r.next() & !mask)).collect();
+            let constants = batch.constants.each_ref().map(Words::to_vec);
             let points = points(&mut r, &shape, per_key);
             let shares = [0, 1].map(|b| batch.share(b, &up(device, &base), &points));
             let (n, stops) = (shape.levels(), shape.stops().len());
@@ -259,14 +269,12 @@ pub(crate) fn equals_definition(device: &Device) {
                 }
                 assert_eq!(outputs[4 * stops * i..][..4 * stops], *key.outputs.as_flattened());
                 for (j, &(tau, stop)) in points.iter().enumerate().step_by(if count > 2 { 1 } else { 7 }) {
-                    let x = base[i].wrapping_sub(tau) & mask;
+                    let y = base[i].wrapping_sub(tau);
                     for b in 0..2 {
-                        let want = eval_by_figure(b, &shape, root[b as usize], &key, (x, stop));
-                        assert_eq!(
-                            shares[b as usize][i * per_key + j],
-                            want,
-                            "{shape:?}, key {i}, point {x}"
-                        );
+                        let (c, root) = (constants[b][i], root[b]);
+                        let want = eval_by_figure(b as u64, &shape, root, &key, c, (y, stop));
+                        let got = shares[b][i * per_key + j];
+                        assert_eq!(got, want, "{shape:?}, key {i}, y {y}");
                     }
                 }
             }
@@ -305,18 +313,14 @@ pub(crate) fn hostile_keys(device: &Device) {
                 controls: up(device, &controls),
                 outputs: up(device, &outputs),
             };
-            let base = r.words(count);
+            let (base, c) = (r.words(count), r.words(count));
             let at = points(&mut r, &shape, per_key);
             for party in [0, 1u8] {
                 let root = &roots[party as usize];
-                let got = up(device, &base)
-                    .dcf_evaluate(
-                        party,
-                        &up(device, root),
-                        &keys,
-                        &DcfThresholds::new(&shape, at.iter().copied()),
-                    )
-                    .to_vec();
+                let thresholds = DcfThresholds::new(&shape, at.iter().copied());
+                let (root_words, c_words) = (up(device, root), up(device, &c));
+                let got =
+                    up(device, &base).dcf_evaluate(party, &root_words, &keys, &c_words, &thresholds).to_vec();
                 for i in 0..count {
                     let levels = (0..n).map(|l| {
                         let at = i * n + l;
@@ -326,10 +330,10 @@ pub(crate) fn hostile_keys(device: &Device) {
                     let outputs = outputs[4 * stops * i..][..4 * stops].as_chunks::<4>().0.to_vec();
                     let key = Figure { levels: levels.collect(), outputs };
                     for (j, &(tau, stop)) in at.iter().enumerate() {
-                        let x = base[i].wrapping_sub(tau) & ((1 << bits) - 1);
+                        let y = base[i].wrapping_sub(tau);
                         let root = [root[2 * i], root[2 * i + 1]];
-                        let want = eval_by_figure(party as u64, &shape, root, &key, (x, stop));
-                        assert_eq!(got[i * per_key + j], want, "{shape:?}, key {i}, point {x}");
+                        let want = eval_by_figure(party as u64, &shape, root, &key, c[i], (y, stop));
+                        assert_eq!(got[i * per_key + j], want, "{shape:?}, key {i}, y {y}");
                     }
                 }
             }

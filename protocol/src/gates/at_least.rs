@@ -3,7 +3,8 @@
 //! S = λ + Δ. With A = (λ >> t) mod 2^n at the dealer and y = (Δ >> t) − τ mod 2^n at the evaluators,
 //! \[S < τ\] = top(A) ⊕ top(y) ⊕ carry, and carry = \[y_low ≥ 2^(n−1) − A_low\]. One distributed comparison function of
 //! threshold α = 2^(n−1) − A_low and payload 2·top(A) − 1, plus a dealt constant, gives additive shares of
-//! v = top(A) ⊕ carry at **every** public τ, so \[S ≥ τ\] = 1 − top(y) − (1 − 2·top(y))·v is additive and local.
+//! v = top(A) ⊕ carry at **every** public τ, so \[S ≥ τ\], which is v where top(y) = 1 and 1 − v where it is 0, is additive
+//! and local.
 //! The keys' roots come from k01 and k02, only correction words travel; they hide α computationally.
 //!
 //! A large threshold need not be compared to the last bit. Where the function stops j bits early it says "not less" for a
@@ -13,7 +14,7 @@
 //! incremental point functions (Boneh et al., IEEE S&P 2021, eprint 2021/017).
 
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Purpose, Result, Share, bytes};
-use kernels::{DcfKeys, DcfShape, DcfThresholds, Device, Words, Zip};
+use kernels::{DcfKeys, DcfShape, DcfThresholds, Words};
 
 /// Public thresholds in units of 2^drop, and how closely S is compared with each. Without j of its low bits, in the same
 /// units, S counts as reaching τ or not
@@ -26,31 +27,24 @@ pub(crate) struct Thresholds {
     drop: u32,
     values: Vec<u64>,
     compared: DcfThresholds,
-    device: Words,
 }
 
 impl Thresholds {
     /// Of S count `bits` bits from `drop` on, the top one being the sign, and in the comparison with `values[j]` not the
     /// lowest `ignored[j]`. Both lists ascend.
-    pub(crate) fn new(
-        device: &Device,
-        drop: u32,
-        bits: u32,
-        values: Vec<u64>,
-        ignored: &[u32],
-    ) -> Thresholds {
+    pub(crate) fn new(drop: u32, bits: u32, values: Vec<u64>, ignored: &[u32]) -> Thresholds {
         let mut stops = ignored.to_vec();
         stops.dedup();
         let shape = DcfShape::new(bits - 1, stops);
         let stop = |j: &u32| shape.stops().partition_point(|s| s < j);
         let compared = DcfThresholds::new(&shape, values.iter().copied().zip(ignored.iter().map(stop)));
-        Thresholds { drop, device: Words::upload(device, values.clone()), values, compared }
+        Thresholds { drop, values, compared }
     }
 
     /// Compared to the last bit.
-    pub(crate) fn exact(device: &Device, bits: u32, values: Vec<u64>) -> Thresholds {
+    pub(crate) fn exact(bits: u32, values: Vec<u64>) -> Thresholds {
         let ignored = vec![0; values.len()];
-        Thresholds::new(device, 0, bits, values, &ignored)
+        Thresholds::new(0, bits, values, &ignored)
     }
 
     /// In units of 2^drop.
@@ -80,8 +74,7 @@ impl Thresholds {
 
 /// Additive halves of \[S ≥ τ\] for every element of S and every threshold τ, element by element. No exchange.
 pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> Result<Option<Words>> {
-    let Thresholds { drop, compared, device: values, .. } = thresholds;
-    let (shape, rows) = (compared.shape(), s.len());
+    let (shape, rows) = (thresholds.compared.shape(), s.len());
     let bits = shape.bits();
     let item = |purpose, n, bits| Item { op, purpose, index: 0, n, bits, group: Group::Add };
     let root_item = item(Purpose::Root, 2 * rows, 64);
@@ -92,7 +85,7 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
 
     let (mut keys, mut dealt_constant) = (None, None);
     if let (Some(r1), Some(r0)) = (&root1, &root0) {
-        let a = (cx.reduce(s.lambda.clone()) >> *drop).low(bits + 1);
+        let a = (cx.reduce(s.lambda.clone()) >> thresholds.drop).low(bits + 1);
         let (top, low) = (&a >> bits, a.low(bits));
         let nonzero = -&low >> 63u32;
         let alpha = (-low).low(bits);
@@ -111,12 +104,8 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
 
     let (Some(delta), Some(constant)) = (&s.delta, constant) else { return Ok(None) };
     let (party, root) = if cx.is_p1() { (0, root1) } else { (1, root0) };
-    let base = cx.reduce(delta.clone()) >> *drop;
-    let v = base.dcf_evaluate(party, &root.expect("own root"), &keys, compared).zip_rows(Zip::Add, &constant);
-    let y = Words::zeros(cx.device(), v.len()).zip_rows(Zip::Add, &base).zip_cols(Zip::Sub, values);
-    let top = (y >> bits).low(1);
-    let at_least = -(super::truncate::sign(&top) * v);
-    Ok(Some(if cx.is_p1() { at_least - top + 1 } else { at_least }))
+    let base = cx.reduce(delta.clone()) >> thresholds.drop;
+    Ok(Some(base.dcf_evaluate(party, &root.expect("own root"), &keys, &constant, &thresholds.compared)))
 }
 
 /// Declared cost of [`at_least`] with exact comparisons of `bits` bits, for `rows` elements.

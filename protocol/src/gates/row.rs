@@ -131,7 +131,7 @@ impl RowTable {
             low,
             high,
             device_steps: Matrix::new(&Words::upload(device, flat), 2 * bands.len(), thresholds.len()),
-            thresholds: Thresholds::new(device, drop, bits, thresholds, &ignored),
+            thresholds: Thresholds::new(drop, bits, thresholds, &ignored),
             bands,
         }
     }

@@ -12,18 +12,24 @@ use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// What belongs to one key each: a root of two words, the number from which thresholds are subtracted, and a share.
+pub(in super::super) struct Inputs<'a> {
+    pub(in super::super) root: &'a [u64],
+    pub(in super::super) base: &'a [u64],
+    pub(in super::super) constant: &'a [u64],
+}
+
 pub(in super::super) fn evaluate(
     lanes: &dyn Lanes,
     party: u8,
-    root: &[u64],
+    Inputs { root, base, constant }: Inputs<'_>,
     keys: &DcfKeys<&[u64]>,
-    base: &[u64],
     thresholds: &DcfThresholds,
 ) -> Vec<u64> {
     let (n, shape) = (base.len(), thresholds.shape());
     let (levels, outputs) = (shape.levels(), shape.outputs());
     assert!(party < 2, "evaluator {party}");
-    assert_eq!(root.len(), 2 * n, "a root of two words for each key");
+    assert!(root.len() == 2 * n && constant.len() == n, "a root of two words and a constant for each key");
     assert!(
         keys.seeds.len() == n * levels * 2
             && keys.values.len() == n * levels
@@ -42,11 +48,15 @@ pub(in super::super) fn evaluate(
             controls: &keys.controls[i * levels..][..levels],
             outputs: &keys.outputs[i * outputs..][..outputs],
         };
-        let root = Node::root([root[2 * i], root[2 * i + 1]], party);
+        let mut root = Node::root([root[2 * i], root[2 * i + 1]], party);
+        root.value = if party == 0 { constant[i] } else { constant[i].wrapping_neg() };
         walk.plan(thresholds, base[i]);
         walk.run(lanes, thresholds, root, key, out);
-        if party == 1 {
-            out.iter_mut().for_each(|v| *v = v.wrapping_neg());
+        for (out, t) in out.iter_mut().zip(thresholds.list()) {
+            let stays = base[i].wrapping_sub(t.tau) >> shape.bits() & 1;
+            // All ones where the sum is negated: the second party's sums are, and those of 1 − v.
+            let minus = (u64::from(party) ^ stays ^ 1).wrapping_neg();
+            *out = (*out ^ minus).wrapping_sub(minus).wrapping_add((1 - stays) & (1 - u64::from(party)));
         }
     };
     let (m, small) = (thresholds.len(), out.len() * levels < SMALL);

@@ -38,7 +38,7 @@ pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bit
     let shape = Shape::new(rows, m - 1);
     let above = t.gather(&row_of, shape).sub(&c.gather(&all_but_last, shape));
     let zero = Words::zeros(cx.device(), 1);
-    let reached = Thresholds::exact(cx.device(), bits + 1, vec![0]);
+    let reached = Thresholds::exact(bits + 1, vec![0]);
     let g = at_least(cx, cx.op("passed"), &above, &reached)?;
     let half = g.map(|g| {
         // Behind the comparisons: g_0 = 1, which P1 holds, and g_m = 0.

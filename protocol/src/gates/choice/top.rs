@@ -105,7 +105,7 @@ async fn reached(cx: &Cx<'_>, v: &Share, k: usize, step: &Step) -> Result<Option
     }))
     .await?;
     let counts = counts.into_iter().reduce(|a, b| a.append_rows(&b)).expect("a step has thresholds");
-    let enough = Thresholds::exact(cx.device(), bits, vec![k as u64]);
+    let enough = Thresholds::exact(bits, vec![k as u64]);
     at_least(cx, cx.op("enough"), &counts, &enough)
 }
 
