@@ -1,10 +1,10 @@
 //! Row gate: a function of a shared scalar over many octaves (1/√S, 1/S), piecewise linear on geometric segments.
 //!
-//! The comparisons \[S ≥ τ_j\] with the ends of the segments ([`at_least`]) are additive and local, and so are slope and
+//! The comparisons \[S ≥ τ_j\] with the ends of the segments (`at_least.rs`) are additive and local, and so are slope and
 //! intercept of S's segment, Σ (c_j − c_{j−1})·\[S ≥ τ_j\]. The slope is opened under a mask, multiplied with S, the
 //! intercept's halves added, the sum truncated.
 //!
-//! A threshold is compared to about 1/8 of a segment: [`Thresholds`] says in which direction comparisons err, and every
+//! Comparisons err by less than 1/5 of a segment: `Thresholds` says in which direction comparisons err, and every
 //! line is fitted to all S for which it can be chosen.
 
 use super::at_least::{Thresholds, at_least};

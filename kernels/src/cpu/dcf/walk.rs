@@ -69,7 +69,7 @@ pub(in super::super) fn evaluate(
     out
 }
 
-/// No node: the point equals one before it.
+/// Of a point without a node of its own.
 const NEVER: u32 = u32::MAX;
 
 /// The walk of one key. Points are numbered as the thresholds.
@@ -126,7 +126,6 @@ impl Walk {
         for (x, t) in self.x.iter_mut().zip(thresholds.list()) {
             *x = base.wrapping_sub(t.tau) & mask;
         }
-        let depth: Vec<u32> = (0..shape.stops().len()).map(|i| shape.depth(i)).collect();
         let (first, mut before) = (self.x[0], self.x[0]);
         (self.host[0], self.born[0], self.begin) = (0, 0, [0; 65]);
         for (i, t) in thresholds.list().iter().enumerate().skip(1) {
@@ -135,7 +134,7 @@ impl Walk {
             let mut host = if near <= far { self.host[i - 1] } else { 0 };
             before = x;
             let born = near.min(far).checked_ilog2().map_or(NEVER, |bit| shape.bits() - bit);
-            let depth = depth[t.stop as usize];
+            let depth = shape.depth(t.stop as usize);
             // Up to the node that is left for the child's, or answers for the point.
             let level = depth.min(born - 1);
             while self.born[host as usize] > level {
