@@ -583,6 +583,45 @@ fn row_gate_of_all_values() {
     }
 }
 
+/// Thresholds from 2^10 units on are compared without three bits: a few S below such a threshold may be taken for the
+/// next segment, whose line is as good for them.
+#[test]
+fn row_gate_with_early_stops() {
+    let device = World::new(0).device().clone();
+    let (scale, high) = (7u32, 16.0);
+    let table = RowTable::new(&device, scale, (1.0, high), 16, |s| 1.0 / s);
+    let values = singles(1 << 7..3 << 10, Ring::Z64);
+    let masks: Vec<Vec<u64>> =
+        (0..24).map(|m| vec![m * 59, if m % 3 == 0 { 0 } else { hash(&[m]) << 12 }]).collect();
+    let case = Case {
+        seed: 1_350_000,
+        ring: Ring::Z64,
+        inputs: &[(1, scale)],
+        inner: &|lane| if lane == Purpose::Root as u8 { 2 } else { 1 },
+        program: &|cx, x| {
+            let table = table.clone();
+            Box::pin(async move { Ok(vec![row::evaluate(&cx, &x[0], &table, 20).await?]) })
+        },
+    };
+    let mut coarse: Vec<u64> = (48..64).map(|j| (128.0 * 2f64.powf(f64::from(j) / 16.0)) as u64).collect();
+    // The upper end moves up by as much as its comparison may be early.
+    coarse.push((1 << 11) + 7);
+    let early = std::cell::Cell::new(0);
+    case.assert_correct(&values, &masks, &[], |x, masks, out| {
+        let (s, y) = (x[0], out[0][0]);
+        if y.wrapping_sub(table.clear(s, 20)) > 1 {
+            early.set(early.get() + 1);
+            assert!(coarse.iter().any(|t| (s + 1..s + 8).contains(t)), "f({s}) = {y} under {masks:?}");
+        }
+        let exact = 1.0 / (s as f64 / 128.0).min(high);
+        let error = (y as f64 / f64::from(1 << 20) / exact - 1.0).abs();
+        // Just above the upper end the function goes on or is constant already.
+        let slack = if (2048..2055).contains(&s) { 7.0 / 2048.0 } else { 2.0 / s as f64 };
+        assert!(error < slack + 1e-3, "f({s}): error {error}");
+    });
+    assert!(early.get() > 100, "{} comparisons were early", early.get());
+}
+
 #[test]
 fn row_gate_views() {
     let device = World::new(0).device().clone();

@@ -4,7 +4,7 @@ mod tree;
 
 use super::bits::rotate;
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
+    Correction, Expansion, Front, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
@@ -107,28 +107,20 @@ impl Lanes for Avx512 {
         unsafe { select(s, out) }
     }
 
-    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    fn expand(&self, domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
         if count == 1 {
-            return scalar::expand(domain, seed, count, out);
+            return scalar::expand(domain, block, seed, count, out);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::expand(domain, seed, out) }
+        unsafe { tree::expand(domain, block, seed, out) }
     }
 
-    fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
         if count == 1 {
-            return scalar::children(&scalar::Scalar, nodes, count, level, key, out);
+            return scalar::advance(&scalar::Scalar, nodes, at, count, split, step);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::children(nodes, level, key, out) }
-    }
-
-    fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
-        if count == 1 {
-            return scalar::descend(&scalar::Scalar, nodes, count, level, points, key);
-        }
-        // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::descend(nodes, level, points, key) }
+        unsafe { tree::advance(nodes, at, split, step) }
     }
 
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {

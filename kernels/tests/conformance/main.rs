@@ -87,7 +87,7 @@ suite! {
     stream: known_vector equals_rand_chacha prefixes_and_masks;
     gemm: ragged few_rows large_inputs many_rows thread_counts empty batches batch_layouts properties;
     select: small_tables large_tables indices_wrap;
-    dcf: exhaustive wide equals_definition shapes hostile_keys;
+    dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;
 }
 

@@ -1,6 +1,7 @@
 //! Gates. Each file is one gate: the algebra in its first lines, dealer and evaluators side by side, its meaning in
 //! the clear, and its declared cost, which tests hold against the measured one.
 
+mod at_least;
 pub mod bit;
 pub mod choice;
 pub mod compare;
