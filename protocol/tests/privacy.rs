@@ -45,7 +45,7 @@ impl Layer {
             let h = truncate::truncate(&cx.scope("project"), product::matmul(&cx, &n, &w)?, F).await?;
             let scores = product::reshare(&cx.scope("scores"), product::multiply(&cx, &h, &n)?).await?;
             let p = softmax::softmax(&cx.scope("softmax"), &scores, &t.softmax).await?;
-            let g = glu::gated(&cx.scope("gate"), &h, &n, &t.silu, F).await?;
+            let g = glu::gated(&cx.scope("gate"), &h, &n, &t.silu, 64, F).await?;
             let b = compare::less_than(&cx.scope("relu"), x, &[0], compare::Window::EXACT31).await?;
             let r = product::reshare(&cx.scope("relu"), bit::bit_times(&cx, &b[0], x)?).await?;
             Ok(vec![p, g, r])
@@ -135,7 +135,7 @@ fn sign_correlation(world: World, bare: bool) -> f64 {
     let o = world.recorded().run(inputs.try_into().unwrap(), |cx, i: Vec<Share>| {
         let table = table.clone();
         Box::pin(async move {
-            let y = glu::gated(&cx, &i[0], &i[1], &table, F).await?;
+            let y = glu::gated(&cx, &i[0], &i[1], &table, 64, F).await?;
             let b = compare::less_than(&cx, &i[0], &[0], compare::Window::EXACT31).await?;
             let z = product::reshare(&cx, bit::bit_times(&cx, &b[0], &i[0])?).await?;
             Ok((y, z))
