@@ -65,6 +65,11 @@ impl TableSpec {
         self.slope_scale + self.in_scale - self.drop
     }
 
+    /// A mask that leaves the local coordinate as much too small as masks do on average, for readings in the clear.
+    pub fn average_mask(&self) -> u64 {
+        (1 << self.drop) >> 1
+    }
+
     /// What the local coordinate loses on average: both summands drop their low bits.
     pub(crate) fn lost(&self) -> f64 {
         (pow2(self.drop as i32) - 1.0) * pow2(-(self.in_scale as i32))
