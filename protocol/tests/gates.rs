@@ -186,6 +186,24 @@ fn gated_activation() {
         assert!(e < 8e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
     }
     assert_cost(&o, glu::cost(a.len(), &spec, F, 64, F, 64));
+    // In 56 bits: products below 2^11 and 24 fractional bits of the function.
+    let spec = TableSpec::shortened(4, 9, F, 24);
+    let table = Table::new(w.device(), spec, silu);
+    let inputs: Vec<_> = column(&w, &a, F, 3).into_iter().zip(column(&w, &b, F, 4)).collect();
+    let opened = w.open(&column(&w, &a, F, 3));
+    let o = w.run(inputs.try_into().unwrap(), |cx, (g, u): (Share, Share)| {
+        let table = table.clone();
+        Box::pin(async move { glu::gated(&cx, &g, &u, &table, 56, F).await })
+    });
+    let (y, u) = (w.open(&o.results).values, w.open(&column(&w, &b, F, 4)).values);
+    for i in 0..a.len() {
+        let z = table.clear(opened.values[i], opened.lambda[i], Ring::Z64).wrapping_mul(u[i]);
+        let d = y[i].wrapping_sub(truncate::clear(Ring::Z64, z, spec.out_scale()));
+        assert!(d <= 1, "silu({})·{}: {} units off the table", a[i], b[i], d as i64);
+        let e = (real(y[i], F) - silu(a[i]) * b[i]).abs();
+        assert!(e < 2e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
+    }
+    assert_cost(&o, glu::cost(a.len(), &spec, F, 56, F, 64));
 }
 
 #[test]

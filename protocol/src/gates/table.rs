@@ -41,8 +41,8 @@ impl TableSpec {
         }
     }
 
-    /// The same with slopes and local coordinates of as many bits as an output scale leaves: a unit of the slope errs
-    /// by as much over an entry of 1/16 as 2^6 units of the coordinate.
+    /// The same for values at `out_scale`, its bits shared out between slope and local coordinate: over an entry of
+    /// 1/16, rounding a slope errs by 2^−6 of its unit, rounding the coordinate by a whole unit times the slope.
     pub fn shortened(range_log2: u32, entries_log2: u32, in_scale: u32, out_scale: u32) -> TableSpec {
         let local = ((out_scale + 6) / 2).min(in_scale);
         let spec = TableSpec::symmetric(range_log2, entries_log2, in_scale, out_scale - local);
