@@ -12,7 +12,7 @@ use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
 use protocol::gates::product::{product_cost, reshare_cost};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::{embedding, glu, lut, max, truncate};
+use protocol::gates::{embedding, glu, max, truncate};
 use protocol::{Cost, Ledger, Result, Shape};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -272,12 +272,13 @@ impl Algebra for Dry {
     }
 
     async fn activate(&self, x: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(lut::cost(x.len(), &t.table.spec, SCALE, RING)).await;
+        self.charge(t.alone().cost(x.len(), SCALE, RING)).await;
         Ok(*x)
     }
 
     async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, SCALE, RING)).await;
+        let t = t.gated();
+        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, t.bits, SCALE, RING)).await;
         Ok(*g)
     }
 

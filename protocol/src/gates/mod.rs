@@ -13,6 +13,7 @@ pub mod lut;
 pub mod max;
 pub mod norm;
 pub mod product;
+pub mod quadratic;
 pub mod reveal;
 pub mod row;
 pub mod softmax;
