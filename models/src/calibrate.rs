@@ -171,9 +171,9 @@ pub fn calibrate(
             pooler = Some(TablePlan::covering(range_log2, Step::Pooler, None));
         }
     }
-    // Σ e·v at 39 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
+    // Σ e·v at 39 fractional bits must stay below 2^62 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
-    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * largest_value);
+    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (1.001 * 4f64.exp() * largest_value);
     below("attention values".into(), 64.0, fits)?;
     let ranges = Watched { seen: &seen, c: &c, path: String::new() };
     let plan = Plan {

@@ -246,7 +246,7 @@ impl Algebra for Clear {
             let row = &x.data[row[0]..row[1]];
             let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
             let shift = ((max >> bucket) + 1) << bucket;
-            data.extend(row.iter().map(|&v| t.exp.clear((v as i64 - shift) as u64, 0, Ring::Z64)));
+            data.extend(row.iter().map(|&v| t.exp.mean((v as i64 - shift) as u64)));
         }
         Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }

@@ -117,6 +117,24 @@ fn values_fit_their_narrow_ring() {
     }
 }
 
+/// The extremes of what a plan from outside may ask for are tables too, if poor ones.
+#[test]
+fn extreme_plans_have_tables() {
+    for (range_log2, entries_log2) in [(1, 4), (1, 12), (8, 4), (8, 12)] {
+        for product_log2 in [None, Some(0), Some(TablePlan::LARGEST_PRODUCT_LOG2)] {
+            let plan = TablePlan { range_log2, entries_log2, product_log2 };
+            let table = plan.table(&kernels::cpu::Cpu::best(), gelu);
+            let step = 2f64.powi(range_log2 as i32 + 1 - entries_log2 as i32);
+            for x in [-step, 0.0, step] {
+                let found = value(&table, (x * 2f64.powi(SCALE as i32)) as i64 as u64, 0);
+                // Windows of 1.0625 steps, a second derivative below 0.8, roundings.
+                let most = (1.0625 * step).powi(2) * 0.05 + 0.02 * step + 1e-3;
+                assert!((found - gelu(x)).abs() < most, "{plan:?} at {x}: {found}");
+            }
+        }
+    }
+}
+
 /// Rows of scores of many kinds, within ±bound.
 fn score_rows(n: usize, bound: f64, numbers: &mut Numbers) -> Vec<Vec<f64>> {
     let mut rows = vec![];
