@@ -311,7 +311,9 @@ impl Algebra for Dry {
     }
 
     async fn reciprocal_sums(&self, _: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        self.scope("reciprocal").charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING)).await;
+        self.scope("reciprocal")
+            .charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
+            .await;
         Ok(Shape::new(s.score_rows(), 1))
     }
 

@@ -9,8 +9,8 @@
 use crate::cost::{Ledger, bytes};
 use crate::error::{Error, Result};
 use crate::net::Network;
-use crate::profile::{Part, Profile, Recorder};
 use crate::prg::{KeyId, Purpose, Streams};
+use crate::profile::{Part, Profile, Recorder};
 use crate::registry::{PadUse, Registry};
 use crate::share::Share;
 use crate::{NetError, Role, Shape};
@@ -527,7 +527,13 @@ impl<'n> Cx<'n> {
 
     fn note_values(&self, core: &mut Core<'_>, item: &Item, to: Role, words: &Words) {
         if let Some(t) = &mut core.session.transcript {
-            t.push(Sent { to, op: item.op.number, lane: item.lane(), bits: item.bits, values: words.to_vec() });
+            t.push(Sent {
+                to,
+                op: item.op.number,
+                lane: item.lane(),
+                bits: item.bits,
+                values: words.to_vec(),
+            });
         }
     }
 

@@ -71,6 +71,7 @@ impl TryFrom<u8> for Part {
 
 /// From here on the thread works on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(u64, u32, Part)", from = "(u64, u32, Part)")]
 pub struct Mark {
     /// Nanoseconds after the start of the run.
     pub at: u64,
@@ -83,6 +84,19 @@ pub struct Mark {
 impl Mark {
     /// Stands for the operations of the next [`Round`].
     pub const EXCHANGE: u32 = u32::MAX;
+}
+
+/// There are many marks: they travel without names.
+impl From<Mark> for (u64, u32, Part) {
+    fn from(m: Mark) -> Self {
+        (m.at, m.scope, m.part)
+    }
+}
+
+impl From<(u64, u32, Part)> for Mark {
+    fn from((at, scope, part): (u64, u32, Part)) -> Mark {
+        Mark { at, scope, part }
+    }
 }
 
 /// One exchange: what this party sent in it.

@@ -8,7 +8,9 @@ use models::folded;
 use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
-use models::shared::{Account, Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
+use models::shared::{
+    Account, Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
+};
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
 use protocol::{Ledger, Role};

@@ -5,7 +5,6 @@ use super::times::Doing;
 use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen};
 use crate::client::PassOutput;
 use crate::sampling::Sampling;
-use models::model::OutputRows;
 use models::shared::{SessionOptions, client as shares};
 use models::tokenizer::StreamDecoder;
 use protocol::Ledger;

@@ -6,7 +6,6 @@ use crate::client::{PassOutput, Session, SessionOptions as Opening};
 use crate::owner::random;
 use crate::wire;
 use models::model::OutputRows;
-use crate::transport::frame::decode;
 use models::shared::{Account, SessionOptions, SharedModelError, client as shares};
 use protocol::Ledger;
 
@@ -162,7 +161,7 @@ fn split_output(output: &[u8]) -> Result<(Account, &[u8]), String> {
     let (length, rest) = output.split_first_chunk::<4>().ok_or("an answer without a beginning")?;
     let (account, message) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("a truncated answer")?;
-    Ok((decode(account)?, message))
+    Ok((serde_json::from_slice(account).map_err(|e| e.to_string())?, message))
 }
 
 /// The first four words of a part.

@@ -3,7 +3,6 @@
 use super::bad;
 use crate::{
     engine::{PassRequest, SessionRunner},
-    transport::frame::encode,
     wire::{Failure, FailureCode},
 };
 use models::shared::{Account, PartySession, Request, SessionOptions, Work};
@@ -51,7 +50,7 @@ impl SessionRunner for Runner {
         let role = self.role;
         // What the work took at this party goes first, then an evaluator's message.
         let mut send = |account: Account, message: Option<Vec<u8>>| {
-            let account = encode(&account).map_err(|e| Ended::Failed(bad(e)))?;
+            let account = serde_json::to_vec(&account).map_err(|e| Ended::Failed(bad(e.to_string())))?;
             let mut output = [&(account.len() as u32).to_le_bytes()[..], &account].concat();
             output.extend(message.unwrap_or_default());
             if matches!(work, Work::Choose { .. }) {

@@ -26,9 +26,9 @@ impl Row {
 /// an opening in it, so that exchanges of groups that run side by side add up to more than there were.
 pub fn summarise(profiles: &[Profile; 3], group: impl Fn(&str) -> String) -> Vec<(String, Row)> {
     let mut groups = Groups::default();
-    let places = profiles.each_ref().map(|p| -> Vec<usize> {
-        p.scopes.iter().map(|name| groups.place(group(name))).collect()
-    });
+    let places = profiles
+        .each_ref()
+        .map(|p| -> Vec<usize> { p.scopes.iter().map(|name| groups.place(group(name))).collect() });
     for (role, (profile, places)) in Role::ALL.into_iter().zip(profiles.iter().zip(&places)) {
         let mut rounds = profile.rounds.iter();
         for (mark, end) in profile.spans() {
