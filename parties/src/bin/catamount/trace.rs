@@ -37,6 +37,9 @@ struct Event {
     cat: Option<&'static str>,
     #[serde(skip_serializing_if = "Value::is_null")]
     args: Value,
+    /// How many slices it lies in: of slices that are equally long, the outer one comes first.
+    #[serde(skip)]
+    depth: usize,
 }
 
 /// Slices of one thread, kept open while the program stays within them.
@@ -91,7 +94,9 @@ fn events(passes: &[PassTimes]) -> Vec<Event> {
         client.slice(span.doing.name().into(), span.start, span.start + span.length, "client", Value::Null);
     }
     all.append(&mut client.events);
-    all.sort_by(|a, b| a.ts.total_cmp(&b.ts).then(b.dur.partial_cmp(&a.dur).expect("numbers")));
+    all.sort_by(|a, b| {
+        a.ts.total_cmp(&b.ts).then(b.dur.partial_cmp(&a.dur).expect("numbers")).then(a.depth.cmp(&b.depth))
+    });
     let mut named: Vec<Event> = vec![];
     for (pid, process, thread) in [
         (1, "P0 (dealer)", "session"),
@@ -101,7 +106,7 @@ fn events(passes: &[PassTimes]) -> Vec<Event> {
     ] {
         for (kind, name) in [("process_name", process), ("thread_name", thread)] {
             let (name, args) = (kind.into(), json!({ "name": name }));
-            named.push(Event { name, ph: "M", pid, tid: 1, ts: 0.0, dur: None, cat: None, args });
+            named.push(Event { name, ph: "M", pid, tid: 1, ts: 0.0, dur: None, cat: None, args, depth: 0 });
         }
     }
     named.extend(all);
@@ -110,6 +115,9 @@ fn events(passes: &[PassTimes]) -> Vec<Event> {
 
 impl Thread {
     fn slice(&mut self, name: String, start: u64, end: u64, cat: &'static str, args: Value) {
+        if end == start {
+            return;
+        }
         let micros = |ns: u64| ns as f64 / 1000.0;
         // Differences of whole nanoseconds: slices that touch do not overlap by rounding.
         let (ts, dur) = (micros(start - self.zero), micros(end - start));
@@ -122,6 +130,7 @@ impl Thread {
             dur: Some(dur),
             cat: Some(cat),
             args,
+            depth: self.open.len() + 1,
         });
     }
 

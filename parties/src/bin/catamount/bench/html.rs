@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 const STYLE: &str = include_str!("style.css");
 /// Columns of a chart: names, bars, numbers.
 const NAMES: f64 = 250.0;
-const BARS: f64 = 700.0;
-const WIDTH: f64 = 1072.0;
+const BARS: f64 = 800.0;
+const WIDTH: f64 = 1132.0;
 /// A party's bar, and what a line of three takes.
 const BAR: f64 = 11.0;
 const ROW: f64 = 3.0 * (BAR + 2.0) + 12.0;
@@ -24,6 +24,7 @@ pub(super) fn page(r: &Report) -> String {
         escape(&r.machine),
         escape(&r.command)
     );
+    out += &rates(&r.rates);
     for section in &r.sections {
         out += &self::section(section);
     }
@@ -55,6 +56,17 @@ fn section(s: &Section) -> String {
         );
     }
     out + "</section>\n"
+}
+
+/// What the machine does at best.
+fn rates(r: &Rates) -> String {
+    let tile = |figure: String, what: &str| {
+        format!("<div class=\"tile\"><b>{figure}</b><span>{what}</span></div>\n")
+    };
+    let products = tile(format!("{:.1} G/s", r.products_per_s / 1e9), "products on one core");
+    let link = tile(format!("{:.0} MB/s", r.bytes_per_s / 1e6), "one link, QUIC on loopback");
+    let exchange = tile(format!("{:.0} µs", r.exchange_s * 1e6), "an exchange of 8 bytes");
+    format!("<h3>This machine at best</h3>\n<div class=\"tiles\">\n{products}{link}{exchange}</div>\n")
 }
 
 fn tiles(s: &Section) -> String {
@@ -100,13 +112,9 @@ fn chart(lines: &[Line]) -> String {
     }
     for (i, line) in lines.iter().enumerate() {
         let top = ROW * i as f64 + 4.0;
-        let _ = writeln!(out, "<text x=\"0\" y=\"{:.1}\">{}</text>", top + 14.0, escape(&line.name));
-        let _ = writeln!(
-            out,
-            "<text class=\"size\" x=\"0\" y=\"{:.1}\">{}</text>",
-            top + 30.0,
-            escape(&line.size)
-        );
+        let (name, size) = label(line);
+        let _ = writeln!(out, "<text x=\"0\" y=\"{:.1}\">{}</text>", top + 14.0, escape(name));
+        let _ = writeln!(out, "<text class=\"size\" x=\"0\" y=\"{:.1}\">{}</text>", top + 30.0, escape(size));
         for (party, times) in line.times_ms.iter().enumerate() {
             let y = top + party as f64 * (BAR + 2.0);
             let _ = writeln!(
@@ -166,7 +174,7 @@ fn link_chart(whole: &Line) -> String {
     let height = 22.0 * whole.measured.bytes.len() as f64;
     let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n");
     for (i, (link, &measured)) in whole.measured.bytes.iter().enumerate() {
-        let (y, width) = (22.0 * i as f64, measured as f64 / most * BARS);
+        let (y, width) = (22.0 * i as f64, measured as f64 / most * (BARS - 130.0));
         let declared = whole.declared.as_ref().and_then(|d| d.bytes.get(link)).copied();
         let same = match declared {
             Some(declared) if declared == measured => " = declared".to_string(),
@@ -190,21 +198,22 @@ fn link_chart(whole: &Line) -> String {
 
 fn costs(s: &Section) -> String {
     let mut out = String::from(
-        "<div class=\"scroll\"><table>\n<tr><th></th><th>exchanges</th><th>P0 → P1</th><th>P0 → P2</th>\
-         <th>P1 ⇄ P2, each way</th><th>declared</th><th>products</th><th>floor: products</th><th>bytes</th>\
-         <th>exchanges</th><th>all</th><th>measured</th><th>over floor</th></tr>\n",
+        "<div class=\"scroll\"><table>\n<tr><th rowspan=\"2\"></th><th rowspan=\"2\">ex-<br>changes</th>\
+         <th colspan=\"3\">bytes</th><th rowspan=\"2\">declared</th><th rowspan=\"2\">products</th>\
+         <th colspan=\"4\">floor</th><th colspan=\"2\">measured</th></tr>\n\
+         <tr><th>P0 → P1</th><th>P0 → P2</th><th>P1 ⇄ P2, each</th><th>products</th><th>bytes</th><th>exchanges</th>\
+         <th>all</th><th>time</th><th>/ floor</th></tr>\n",
     );
     for (line, class) in
         s.lines.iter().map(|l| (l, "")).chain(s.whole.iter().map(|l| (l, " class=\"whole\"")))
     {
         let on = |link: &str| bytes(line.measured.bytes.get(link).copied().unwrap_or(0));
         let declared = match (&line.declared, line.as_declared) {
-            (Some(_), Some(true)) => "<td class=\"good\">= measured</td>".to_string(),
+            (Some(_), Some(true)) => "<td class=\"good\">as measured</td>".to_string(),
             (Some(d), _) => format!("<td class=\"bad\">{} exch., {}</td>", d.exchanges, bytes(d.total())),
             (None, _) => "<td>–</td>".into(),
         };
-        let products =
-            if line.products == 0 { "–".into() } else { format!("{:.2} M", line.products as f64 / 1e6) };
+        let products = count(line.products);
         let floor = line.floor.map(|f| [f.products_ms, f.bytes_ms, f.exchanges_ms, f.total_ms]);
         let floor: String = match floor {
             Some(parts) => parts.map(|ms| format!("<td>{}</td>", milliseconds(ms))).concat(),
@@ -212,8 +221,9 @@ fn costs(s: &Section) -> String {
         };
         let _ = writeln!(
             out,
-            "<tr{class}><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{declared}<td>{products}</td>{floor}<td>{}</td><td>{}</td></tr>",
-            escape(&line.name),
+            "<tr{class}><td title=\"{}\">{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{declared}<td>{products}</td>{floor}<td>{}</td><td>{}</td></tr>",
+            escape(label(line).1),
+            escape(label(line).0),
             line.measured.exchanges,
             on("P0->P1"),
             on("P0->P2"),
@@ -232,6 +242,8 @@ fn notes(r: &Rates) -> String {
          <li>A party's time is divided without gap or overlap. It belongs to the operation that last spoke to the \
          protocol; an exchange belongs in equal parts to all operations that travel in it. <i>Compute</i> is everything \
          that is none of the other kinds, and includes the time in which the system gave the core to somebody else.</li>\n\
+         <li><i>Back-pressure</i> is counted where a message of the dealer was full; the words in it are of the \
+         operations before it, too.</li>\n\
          <li>P0 deals ahead: its time is not on the critical path except where an evaluator waits for it. \
          <i>Measured</i> is the time of the slower evaluator. Parts that run side by side share exchanges, so that \
          the parts' exchanges can add up to more than the whole's.</li>\n\
@@ -258,6 +270,14 @@ fn class(part: Part) -> &'static str {
     }
 }
 
+/// The name of a line, and what stands below it.
+fn label(line: &Line) -> (&str, &str) {
+    match line.name.strip_prefix("layer.*/") {
+        Some(name) => (name, "all layers"),
+        None => (&line.name, &line.size),
+    }
+}
+
 fn over_floor(line: &Line) -> String {
     let floor = line.floor.map(|f| f.total_ms).filter(|f| *f > 0.0);
     floor.map_or("–".into(), |f| format!("{:.1} ×", line.critical_ms() / f))
@@ -271,6 +291,15 @@ fn milliseconds(ms: f64) -> String {
         _ if ms < 10.0 => format!("{ms:.2} ms"),
         _ if ms < 1000.0 => format!("{ms:.0} ms"),
         _ => format!("{:.2} s", ms / 1e3),
+    }
+}
+
+/// A number of products.
+fn count(n: u64) -> String {
+    match n {
+        0 => "–".into(),
+        1..1_000_000_000 => format!("{:.2} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
     }
 }
 

@@ -73,7 +73,7 @@ impl BenchLayer {
         self.trace.write(&times)?;
         let dry = Dry::model(&config, &owned.tables);
         let measured = Measured {
-            title: format!("A layer of {}, {} tokens", self.model, self.tokens),
+            title: "One layer".into(),
             about: format!(
                 "Made-up weights; three party processes on this machine, the fastest of {} runs.",
                 self.runs
@@ -84,7 +84,7 @@ impl BenchLayer {
         let section = measured.section(Some("layer.0"), &rates);
         self.json.say(&table(&section));
         let same = section.as_declared();
-        let title = section.title.clone();
+        let title = format!("A layer of {}, {} tokens", self.model, self.tokens);
         let report = Report { title, command: command(), machine: machine(), rates, sections: vec![section] };
         self.html.write(&report)?;
         self.json.write(&report)?;

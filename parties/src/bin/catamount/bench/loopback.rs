@@ -166,14 +166,11 @@ impl Loopback {
             };
             threads.into_iter().map(join).collect::<anyhow::Result<Vec<Vec<(Profile, Ledger)>>>>()
         })?;
-        let mut parties = parties.into_iter().map(Vec::into_iter);
-        let (Some(a), Some(b), Some(c)) = (parties.next(), parties.next(), parties.next()) else {
-            anyhow::bail!("not three parties")
-        };
-        let merge = |((a, b), c): (((Profile, Ledger), (Profile, Ledger)), (Profile, Ledger))| {
-            ([a.0, b.0, c.0], Ledger::merge(&[a.1, b.1, c.1]))
-        };
-        Ok(a.zip(b).zip(c).map(merge).collect())
+        let parties: [Vec<_>; 3] = parties.try_into().map_err(|_| anyhow::anyhow!("not three parties"))?;
+        let [p0, p1, p2] = parties.map(Vec::into_iter);
+        let together =
+            p0.zip(p1.zip(p2)).map(|(a, (b, c))| ([a.0, b.0, c.0], Ledger::merge(&[a.1, b.1, c.1])));
+        Ok(together.collect())
     }
 }
 

@@ -43,7 +43,9 @@ impl Measured<'_> {
             summarise(parties, part).into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, row)| {
                 let expected =
                     (name != ELSEWHERE).then(|| expected(&self.charges, |c| all_layers(&c.scope) == name));
-                Line::new(name, &row, expected, rates)
+                let shown =
+                    within.and_then(|w| name.strip_prefix(&format!("{}/", all_layers(w))).map(String::from));
+                Line::new(shown.unwrap_or(name), &row, expected, rates)
             });
         let kind = |name: &str| {
             let inside = inside(longest_prefix(name, &declared).unwrap_or(name));
