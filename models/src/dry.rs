@@ -343,3 +343,34 @@ impl Algebra for Dry {
         Ok(Shape::new(1, x.cols))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+
+    /// Items add up to the whole, exchange by exchange, and bear the scopes of the program.
+    #[test]
+    fn a_pass_item_by_item_is_the_pass() {
+        for config in [ModelConfig::toy(), ModelConfig::toy_gpt2(), ModelConfig::toy_bert()] {
+            let tables = Plan::typical(&config).tables(&kernels::cpu::Cpu::best(), &config);
+            let model = Dry::model(&config, &tables);
+            let rows = OutputRows::Last;
+            let whole = Dry::pass(&model, 5, &mut Cache::new(&config), rows);
+            let items = Dry::itemised(&model, 5, &mut Cache::new(&config), rows);
+            let mut sent = [[0; 3]; 3];
+            for item in &items {
+                sent.iter_mut()
+                    .flatten()
+                    .zip(item.sent.iter().flatten())
+                    .for_each(|(sum, bytes)| *sum += bytes);
+            }
+            assert_eq!(sent, whole.ledger.sent);
+            assert_eq!(items.iter().map(|c| c.weight_macs).sum::<u64>(), whole.weight_macs);
+            let exchanges: std::collections::BTreeSet<u64> =
+                items.iter().filter_map(|c| c.exchange).collect();
+            assert!(exchanges.into_iter().eq(0..whole.ledger.exchanges));
+            assert!(items.iter().any(|c| &*c.scope == "layer.1/attention/softmax/exp"));
+        }
+    }
+}
