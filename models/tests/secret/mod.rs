@@ -8,7 +8,9 @@ use models::folded;
 use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
+use models::shared::{
+    Account, Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
+};
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
 use protocol::{Ledger, Role};
@@ -73,8 +75,8 @@ pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) ->
                     for (ids, parts) in passes.iter().zip(inputs) {
                         let keys = session.keys(&parts[role.index()], ids.len()).unwrap();
                         let request = Request { keys, segment: None, work: Work::Outputs(rows) };
-                        let mut reply = |ledger, outputs| {
-                            out.push((outputs, ledger));
+                        let mut reply = |account: Account, outputs| {
+                            out.push((outputs, account.cost));
                             Ok::<_, protocol::Error>(())
                         };
                         session.pass(&mut net, &request, &mut reply).unwrap();
