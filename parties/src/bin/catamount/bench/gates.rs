@@ -5,6 +5,7 @@ use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
+use models::plan::{Step, TablePlan};
 use protocol::gates::choice;
 use protocol::gates::compare::{self, Window};
 use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
@@ -13,8 +14,8 @@ use protocol::gates::max::{self, Levels};
 use protocol::gates::norm::{self, NormKind, NormTable};
 use protocol::gates::row;
 use protocol::gates::softmax::{self, EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::table::{Table, TableSpec, gelu, silu};
-use protocol::gates::{glu, lut, product, truncate};
+use protocol::gates::table::{gelu, silu};
+use protocol::gates::{glu, product, quadratic, truncate};
 use protocol::testing::World;
 use protocol::{Cost, Cx, Key, Ledger, Result, Role, Shape, Share, SharedMatrix};
 use std::pin::Pin;
@@ -177,27 +178,31 @@ impl Inputs {
         let sized = |shape: Shape| format!("{} × {}", shape.rows, shape.cols);
         let mut gates = vec![self.truncated_product(activations)];
 
-        let spec = TableSpec::symmetric(4, 7, SCALE, 12);
-        let (x, gelu) = (self.share(Shape::new(inner, 1), SCALE, 8.0), Table::new(device, spec, gelu));
+        // As in models: inputs in ±16, products of the gated activation in ±2^11.
+        let table = |product_log2, f| TablePlan::covering(4, Step::Activation, product_log2).table(device, f);
+        let x = self.share(Shape::new(inner, 1), SCALE, 8.0);
+        let gelu = table(None, gelu).alone().clone();
         gates.push(Gate {
             name: "activation (GELU)",
-            size: format!("{inner} elements, {} entries", 1 << 7),
-            declared: lut::cost(inner, &spec, SCALE, RING),
+            size: format!("{inner} elements, {} entries", gelu.spec.entries),
+            declared: gelu.cost(inner, SCALE, RING),
             products: 0,
             programs: programs(x.clone(), move |cx, x| {
                 let table = gelu.clone();
-                Box::pin(async move { lut::lookup(&cx, &x, &table, SCALE).await.map(drop) })
+                Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await.map(drop) })
             }),
         });
-        let silu = Table::new(device, spec, silu);
+        let silu = table(Some(11), silu).gated().clone();
         gates.push(Gate {
             name: "gated activation (SiLU)",
-            size: format!("{inner} elements, {} entries", 1 << 7),
-            declared: glu::cost(inner, &spec, SCALE, SCALE, RING),
+            size: format!("{inner} elements, {} entries", silu.table.spec.entries),
+            declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
             products: 0,
             programs: programs(x.clone(), move |cx, x| {
-                let table = silu.clone();
-                Box::pin(async move { glu::gated(&cx, &x, &x, &table, SCALE).await.map(drop) })
+                let silu = silu.clone();
+                Box::pin(
+                    async move { glu::gated(&cx, &x, &x, &silu.table, silu.bits, SCALE).await.map(drop) },
+                )
             }),
         });
         gates.push(Gate {
