@@ -50,6 +50,8 @@ pub struct Request {
     pub keys: EmbeddingKeys,
     /// How many of them are of the first token type; all if `None`.
     pub segment: Option<usize>,
+    /// How many of the tokens so far they follow; those after it are forgotten.
+    pub keep: usize,
     /// What to do with them.
     pub work: Work,
 }
@@ -65,13 +67,28 @@ impl PartySession {
     /// A session over fresh streams.
     pub fn new(model: Arc<PartyModel>, streams: Box<dyn Streams>) -> PartySession {
         let session = Session::new(model.role, model.device.clone(), kernels::Ring::Z64, streams);
+        Self::within(model, session)
+    }
+
+    /// A session that the caller has prepared, of the model's role.
+    pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
         let cache = Cache::new(&model.model.config);
         PartySession { model, session, cache }
+    }
+
+    /// Streams, costs and records.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Tokens so far.
     pub fn tokens(&self) -> usize {
         self.cache.tokens()
+    }
+
+    /// Whether tokens of earlier passes count in later ones: a decoder.
+    pub fn remembers(&self) -> bool {
+        self.model.public.config.is_decoder()
     }
 
     /// Costs so far.
@@ -92,8 +109,14 @@ impl PartySession {
     /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with the
     /// cost of what led to it at this party; `None` stands for the dealer's part.
     ///
+    /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
+    /// their positions is masked by streams that never masked anything.
+    ///
     /// # Errors
     /// A party is lost, the programs have diverged, or `reply` fails.
+    ///
+    /// # Panics
+    /// More tokens are kept than there are.
     pub fn pass<E: From<protocol::Error>>(
         &mut self,
         net: &mut dyn Network,
@@ -101,7 +124,7 @@ impl PartySession {
         reply: &mut dyn FnMut(Ledger, Option<Vec<u8>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut tokens = Tokens::Keys(r.keys.clone());
-        let mut count = r.keys.tokens();
+        let (mut count, mut keep) = (r.keys.tokens(), r.keep);
         let choices = match r.work {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
@@ -113,6 +136,7 @@ impl PartySession {
                 let tokens = &tokens;
                 async move {
                     let a = Secure::new(cx);
+                    cache.cut(&a, keep);
                     let rows = match r.work {
                         Work::Outputs(rows) => rows,
                         _ => OutputRows::Last,
@@ -135,7 +159,7 @@ impl PartySession {
             let cost = self.session.ledger().since(&before);
             reply(cost, words.map(|w| packed(&w, bits)))?;
             if let Some(row) = chosen {
-                (tokens, count) = (Tokens::OneHot(row), 1);
+                (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
             }
         }
         Ok(())
