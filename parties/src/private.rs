@@ -15,6 +15,7 @@
 mod encode;
 mod generate;
 mod run;
+mod speculate;
 
 use crate::client::{Client, ClientError};
 use crate::ids::Digest;
@@ -26,6 +27,7 @@ use models::tokenizer::{Tokenizer, TokenizerError};
 pub use encode::{Classification, Embedding};
 pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal};
 pub use run::{Pass, Run, Seen};
+pub use speculate::Speculation;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,9 @@ pub enum PrivateError {
     /// A way of choosing tokens that the parties do not have.
     #[error("the parties cannot choose tokens {0}")]
     Choice(String),
+    /// Drafts that cannot be verified.
+    #[error("speculative decoding {0}")]
+    Speculation(String),
     /// The parties computed for another model than the description says.
     #[error("the model's description does not fit its digest; share the model again")]
     Digest,

@@ -82,13 +82,35 @@ impl Run<'_> {
     /// # Errors
     /// The tokens do not fit, or a party fails; the session is over then.
     pub async fn pass(&mut self, pass: Pass<'_>) -> Result<(Vec<f32>, Ledger), PrivateError> {
+        self.send(pass, 0).await
+    }
+
+    /// A pass whose last `drafted` tokens are guesses.
+    async fn send(&mut self, pass: Pass<'_>, drafted: usize) -> Result<(Vec<f32>, Ledger), PrivateError> {
         self.model.check(pass.tokens, 0)?;
         let parts = self.parts(pass.tokens)?;
-        let PassOutput(outputs) = self.session.pass(self.wire_pass(pass, 0), parts).await?;
+        let wire_pass = wire::Pass { drafted: drafted as u32, ..self.wire_pass(pass, 0) };
+        let PassOutput(outputs) = self.session.pass(wire_pass, parts).await?;
         self.advance(pass.tokens.len());
         let (ledger, [_, p1, p2]) = split_outputs(&outputs)?;
         let m = self.model;
         Ok((shares::combine_outputs(&m.device, m.config(), p1, p2)?, ledger))
+    }
+
+    /// Sends a token and guesses of what follows it; yields the scores after each of them, and the cost. As many exchanges
+    /// as for one token. Guesses that turn out wrong are taken back with [`Run::take_back`] before the next pass.
+    ///
+    /// # Errors
+    /// As [`Run::pass`], or a party refuses so many guesses.
+    pub async fn verify(&mut self, token: u32, drafts: &[u32]) -> Result<(Vec<f32>, Ledger), PrivateError> {
+        let tokens = [&[token], drafts].concat();
+        self.send(Pass { tokens: &tokens, segment: None }, drafts.len()).await
+    }
+
+    /// The next pass follows what was before the last `tokens` tokens, which must be guesses of the last pass. The parties
+    /// learn their number.
+    pub fn take_back(&mut self, tokens: usize) {
+        self.position = self.position.saturating_sub(tokens);
     }
 
     /// Ends the session.
@@ -104,6 +126,7 @@ impl Run<'_> {
             counter: 0,
             position: self.position as u64,
             tokens: pass.tokens.len() as u32,
+            drafted: 0,
             segment: pass.segment.map(|s| s as u32),
             new_tokens: new_tokens as u32,
         }
