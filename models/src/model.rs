@@ -142,6 +142,24 @@ impl<V: Values> Cache<V> {
     pub fn tokens(&self) -> usize {
         self.tokens
     }
+
+    /// Forgets all tokens but the first `tokens`. Local: no messages, and no operation, so that masks go on being fresh.
+    ///
+    /// # Panics
+    /// There are fewer tokens.
+    pub fn cut<A: Algebra<V = V>>(&mut self, a: &A, tokens: usize) {
+        assert!(tokens <= self.tokens, "{tokens} of {} tokens", self.tokens);
+        if tokens == self.tokens {
+            return;
+        }
+        self.tokens = tokens;
+        for kept in &mut self.layers {
+            *kept = kept
+                .take()
+                .filter(|_| tokens > 0)
+                .map(|(k, v)| (a.rows(&k, 0, tokens), a.rows(&v, 0, tokens)));
+        }
+    }
 }
 
 /// Which rows of a pass yield output scores.

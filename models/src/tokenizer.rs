@@ -171,6 +171,11 @@ impl Tokenizer {
         Ok(Self { inner, pieces, special, eos, bos, frame, spaced, chat })
     }
 
+    /// Whether the same ids stand for the same bytes and special tokens.
+    pub fn has_same_vocabulary(&self, other: &Self) -> bool {
+        self.pieces == other.pieces && self.special == other.special
+    }
+
     /// What a client needs to build this tokenizer again.
     pub fn info(&self) -> Result<TokenizerInfo, TokenizerError> {
         Ok(TokenizerInfo {

@@ -121,6 +121,8 @@ pub struct Limits {
     pub rendezvous_seconds: u64,
     /// Largest context of a session, in tokens.
     pub max_context_tokens: u32,
+    /// Most tokens of a pass that a client drafts (speculative decoding); 0 refuses drafts.
+    pub max_drafted_tokens: u32,
     /// Largest message between parties, or body of a client's message.
     pub max_message_bytes: usize,
     /// Threads that compute; 0: one for each core. Fewer help where several parties share a machine.
@@ -138,6 +140,7 @@ impl Default for Limits {
             idle_session_seconds: 600,
             rendezvous_seconds: 10,
             max_context_tokens: 4096,
+            max_drafted_tokens: 16,
             max_message_bytes: 256 << 20,
             threads: 0,
             report_times: false,

@@ -42,10 +42,12 @@ pub struct SessionContext {
 pub struct PassRequest {
     /// Number of this pass: 0, 1, …
     pub counter: u64,
-    /// Position of the first token.
+    /// Position of the first token: later tokens of earlier passes, all of them drafted, are forgotten.
     pub position: u64,
     /// How many tokens.
     pub tokens: u32,
+    /// How many of them are drafts; at most the party's limit.
+    pub drafted: u32,
     /// How many of them are of the first token type; all if `None`.
     pub segment: Option<u32>,
     /// How many tokens to choose after them.
@@ -56,11 +58,11 @@ pub struct PassRequest {
 
 impl std::fmt::Debug for PassRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { counter, position, tokens, new_tokens, share, .. } = self;
+        let Self { counter, position, tokens, drafted, new_tokens, share, .. } = self;
         let size = share.len();
         write!(
             f,
-            "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {size} bytes redacted)"
+            "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {drafted} drafted, {size} bytes redacted)"
         )
     }
 }

@@ -8,10 +8,12 @@
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
 //! - [`store`], [`owner`], [`private`]: a party's shares of models, sharing them, asking them.
+//! - [`sampling`], [`draft`]: choosing a token from scores, guessing tokens ahead.
 
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod draft;
 pub mod engine;
 pub mod identity;
 pub mod ids;

@@ -15,6 +15,7 @@
 mod encode;
 mod generate;
 mod run;
+mod speculate;
 mod times;
 
 use crate::client::{Client, ClientError};
@@ -27,6 +28,7 @@ use models::tokenizer::{Tokenizer, TokenizerError};
 pub use encode::{Classification, Embedding};
 pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal};
 pub use run::{Pass, Run, Seen};
+pub use speculate::Speculation;
 pub use times::{ClientSpan, Doing, PassTimes};
 
 /// Why there is no answer.
@@ -83,6 +85,9 @@ pub enum PrivateError {
     /// A way of choosing tokens that the parties do not have.
     #[error("the parties cannot choose tokens {0}")]
     Choice(String),
+    /// Drafts that cannot be verified.
+    #[error("speculative decoding {0}")]
+    Speculation(String),
     /// The parties computed for another model than the description says.
     #[error("the model's description does not fit its digest; share the model again")]
     Digest,

@@ -99,10 +99,14 @@ pub struct OpenSession {
 pub struct Pass {
     /// Number of this pass: 0, 1, …
     pub counter: u64,
-    /// Position of the first token.
+    /// Position of the first token. Where it lies among the drafted tokens of the pass before, that one and those after it
+    /// were wrong and are forgotten.
     pub position: u64,
     /// How many tokens.
     pub tokens: u32,
+    /// How many of them the client has only guessed (speculative decoding): none, or all but the first. The outputs of all
+    /// of them come back then, so that it sees how far the guesses are right.
+    pub drafted: u32,
     /// How many of them are of the first token type (sentence pairs of BERT); all if `None`.
     pub segment: Option<u32>,
     /// How many tokens the parties choose after them by themselves, where the session is for that.
@@ -123,6 +127,8 @@ pub struct ModelInfo {
 pub struct PublicLimits {
     /// Largest context of a session.
     pub max_context_tokens: u32,
+    /// Most drafted tokens of a pass.
+    pub max_drafted_tokens: u32,
     /// Largest body of a frame.
     pub max_body_bytes: u64,
 }

@@ -189,7 +189,7 @@ async fn share(client: &Client, megabytes: u32) {
 }
 
 fn pass(position: u64, tokens: u32) -> Pass {
-    Pass { counter: 0, position, tokens, segment: None, new_tokens: 0 }
+    Pass { counter: 0, position, tokens, drafted: 0, segment: None, new_tokens: 0 }
 }
 
 fn options() -> SessionOptions {

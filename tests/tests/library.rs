@@ -1,14 +1,8 @@
 //! The library as a program uses it: three parties in this process, over QUIC, with shares of a tiny model on disk.
 
-#[path = "../../parties/tests/common/mod.rs"]
-mod common;
-#[path = "../../models/tests/common/mod.rs"]
-mod gguf;
-#[allow(dead_code)]
-#[path = "../../parties/tests/cli/tiny.rs"]
-mod tiny;
+mod cluster;
 
-use common::{Files, Running};
+use cluster::cluster;
 use models::{
     dry::Dry,
     float::{Float, complete},
@@ -17,53 +11,14 @@ use models::{
     shared::Choice,
 };
 use parties::{
-    client::{Client, UploadChunk, UploadSpec},
+    client::{UploadChunk, UploadSpec},
     ids::Digest,
-    owner::OwnedModel,
     private::{Generation, MaxTokens, PrivateModel, Progress, Reveal},
     sampling::Sampling,
-    store::ModelStore,
 };
 use protocol::{Ledger, Role};
-use std::{collections::HashSet, fs, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 use tokio::sync::mpsc;
-
-struct Cluster {
-    files: Files,
-    running: [Running; 3],
-    owned: Arc<OwnedModel>,
-}
-
-fn cluster() -> Cluster {
-    let files = Files::new();
-    let running = [0, 1, 2].map(|role| {
-        let config = files.party(role);
-        let store = ModelStore::open(&config).unwrap();
-        Running::start(config, Arc::new(store))
-    });
-    let path = tiny::write(files.directory.path(), "tiny", 1);
-    Cluster { files, running, owned: Arc::new(OwnedModel::load(&path, |_, _| ()).unwrap()) }
-}
-
-impl Cluster {
-    /// Runs a client, and all must end within 30 seconds.
-    fn run(self, client: impl AsyncFnOnce(&Client, &Self)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let connected = Client::connect(&self.files.client()).await.unwrap();
-            tokio::time::timeout(Duration::from_secs(30), client(&connected, &self)).await.unwrap();
-            connected.close().await;
-        });
-        drop(self.running);
-    }
-
-    /// Names of all files in the parties' stores.
-    fn stored(&self) -> Vec<String> {
-        let entries =
-            (0..3).flat_map(|role| fs::read_dir(self.files.party(role).limits.model_directory).unwrap());
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
-    }
-}
 
 #[test]
 fn private_scores_are_the_plaintext_scores_at_the_declared_cost() {

@@ -63,6 +63,8 @@ pub struct Request {
     pub keys: EmbeddingKeys,
     /// How many of them are of the first token type; all if `None`.
     pub segment: Option<usize>,
+    /// How many of the tokens so far they follow; those after it are forgotten.
+    pub keep: usize,
     /// What to do with them.
     pub work: Work,
 }
@@ -78,6 +80,11 @@ impl PartySession {
     /// A session over fresh streams.
     pub fn new(model: Arc<PartyModel>, streams: Box<dyn Streams>) -> PartySession {
         let session = Session::new(model.role, model.device.clone(), kernels::Ring::Z64, streams);
+        Self::within(model, session)
+    }
+
+    /// A session that the caller has prepared, of the model's role.
+    pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
         let cache = Cache::new(&model.model.config);
         PartySession { model, session, cache }
     }
@@ -88,9 +95,19 @@ impl PartySession {
         self
     }
 
+    /// Streams, costs and records.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Tokens so far.
     pub fn tokens(&self) -> usize {
         self.cache.tokens()
+    }
+
+    /// Whether tokens of earlier passes count in later ones: a decoder.
+    pub fn remembers(&self) -> bool {
+        self.model.public.config.is_decoder()
     }
 
     /// Costs so far.
@@ -111,8 +128,14 @@ impl PartySession {
     /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with this
     /// party's account of what led to it; `None` stands for the dealer's part.
     ///
+    /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
+    /// their positions is masked by streams that never masked anything.
+    ///
     /// # Errors
     /// A party is lost, the programs have diverged, or `reply` fails.
+    ///
+    /// # Panics
+    /// More tokens are kept than there are.
     pub fn pass<E: From<protocol::Error>>(
         &mut self,
         net: &mut dyn Network,
@@ -120,7 +143,7 @@ impl PartySession {
         reply: &mut dyn FnMut(Account, Option<Vec<u8>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut tokens = Tokens::Keys(r.keys.clone());
-        let mut count = r.keys.tokens();
+        let (mut count, mut keep) = (r.keys.tokens(), r.keep);
         let choices = match r.work {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
@@ -132,6 +155,7 @@ impl PartySession {
                 let tokens = &tokens;
                 async move {
                     let a = Secure::new(cx);
+                    cache.cut(&a, keep);
                     let rows = match r.work {
                         Work::Outputs(rows) => rows,
                         _ => OutputRows::Last,
@@ -155,7 +179,7 @@ impl PartySession {
                 Account { cost: self.session.ledger().since(&before), profile: self.session.profile() };
             reply(account, words.map(|w| packed(&w, bits)))?;
             if let Some(row) = chosen {
-                (tokens, count) = (Tokens::OneHot(row), 1);
+                (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
             }
         }
         Ok(())

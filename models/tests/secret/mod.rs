@@ -1,7 +1,7 @@
 //! A model shared among three parties in this process, over the in-memory network.
 #![allow(dead_code, unreachable_pub)] // Each test file uses a part of this.
 
-use kernels::Words;
+use kernels::{Ring, Words};
 use models::calibrate;
 use models::checkpoint::{Head, TensorSource};
 use models::folded;
@@ -13,7 +13,7 @@ use models::shared::{
 };
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
-use protocol::{Ledger, Role};
+use protocol::{Ledger, Role, Sent, Session};
 use std::sync::Arc;
 
 /// A model shared among three parties in this process.
@@ -54,45 +54,84 @@ pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
     Shared { parties, public }
 }
 
-/// Runs passes; returns each pass's output scores and cost.
+/// A pass over tokens that follow the first `keep` of the tokens so far.
+pub struct Step {
+    pub keep: usize,
+    pub tokens: Vec<u32>,
+}
+
+/// What a pass yielded, what it cost, what the parties sent.
+pub struct Done {
+    pub outputs: Vec<f32>,
+    pub cost: Ledger,
+    pub sent: [Vec<Sent>; 3],
+}
+
+/// Runs passes one after the other; returns each pass's output scores and cost.
 pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) -> Vec<(Vec<f32>, Ledger)> {
-    let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
-    let vocab = shared.public.config.vocab;
-    let inputs: Vec<[Vec<u8>; 3]> = passes
+    let mut read = 0;
+    let steps: Vec<Step> = passes
         .iter()
-        .enumerate()
-        .map(|(i, ids)| client::split_tokens(&device, vocab, ids, &[i as u8 + 10; 32]).unwrap())
+        .map(|tokens| {
+            let keep = read;
+            read += if shared.public.config.is_decoder() { tokens.len() } else { 0 };
+            Step { keep, tokens: tokens.clone() }
+        })
         .collect();
-    let outputs: Vec<Vec<(Option<Vec<u8>>, Ledger)>> = std::thread::scope(|s| {
+    run_steps(shared, seed, &steps, rows).into_iter().map(|d| (d.outputs, d.cost)).collect()
+}
+
+/// Runs the passes of a session, with the pad registry on. Passes at the same position get the same keys from the client.
+pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -> Vec<Done> {
+    let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
+    let config = &shared.public.config;
+    let inputs: Vec<[Vec<u8>; 3]> = steps
+        .iter()
+        .map(|s| client::split_tokens(&device, config.vocab, &s.tokens, &[s.keep as u8 + 10; 32]).unwrap())
+        .collect();
+    type Own = (Option<Vec<u8>>, Ledger, Vec<Sent>);
+    let mut own: [Vec<Own>; 3] = std::thread::scope(|s| {
         let threads: Vec<_> = Role::ALL
             .into_iter()
             .zip(MemoryNetwork::three())
             .map(|(role, mut net)| {
                 let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
                 s.spawn(move || {
-                    let mut session = PartySession::new(model, Box::new(world.chacha(role)));
-                    let mut out = vec![];
-                    for (ids, parts) in passes.iter().zip(inputs) {
-                        let keys = session.keys(&parts[role.index()], ids.len()).unwrap();
-                        let request = Request { keys, segment: None, work: Work::Outputs(rows) };
+                    let streams = Box::new(world.chacha(role));
+                    let session = Session::new(role, kernels::cpu::Cpu::best(), Ring::Z64, streams);
+                    let session = session.with_registry().with_transcript();
+                    let mut session = PartySession::within(model, session);
+                    let (mut out, mut told) = (vec![], 0);
+                    for (step, parts) in steps.iter().zip(inputs) {
+                        let keys = session.keys(&parts[role.index()], step.tokens.len()).unwrap();
+                        let work = Work::Outputs(rows);
+                        let request = Request { keys, segment: None, keep: step.keep, work };
+                        let mut yielded = None;
                         let mut reply = |account: Account, outputs| {
-                            out.push((outputs, account.cost));
+                            yielded = Some((outputs, account.cost));
                             Ok::<_, protocol::Error>(())
                         };
                         session.pass(&mut net, &request, &mut reply).unwrap();
+                        let (outputs, cost) = yielded.unwrap();
+                        let sent = session.session().transcript();
+                        out.push((outputs, cost, sent[told..].to_vec()));
+                        told = sent.len();
                     }
+                    out.reverse();
                     out
                 })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().unwrap()).collect()
+        let all: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        all.try_into().unwrap_or_else(|_| unreachable!("three threads"))
     });
-    (0..passes.len())
-        .map(|i| {
-            let (p1, p2) = (outputs[1][i].0.as_ref().unwrap(), outputs[2][i].0.as_ref().unwrap());
-            assert!(outputs[0][i].0.is_none(), "the dealer has nothing for the client");
-            let ledger = Ledger::merge(&[outputs[0][i].1, outputs[1][i].1, outputs[2][i].1]);
-            (client::combine_outputs(&device, &shared.public.config, p1, p2).unwrap(), ledger)
+    steps
+        .iter()
+        .map(|_| {
+            let [dealer, p1, p2] = own.each_mut().map(|passes| passes.pop().unwrap());
+            assert!(dealer.0.is_none(), "the dealer has nothing for the client");
+            let outputs = client::combine_outputs(&device, config, &p1.0.unwrap(), &p2.0.unwrap()).unwrap();
+            Done { outputs, cost: Ledger::merge(&[dealer.1, p1.1, p2.1]), sent: [dealer.2, p1.2, p2.2] }
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use super::run::split_outputs;
 use super::times::Doing;
-use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen};
+use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen, Speculation};
 use crate::client::PassOutput;
 use crate::sampling::Sampling;
 use models::shared::{SessionOptions, client as shares};
@@ -68,6 +68,8 @@ pub struct Answer {
     pub first_token: Duration,
     /// From the first token to the last.
     pub decoding: Duration,
+    /// Tokens that each pass after the prompt gave: 1, or more by speculation. The parties know these numbers.
+    pub gains: Vec<usize>,
     /// What the first token took on the network between the parties.
     pub prompt_cost: Ledger,
     /// The same for the tokens after it.
@@ -86,11 +88,18 @@ impl Answer {
             logits: vec![],
             first_token: Duration::ZERO,
             decoding: Duration::ZERO,
+            gains: vec![],
             prompt_cost: Ledger::default(),
             decode_cost: Ledger::default(),
             seen: Seen::default(),
             times: vec![],
         }
+    }
+
+    /// Tokens that a pass after the prompt gave on average; `None` if there was none.
+    pub fn tokens_per_pass(&self) -> Option<f64> {
+        let passes = self.gains.len();
+        (passes > 0).then(|| self.gains.iter().sum::<usize>() as f64 / passes as f64)
     }
 
     /// Tokens a second after the first; `None` if there is only one.
@@ -109,6 +118,16 @@ impl PrivateModel<'_> {
         &self,
         prompt: &[u32],
         how: &Generation,
+        progress: impl FnMut(Progress),
+    ) -> Result<Answer, PrivateError> {
+        self.answer(prompt, how, None, progress).await
+    }
+
+    pub(super) async fn answer(
+        &self,
+        prompt: &[u32],
+        how: &Generation,
+        speculation: Option<Speculation<'_>>,
         mut progress: impl FnMut(Progress),
     ) -> Result<Answer, PrivateError> {
         if !self.config().is_decoder() {
@@ -138,7 +157,7 @@ impl PrivateModel<'_> {
             progress: &mut progress,
         };
         match choice {
-            None => making.by_the_client(run, prompt, how).await?,
+            None => making.by_the_client(run, prompt, how, speculation).await?,
             Some(_) => making.by_the_parties(run, prompt, new).await?,
         }
         making.finish()
@@ -155,30 +174,32 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// Scores come to the client, tokens go back.
+    /// Scores come to the client, tokens go back, followed by guesses if there is something that makes them.
     async fn by_the_client(
         &mut self,
         mut run: Run<'_>,
         prompt: &[u32],
         how: &Generation,
+        mut speculation: Option<Speculation<'_>>,
     ) -> Result<(), PrivateError> {
-        let mut logits = vec![];
+        let mut scores = vec![];
         for tokens in prompt.chunks(PREFILL) {
-            let (scores, cost) = run.pass(Pass { tokens, segment: None }).await?;
-            logits = scores;
+            let (last, cost) = run.pass(Pass { tokens, segment: None }).await?;
+            scores = last;
             self.answer.prompt_cost.add(&cost);
             (self.progress)(Progress::Prompt(run.position, prompt.len()));
         }
-        loop {
-            let token = how.sampling.choose(&logits).map_err(PrivateError::Randomness)?;
-            if how.keep_logits {
-                self.answer.logits.push(std::mem::take(&mut logits));
+        let mut drafts = vec![];
+        while let Some(gained) = self.take(&scores, &drafts, how)? {
+            run.take_back(drafts.len() + 1 - gained);
+            if let Some(speculation) = &mut speculation {
+                let text = [prompt, &self.answer.tokens].concat();
+                let room = how.max_tokens.0 - self.answer.tokens.len();
+                drafts = speculation.propose(&text, room, self.model.config().vocab);
             }
-            if self.push(token)? || self.answer.tokens.len() == how.max_tokens.0 {
-                break;
-            }
-            let (scores, cost) = run.pass(Pass { tokens: &[token], segment: None }).await?;
-            logits = scores;
+            let token = *self.answer.tokens.last().expect("a pass gives a token");
+            let (rows, cost) = run.verify(token, &drafts).await?;
+            scores = rows;
             self.answer.decode_cost.add(&cost);
         }
         self.keep(&mut run);
@@ -189,6 +210,34 @@ impl Making<'_> {
     fn keep(&mut self, run: &mut Run<'_>) {
         self.answer.seen = run.seen.take().unwrap_or_default();
         self.answer.times = run.take_times();
+    }
+
+    /// Takes the tokens that a pass gives: the one after the token that was sent, and one more after each draft that is what
+    /// would have been sent next. Says how many they are; `None` if the answer ends with them.
+    fn take(
+        &mut self,
+        scores: &[f32],
+        drafts: &[u32],
+        how: &Generation,
+    ) -> Result<Option<usize>, PrivateError> {
+        let before = self.answer.tokens.len();
+        let rows = scores.chunks_exact(self.model.config().vocab);
+        let mut ended = false;
+        for (row, draft) in rows.zip(drafts.iter().map(Some).chain([None])) {
+            let token = how.sampling.choose(row).map_err(PrivateError::Randomness)?;
+            if how.keep_logits {
+                self.answer.logits.push(row.to_vec());
+            }
+            ended = self.push(token)? || self.answer.tokens.len() == how.max_tokens.0;
+            if ended || draft != Some(&token) {
+                break;
+            }
+        }
+        let gained = self.answer.tokens.len() - before;
+        if before > 0 {
+            self.answer.gains.push(gained);
+        }
+        Ok((!ended).then_some(gained))
     }
 
     /// The parties choose token after token; the client only listens, and leaves when the answer ends.
@@ -219,6 +268,9 @@ impl Making<'_> {
                 }
                 if first {
                     (self.progress)(Progress::Prompt(run.position, prompt.len()));
+                }
+                if !first {
+                    self.answer.gains.push(1);
                 }
                 let token = shares::combine_token(&m.device, m.config().vocab, p1, p2)?;
                 if self.push(token)? {

@@ -85,10 +85,16 @@ impl Run<'_> {
     /// # Errors
     /// The tokens do not fit, or a party fails; the session is over then.
     pub async fn pass(&mut self, pass: Pass<'_>) -> Result<(Vec<f32>, Ledger), PrivateError> {
+        self.send(pass, 0).await
+    }
+
+    /// A pass whose last `drafted` tokens are guesses.
+    async fn send(&mut self, pass: Pass<'_>, drafted: usize) -> Result<(Vec<f32>, Ledger), PrivateError> {
         self.model.check(pass.tokens, 0)?;
         let parts = self.parts(pass.tokens)?;
         self.times.turn(Doing::Waits);
-        let PassOutput(outputs) = self.session.pass(self.wire_pass(pass, 0), parts).await?;
+        let wire_pass = wire::Pass { drafted: drafted as u32, ..self.wire_pass(pass, 0) };
+        let PassOutput(outputs) = self.session.pass(wire_pass, parts).await?;
         self.advance(pass.tokens.len());
         self.times.turn(Doing::Combines);
         let (ledger, [_, p1, p2]) = split_outputs(&outputs, &mut self.times)?;
@@ -101,6 +107,22 @@ impl Run<'_> {
     /// Where the time of each pass so far went, if [`PrivateModel::timed`].
     pub fn take_times(&mut self) -> Vec<PassTimes> {
         self.times.take()
+    }
+
+    /// Sends a token and guesses of what follows it; yields the scores after each of them, and the cost. As many exchanges
+    /// as for one token. Guesses that turn out wrong are taken back with [`Run::take_back`] before the next pass.
+    ///
+    /// # Errors
+    /// As [`Run::pass`], or a party refuses so many guesses.
+    pub async fn verify(&mut self, token: u32, drafts: &[u32]) -> Result<(Vec<f32>, Ledger), PrivateError> {
+        let tokens = [&[token], drafts].concat();
+        self.send(Pass { tokens: &tokens, segment: None }, drafts.len()).await
+    }
+
+    /// The next pass follows what was before the last `tokens` tokens, which must be guesses of the last pass. The parties
+    /// learn their number.
+    pub fn take_back(&mut self, tokens: usize) {
+        self.position = self.position.saturating_sub(tokens);
     }
 
     /// Ends the session.
@@ -116,6 +138,7 @@ impl Run<'_> {
             counter: 0,
             position: self.position as u64,
             tokens: pass.tokens.len() as u32,
+            drafted: 0,
             segment: pass.segment.map(|s| s as u32),
             new_tokens: new_tokens as u32,
         }

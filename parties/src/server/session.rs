@@ -70,6 +70,7 @@ pub(super) async fn serve(
         client: client.clone(),
     };
     let context_tokens = u64::from(open.context_tokens);
+    let drafts = shared.limits.max_drafted_tokens;
     let session = open.session;
     let (jobs, job_queue) = blocking::channel();
     let (events, mut from_worker) = mpsc::channel(OUTPUT_QUEUE);
@@ -95,7 +96,7 @@ pub(super) async fn serve(
         }
     });
     let idle = Duration::from_secs(shared.limits.idle_session_seconds);
-    let mut state = State { next_counter: 0, running: 1, idle_since: Instant::now(), context_tokens };
+    let mut state = State { next_counter: 0, running: 1, idle_since: Instant::now(), context_tokens, drafts };
     let result = loop {
         let expiry = state.idle_since + idle;
         tokio::select! {
@@ -172,6 +173,8 @@ struct State {
     running: usize,
     idle_since: Instant,
     context_tokens: u64,
+    /// Most drafted tokens of a pass.
+    drafts: u32,
 }
 
 impl State {
@@ -185,6 +188,14 @@ impl State {
         let end = pass.position.saturating_add(new);
         if end > self.context_tokens {
             return Err(too_long(role, end, self.context_tokens as u32));
+        }
+        if pass.drafted > self.drafts {
+            let message = format!("{} drafted tokens, {role} allows {} in a pass", pass.drafted, self.drafts);
+            return Err(Failure::new(
+                FailureCode::Limit,
+                message,
+                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
+            ));
         }
         if self.running > 1 {
             return Err(bad("a pass waits already"));
@@ -285,7 +296,7 @@ impl Worker {
     }
 
     fn open_share(&self, job: Job) -> Result<PassRequest, Failure> {
-        let Pass { counter, position, tokens, segment, new_tokens } = job.pass;
+        let Pass { counter, position, tokens, drafted, segment, new_tokens } = job.pass;
         let aad = Aad {
             session: self.links.id(),
             counter,
@@ -301,6 +312,6 @@ impl Worker {
                 "see that the client's cluster file has this party's key",
             )
         })?;
-        Ok(PassRequest { counter, position, tokens, segment, new_tokens, share })
+        Ok(PassRequest { counter, position, tokens, drafted, segment, new_tokens, share })
     }
 }

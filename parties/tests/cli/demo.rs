@@ -73,6 +73,38 @@ fn figures_are_one_object_and_cost_what_was_declared() {
     assert!(is_empty(temporary.path()), "a demo leaves nothing behind");
 }
 
+#[test]
+fn speculation_is_shown_beside_the_ordinary_run() {
+    let (models, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = tiny::write(models.path(), "tiny", 1);
+    let file = models.path().join("figures.json");
+    let mut command = demo(temporary.path());
+    command.args(["--prompt", "Hello", "--max-tokens", "12", "--speculate", "4", "--draft"]).arg(&model);
+    let ended = run(command.arg("--json").arg(&file).arg("--model").arg(&model)).fine();
+    let figures: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(figures["agree"], true, "{figures}");
+    let (ordinary, speculative) = (&figures["ordinary"], &figures["speculative"]);
+    assert_eq!((&ordinary["tokens"], &speculative["tokens"]), (&12.into(), &12.into()));
+    // The draft is the model itself.
+    assert_eq!(ordinary["gains"], serde_json::json!([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]));
+    assert_eq!(speculative["gains"], serde_json::json!([5, 5, 1]));
+    // The same exchanges a pass.
+    let exchanges = |f: &serde_json::Value| f["exchanges"].as_u64().unwrap();
+    assert_eq!(exchanges(ordinary) / 12, exchanges(speculative) / 4);
+    let layer = figures["exchanges_per_layer"].as_f64().unwrap();
+    assert!(layer > 30.0 && layer <= 40.0, "{layer}");
+    for words in
+        ["the same by speculation: ", "by speculation, ", "the parties know how many each gave: 5 5 1"]
+    {
+        assert!(ended.out.contains(words), "{words} is missing from {}", ended.out);
+    }
+
+    // The declared cost of such a pass.
+    let arguments = ["cost", "--prompt-tokens", "5", "--speculate", "4", "--json", "-", "--model"];
+    let cost = run(catamount().args(arguments).arg(&model)).fine().json();
+    assert_eq!(cost["speculative_pass"]["exchanges"], cost["first_token"]["exchanges"]);
+}
+
 /// A demo that generates for long, and its parties.
 fn long(directory: &Path, model: &Path) -> (Process, Vec<u32>) {
     let mut command = demo(directory);

@@ -61,6 +61,16 @@ fn questions_that_cannot_be_asked() {
     let by_the_parties = ["--reveal", "tokens", "--temperature", "1", "--top-p", "0.9"];
     refused("Hello", &by_the_parties, &["cannot choose tokens by top-p", "--top-k"]);
     refused("Hello", &["--reveal", "tokens", "--temperature", "0.0001"], &["temperature", "between"]);
+    refused("Hello", &["--speculate", "4", "--reveal", "tokens"], &["speculative", "use `--reveal logits`"]);
+    refused("Hello", &["--speculate", "4", "--temperature", "0.5"], &["speculative", "temperature at 0"]);
+    refused("Hello", &["--speculate", "0"], &["0 drafted tokens", "at least 1"]);
+    refused("Hello", &["--speculate", "17"], &["17 drafted tokens", "allow 16", "draft fewer"]);
+    refused(
+        "Hello",
+        &["--speculate", "4", "--draft", "nowhere.gguf"],
+        &["nowhere.gguf", "no file or folder"],
+    );
+    refused("Hello", &["--speculate", "4", "--draft", "random:gpt2"], &["made-up weights", "--draft"]);
     refused("Hello", &["--json", "/nowhere/figures.json"], &["/nowhere/figures.json"]);
     cluster.ask("Hello", 0).refused(&["0 tokens", "at least 1"]);
     cluster.ask("Hello", 5000).refused(&["5000 more are asked for", "the limit is 2048"]);
@@ -93,6 +103,7 @@ fn demos_and_costs_that_cannot_be() {
     let cost = |more: &[&str]| run(catamount().args(["cost", "--model"]).arg(&model).args(more));
     cost(&["--prompt-tokens", "0"]).refused(&["at least 1"]);
     cost(&["--prompt-tokens", "9999999"]).refused(&["2048", "ask for fewer"]);
+    cost(&["--speculate", "9999999"]).refused(&["2048", "ask for fewer"]);
     cost(&["--network", "fast"]).refused(&["fast", "lan, wan"]);
     cost(&["--new-tokens", "-3"]).refused(&["-3"]);
 }

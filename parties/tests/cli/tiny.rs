@@ -1,7 +1,7 @@
 //! A tiny LLaMA model in a GGUF file: random weights, a tokenizer of single bytes. It is shared and answers within a
 //! second, and its greedy answers are printable ASCII without end.
 
-use crate::gguf::{BOOL, F32, Tensor, U32, Writer, gguf_name};
+use super::gguf::{BOOL, F32, Tensor, U32, Writer, gguf_name};
 use models::checkpoint::{ModelConfig, RandomModel, TensorId, TensorSource};
 use std::{
     fs,

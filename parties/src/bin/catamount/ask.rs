@@ -2,8 +2,13 @@
 
 use crate::block_on;
 use crate::host::{Host, HostArguments, interruptible};
+use crate::model::{self, Place};
 use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
-use parties::private::{Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress, Reveal};
+use anyhow::{Context, bail};
+use parties::draft::{Draft, ModelDraft, PromptLookup};
+use parties::private::{
+    Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress, Reveal, Speculation,
+};
 use parties::sampling::Sampling;
 
 /// How to generate.
@@ -29,6 +34,16 @@ pub(crate) struct GenerationArguments {
     /// randomness that no single one of them knows, and learn neither scores nor tokens.
     #[arg(long, value_enum, default_value_t = RevealArgument::Logits)]
     pub(crate) reveal: RevealArgument,
+    /// Speculative decoding: guess K tokens ahead on your machine, by looking up where the text's last tokens stood before,
+    /// and have them verified in one pass. The same answer, in fewer passes where it repeats prompt or itself (lists, code,
+    /// quotations), more slowly where it does not. The parties learn how many guesses of each pass were right, which depends
+    /// on the text: such numbers can tell which of several known prompts was asked (Wei et al., arXiv 2411.01076).
+    #[arg(long, value_name = "K")]
+    pub(crate) speculate: Option<usize>,
+    /// Guess with a public model on your machine instead, much smaller than the one that is asked and with the same
+    /// vocabulary: a GGUF file, a folder, org/name or smollm2.
+    #[arg(long, value_name = "MODEL", requires = "speculate")]
+    pub(crate) draft: Option<String>,
 }
 
 /// What the client sees.
@@ -49,6 +64,8 @@ impl Default for GenerationArguments {
             top_p: 1.0,
             top_k: 0,
             reveal: RevealArgument::Logits,
+            speculate: None,
+            draft: None,
         }
     }
 }
@@ -66,12 +83,51 @@ impl GenerationArguments {
                 Reveal::Tokens
             }
         };
-        Ok(Generation { max_tokens: MaxTokens(self.max_tokens), sampling, reveal, keep_logits: false })
+        let how = Generation { max_tokens: MaxTokens(self.max_tokens), sampling, reveal, keep_logits: false };
+        if let Some(tokens) = self.speculate {
+            Speculation::check(tokens, &how)?;
+        }
+        Ok(how)
+    }
+
+    /// Whoever guesses ahead, if anybody is to. Loading a model takes long, so it comes before anything asynchronous.
+    pub(crate) fn guesser(&self) -> anyhow::Result<Option<Guesser>> {
+        let Some(tokens) = self.speculate else { return Ok(None) };
+        let model = match self.draft.as_deref().map(model::find).transpose()? {
+            None => None,
+            Some(Place::Files(path)) => Some(
+                ModelDraft::load(&path).with_context(|| format!("cannot draft with {}", path.display()))?,
+            ),
+            Some(Place::Random(..)) => bail!("made-up weights guess nothing; give --draft a real model"),
+        };
+        Ok(Some(Guesser { tokens, model, lookup: PromptLookup }))
     }
 
     /// The prompt's tokens.
     pub(crate) fn tokens(&self, model: &PrivateModel<'_>, prompt: &str) -> anyhow::Result<Vec<u32>> {
         Ok(if self.raw { model.raw(prompt)? } else { model.chat(prompt)? })
+    }
+}
+
+/// Who guesses ahead.
+pub(crate) struct Guesser {
+    tokens: usize,
+    model: Option<ModelDraft>,
+    /// Without a model.
+    lookup: PromptLookup,
+}
+
+impl Guesser {
+    /// For an answer of this model.
+    fn speculation(&mut self, shared: &PrivateModel<'_>) -> anyhow::Result<Speculation<'_>> {
+        let draft: &mut dyn Draft = match &mut self.model {
+            None => &mut self.lookup,
+            Some(model) => {
+                model.check(shared.tokenizer()?)?;
+                model
+            }
+        };
+        Ok(Speculation { tokens: self.tokens, draft })
     }
 }
 
@@ -92,19 +148,25 @@ impl Ask {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let generation = self.generation.generation(&self.prompt)?;
+        let mut guesser = self.generation.guesser()?;
         let owned = self.host.prepare("smollm2")?;
         block_on(interruptible(async {
             let host = self.host.open("smollm2", owned).await?;
-            let result = self.on(&host, &generation).await;
+            let result = self.on(&host, &generation, guesser.as_mut()).await;
             host.close().await;
             result
         }))
     }
 
-    async fn on(&self, host: &Host, generation: &Generation) -> anyhow::Result<()> {
+    async fn on(
+        &self,
+        host: &Host,
+        generation: &Generation,
+        guesser: Option<&mut Guesser>,
+    ) -> anyhow::Result<()> {
         let model = host.model().await?;
         let tokens = self.generation.tokens(&model, &self.prompt)?;
-        let answer = stream(&model, &tokens, generation, &self.json).await?;
+        let answer = stream(&model, &tokens, generation, guesser, &self.json).await?;
         let figures = AnswerFigures::of(&answer);
         eprintln!(
             "{} tokens, first after {} s{}, {} exchanges, {} between the parties",
@@ -114,6 +176,9 @@ impl Ask {
             figures.exchanges,
             megabytes(figures.bytes.values().sum())
         );
+        if let Some(speculation) = figures.speculation() {
+            eprintln!("{speculation}");
+        }
         self.json.write(&serde_json::json!({ "text": answer.text, "figures": figures }))
     }
 }
@@ -123,22 +188,28 @@ pub(crate) async fn stream(
     model: &PrivateModel<'_>,
     tokens: &[u32],
     generation: &Generation,
+    guesser: Option<&mut Guesser>,
     out: &JsonArgument,
 ) -> anyhow::Result<Answer> {
     let bar = step_bar("reading prompt");
     advance(&bar, 0, tokens.len() as u64);
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    let answer = model
-        .generate(tokens, generation, |p| match p {
-            Progress::Prompt(done, total) => {
-                advance(&bar, done as u64, total as u64);
-                if done == total {
-                    bar.finish_and_clear();
-                }
+    let progress = |p| match p {
+        Progress::Prompt(done, total) => {
+            advance(&bar, done as u64, total as u64);
+            if done == total {
+                bar.finish_and_clear();
             }
-            Progress::Text(text) => out.say(&text),
-        })
-        .await;
+        }
+        Progress::Text(text) => out.say(&text),
+    };
+    let answer = match guesser {
+        None => model.generate(tokens, generation, progress).await,
+        Some(guesser) => {
+            let speculation = guesser.speculation(model)?;
+            model.speculate(tokens, generation, speculation, progress).await
+        }
+    };
     bar.finish_and_clear();
     let answer = answer?;
     out.say("\n");

@@ -21,6 +21,9 @@ pub(crate) struct CostCommand {
     /// Tokens of the answer.
     #[arg(long, value_name = "N", default_value_t = 1)]
     new_tokens: usize,
+    /// Also what a pass over K drafted tokens costs, after the prompt (`--speculate` of `ask`).
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    speculate: usize,
     /// `lan` (10 Gb/s, 0.1 ms), `wan` (100 Mb/s, 40 ms) or bandwidth and one-way latency, e.g. `1Gbps,5ms`.
     #[arg(long, value_name = "NETWORK", default_value = "lan")]
     network: NetworkModel,
@@ -111,6 +114,7 @@ struct Figures {
     exchanges_per_layer: u64,
     first_token: Part,
     all_tokens: Part,
+    speculative_pass: Option<Part>,
 }
 
 impl CostCommand {
@@ -128,10 +132,12 @@ impl CostCommand {
             config.family.name()
         );
         anyhow::ensure!(
-            self.prompt_tokens.saturating_add(self.new_tokens) <= limit,
-            "{} tokens, the model takes {limit}; ask for fewer",
-            self.prompt_tokens + self.new_tokens
+            config.is_decoder() || self.speculate == 0,
+            "a {} model generates no tokens; leave --speculate out",
+            config.family.name()
         );
+        let most = self.prompt_tokens.saturating_add(self.new_tokens).saturating_add(self.speculate);
+        anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         let dry = Dry::model(config, &owned.tables);
         let mut cache = Cache::new(config);
         let first = Dry::pass(&dry, self.prompt_tokens, &mut cache, OutputRows::Last);
@@ -141,14 +147,23 @@ impl CostCommand {
             all.ledger.add(&w.ledger);
             all.weight_macs += w.weight_macs;
         }
+        let speculative = (self.speculate > 0).then(|| {
+            let mut cache = Cache::new(config);
+            Dry::pass(&dry, self.prompt_tokens, &mut cache, OutputRows::Last);
+            Dry::pass(&dry, self.speculate + 1, &mut cache, OutputRows::All)
+        });
         let figures = Figures {
             network: self.network,
             exchanges_per_layer: Dry::exchanges_by_layer(&dry).into_iter().max().unwrap_or(0),
             first_token: Part::of(&first, &self.network),
             all_tokens: Part::of(&all, &self.network),
+            speculative_pass: speculative.map(|w| Part::of(&w, &self.network)),
         };
         self.json.say(&format!("first token: {}\n", figures.first_token));
         self.json.say(&format!("all tokens: {}\n", figures.all_tokens));
+        if let Some(pass) = &figures.speculative_pass {
+            self.json.say(&format!("a pass over {} drafted tokens: {pass}\n", self.speculate));
+        }
         self.json.say(&format!("{} exchanges in the dearest layer\n", figures.exchanges_per_layer));
         self.json.write(&figures)
     }

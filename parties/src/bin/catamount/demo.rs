@@ -1,6 +1,6 @@
 //! `catamount demo`: the whole system on one machine.
 
-use crate::ask::{GenerationArguments, stream};
+use crate::ask::{GenerationArguments, Guesser, stream};
 use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
 use crate::processes::LocalCluster;
 use crate::trace::TraceArgument;
@@ -68,6 +68,10 @@ struct Figures {
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     seen_of_the_prompt: BTreeMap<String, Vec<String>>,
     sharing_s: f64,
+    /// The same question without speculation, where that was asked for.
+    ordinary: Option<AnswerFigures>,
+    /// The answer's own figures then.
+    speculative: Option<AnswerFigures>,
 }
 
 impl Demo {
@@ -75,6 +79,7 @@ impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut generation = self.generation.generation(&self.prompt)?;
         generation.keep_logits = true;
+        let mut guesser = self.generation.guesser()?;
         let owned = model::load(&self.model)?;
         anyhow::ensure!(
             owned.config().is_decoder(),
@@ -87,7 +92,7 @@ impl Demo {
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {
-                figures = self.ask(&mut cluster, &owned, &generation) => {
+                figures = self.ask(&mut cluster, &owned, &generation, guesser.as_mut()) => {
                     // A party's own last words say more than a lost connection.
                     figures.map_err(|e| cluster.check().err().unwrap_or(e))
                 }
@@ -108,6 +113,7 @@ impl Demo {
         cluster: &mut LocalCluster,
         owned: &std::sync::Arc<OwnedModel>,
         generation: &Generation,
+        guesser: Option<&mut Guesser>,
     ) -> anyhow::Result<Figures> {
         let client = cluster.connect(&ClusterConfig::load(&cluster.client_file())?).await?;
         let start = Instant::now();
@@ -117,11 +123,24 @@ impl Demo {
         let model = if self.trace.wanted() { model.timed() } else { model };
         let tokens = self.generation.tokens(&model, &self.prompt)?;
         self.json.say(&format!("\nprompt: {}\nprivate answer: ", self.prompt));
-        let answer = stream(&model, &tokens, generation, &self.json).await?;
+        let mut answer = stream(&model, &tokens, generation, None, &self.json).await?;
         self.trace.write(&answer.times)?;
+        let mut ordinary = None;
+        if guesser.is_some() {
+            self.json.say("the same by speculation: ");
+            let speculative = stream(&model, &tokens, generation, guesser, &self.json).await?;
+            anyhow::ensure!(
+                speculative.tokens == answer.tokens,
+                "speculation has changed the answer; please report this with prompt and model"
+            );
+            ordinary = Some(std::mem::replace(&mut answer, speculative));
+        }
         let memory = cluster.peak_memory();
         client.close().await;
-        self.figures(owned, generation, &tokens, &answer, memory, sharing)
+        let mut figures = self.figures(owned, generation, &tokens, &answer, memory, sharing)?;
+        figures.speculative = ordinary.as_ref().map(|_| AnswerFigures::of(&answer));
+        figures.ordinary = ordinary.as_ref().map(AnswerFigures::of);
+        Ok(figures)
     }
 
     fn figures(
@@ -142,7 +161,7 @@ impl Demo {
             Reveal::Logits => None,
             Reveal::Tokens => Some(generation.sampling.by_the_parties().map_err(PrivateError::Choice)?),
         };
-        let (passes, layers) = (answer.tokens.len() as u64, owned.config().layers as u64);
+        let (passes, layers) = (1 + answer.gains.len() as u64, owned.config().layers as u64);
         let outside = passes * Dry::exchanges_outside_layers(&dry, choice);
         let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / (passes * layers) as f64;
         Ok(Figures {
@@ -162,6 +181,8 @@ impl Demo {
             peak_rss_bytes: (0..3).map(|i| (by_role(i), memory[i])).collect(),
             seen_of_the_prompt: (0..3).map(|i| (by_role(i), answer.seen.words[i].clone())).collect(),
             sharing_s: seconds(sharing),
+            ordinary: None,
+            speculative: None,
         })
     }
 
@@ -179,6 +200,17 @@ impl Demo {
             f.prompt_tokens,
             f.tokens_per_s.map(|t| format!(", then {t:.2} tokens a second")).unwrap_or_default()
         ));
+        if let (Some(ordinary), Some(speculative)) = (&f.ordinary, &f.speculative) {
+            let rate = |f: &AnswerFigures| f.tokens_per_s.map_or("-".into(), |t| format!("{t:.2}"));
+            say(format!(
+                "tokens a second after the first: {} by speculation, {} without, on the same machine one after the other",
+                rate(speculative),
+                rate(ordinary)
+            ));
+            if let Some(speculation) = speculative.speculation() {
+                say(speculation);
+            }
+        }
         say(format!(
             "{} exchanges between P1 and P2, {} a decoder layer",
             f.exchanges, f.exchanges_per_layer

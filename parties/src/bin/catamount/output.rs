@@ -92,6 +92,10 @@ pub(crate) struct AnswerFigures {
     pub(crate) tokens_per_s: Option<f64>,
     /// Tokens of the answer.
     pub(crate) tokens: usize,
+    /// Tokens that each pass after the prompt gave; the parties know these numbers.
+    pub(crate) gains: Vec<usize>,
+    /// Their mean.
+    pub(crate) tokens_per_pass: Option<f64>,
     /// Exchanges between the evaluators.
     pub(crate) exchanges: u64,
     /// Bytes by link, prompt and answer together.
@@ -109,10 +113,22 @@ impl AnswerFigures {
             first_token_s: seconds(a.first_token),
             tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
             tokens: a.tokens.len(),
+            gains: a.gains.clone(),
+            tokens_per_pass: a.tokens_per_pass().map(|t| (t * 1000.0).round() / 1000.0),
             exchanges: all.exchanges,
             bytes: links(&all),
             first_token_bytes: links(&a.prompt_cost),
         }
+    }
+
+    /// What speculation gave, and gave away; `None` if no pass gave more than one token.
+    pub(crate) fn speculation(&self) -> Option<String> {
+        let mean = self.tokens_per_pass.filter(|_| self.gains.iter().any(|&g| g > 1))?;
+        let gains: Vec<String> = self.gains.iter().map(usize::to_string).collect();
+        Some(format!(
+            "{mean} tokens a pass after the prompt; the parties know how many each gave: {}",
+            gains.join(" ")
+        ))
     }
 }
 
