@@ -12,6 +12,7 @@ mod demo;
 mod encoders;
 mod identity;
 mod input;
+mod networks;
 mod peers;
 mod sessions;
 mod storage;

@@ -1,6 +1,9 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
-use crate::host::{HostArguments, interruptible};
+pub(crate) mod peer;
+
+use crate::host::{Host, interruptible};
+use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::{block_on, model};
 use models::calibrate::spread_tokens;
@@ -28,6 +31,8 @@ pub(crate) struct BenchModel {
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
     #[command(flatten)]
+    network: NetworkArgument,
+    #[command(flatten)]
     json: JsonArgument,
 }
 
@@ -49,6 +54,7 @@ struct Figures {
     upload_bytes: u64,
     max_error: f32,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
+    network: Option<NetworkFigures>,
 }
 
 impl BenchModel {
@@ -75,9 +81,9 @@ impl BenchModel {
         let (plain, count) = (Float::default(), tokens.len());
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
+        let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host =
-                HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
+            let host = Host::local(&owned, self.network.model()).await?;
             let model = host.model().await?;
             let (mut pass_s, mut decode_s, mut spent, mut max_error) =
                 (vec![], vec![], Ledger::default(), 0f32);
@@ -115,6 +121,9 @@ impl BenchModel {
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
                 max_error,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
+                network: network
+                    .zip(host.local.as_ref().and_then(|l| l.relayed()))
+                    .map(|(n, seen)| NetworkFigures::of(n, seen, &self.json)),
             };
             host.close().await;
             Ok(figures)
@@ -141,7 +150,7 @@ impl BenchModel {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let n = sorted.len();

@@ -1,6 +1,7 @@
 //! `catamount demo`: the whole system on one machine.
 
 use crate::ask::{GenerationArguments, stream};
+use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
 use crate::processes::LocalCluster;
 use crate::{block_on, host, model};
@@ -31,6 +32,8 @@ pub(crate) struct Demo {
     #[command(flatten)]
     generation: GenerationArguments,
     #[command(flatten)]
+    network: NetworkArgument,
+    #[command(flatten)]
     json: JsonArgument,
 }
 
@@ -40,6 +43,7 @@ impl Default for Demo {
             prompt: QUESTION.into(),
             model: "smollm2".into(),
             generation: GenerationArguments::default(),
+            network: NetworkArgument::default(),
             json: JsonArgument::default(),
         }
     }
@@ -64,6 +68,7 @@ struct Figures {
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     seen_of_the_prompt: BTreeMap<String, Vec<String>>,
     sharing_s: f64,
+    network: Option<NetworkFigures>,
 }
 
 impl Demo {
@@ -77,20 +82,23 @@ impl Demo {
             "{} generates no text; `catamount embed` and `catamount classify` take such models",
             self.model
         );
-        let figures = block_on(async {
+        let network = self.network.measure(&self.json)?;
+        let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster = LocalCluster::start()?;
+            let mut cluster = LocalCluster::start(self.network.model())?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {
                 figures = self.ask(&mut cluster, &owned, &generation) => {
                     // A party's own last words say more than a lost connection.
-                    figures.map_err(|e| cluster.check().err().unwrap_or(e))
+                    let figures = figures.map_err(|e| cluster.check().err().unwrap_or(e))?;
+                    Ok((figures, cluster.relayed()))
                 }
                 () = stop => anyhow::bail!("interrupted; the three parties have been ended"),
             }
         })?;
         self.report(&figures);
+        figures.network = network.zip(relayed).map(|(n, seen)| NetworkFigures::of(n, seen, &self.json));
         self.json.write(&figures)?;
         anyhow::ensure!(
             figures.agree || self.generation.temperature > 0.0,
@@ -156,6 +164,7 @@ impl Demo {
             peak_rss_bytes: (0..3).map(|i| (by_role(i), memory[i])).collect(),
             seen_of_the_prompt: (0..3).map(|i| (by_role(i), answer.seen.words[i].clone())).collect(),
             sharing_s: seconds(sharing),
+            network: None,
         })
     }
 

@@ -9,6 +9,7 @@ mod eval;
 mod host;
 mod inspect;
 mod model;
+mod network;
 mod output;
 mod processes;
 mod share;
@@ -88,6 +89,12 @@ enum Command {
 enum Bench {
     /// Passes through a whole model: seconds, exchanges, bytes, memory, and the difference to plain floating point.
     Model(bench::BenchModel),
+    /// The transport alone: MB/s, processor time, exchanges; beside TLS over TCP, TCP and UDP.
+    Network(network::BenchNetwork),
+    /// Catamount and SecretFlow-SPU (PUMA's own implementation), alternately on this machine: seconds and bytes.
+    ///
+    /// Needs a Python (3.10 or 3.11) with `pip install spu==0.9.5 jax==0.4.34 jaxlib==0.4.34 numpy==1.26.4`.
+    Peer(bench::peer::BenchPeer),
 }
 
 #[derive(Subcommand)]
@@ -123,6 +130,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Embed(embed) => embed.run(),
         Command::Classify(classify) => classify.run(),
         Command::Bench { command: Bench::Model(bench) } => bench.run(),
+        Command::Bench { command: Bench::Network(bench) } => bench.run(),
+        Command::Bench { command: Bench::Peer(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {
