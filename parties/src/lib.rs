@@ -7,6 +7,7 @@
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
+//! - [`relay`]: networks on one machine, for measuring; [`netbench`]: the transport beside others.
 //! - [`store`], [`owner`], [`private`]: a party's shares of models, sharing them, asking them.
 //! - [`sampling`], [`draft`]: choosing a token from scores, guessing tokens ahead.
 
@@ -19,8 +20,10 @@ pub mod identity;
 pub mod ids;
 pub mod init;
 pub mod keys;
+pub mod netbench;
 pub mod owner;
 pub mod private;
+pub mod relay;
 pub mod sampling;
 pub mod seal;
 pub mod server;

@@ -16,6 +16,7 @@ mod spin;
 mod tests;
 
 pub use links::{AbortHandle, SessionLinks};
+pub use peers::dials;
 pub(crate) use peers::{CLOSE_BUSY, CLOSE_SHUTDOWN, resolve};
 
 use crate::{

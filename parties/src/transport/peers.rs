@@ -27,8 +27,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(2);
 /// A stream's header must come within this time.
 const HEADER: Duration = Duration::from_secs(5);
 
-/// The lower party of a pair dials.
-pub(crate) fn dials(own: Role, peer: Role) -> bool {
+/// Whether `own` dials `peer`: the lower party of a pair does.
+pub fn dials(own: Role, peer: Role) -> bool {
     own < peer
 }
 

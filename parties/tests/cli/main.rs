@@ -13,6 +13,7 @@ mod demo;
 mod encoders;
 mod identity;
 mod input;
+mod networks;
 mod peers;
 mod sessions;
 mod storage;

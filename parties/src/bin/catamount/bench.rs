@@ -4,11 +4,13 @@ mod gates;
 mod html;
 mod layer;
 mod loopback;
+pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
 
-use crate::host::{HostArguments, interruptible};
+use crate::host::{Host, interruptible};
+use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
@@ -48,6 +50,8 @@ pub(crate) struct BenchModel {
     #[command(flatten)]
     trace: TraceArgument,
     #[command(flatten)]
+    network: NetworkArgument,
+    #[command(flatten)]
     json: JsonArgument,
 }
 
@@ -71,6 +75,7 @@ struct Figures {
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     /// Where the time went, with `--html`.
     report: Option<Report>,
+    network: Option<NetworkFigures>,
 }
 
 impl BenchModel {
@@ -104,9 +109,9 @@ impl BenchModel {
             .wanted()
             .then(|| Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens));
         let rates = rates.transpose()?;
+        let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host =
-                HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
+            let host = Host::local(&owned, self.network.model()).await?;
             let model = host.model().await?;
             let model = if timed { model.timed() } else { model };
             let mut times: Vec<Vec<PassTimes>> = vec![];
@@ -157,6 +162,9 @@ impl BenchModel {
                 max_error,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
                 report,
+                network: network
+                    .zip(host.local.as_ref().and_then(|l| l.relayed()))
+                    .map(|(n, seen)| NetworkFigures::of(n, seen, &self.json)),
             };
             host.close().await;
             Ok(figures)
@@ -219,7 +227,7 @@ impl BenchModel {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let n = sorted.len();

@@ -1,6 +1,7 @@
 //! `catamount demo`: the whole system on one machine.
 
 use crate::ask::{GenerationArguments, Guesser, stream};
+use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
 use crate::processes::LocalCluster;
 use crate::trace::TraceArgument;
@@ -34,6 +35,8 @@ pub(crate) struct Demo {
     #[command(flatten)]
     trace: TraceArgument,
     #[command(flatten)]
+    network: NetworkArgument,
+    #[command(flatten)]
     json: JsonArgument,
 }
 
@@ -44,6 +47,7 @@ impl Default for Demo {
             model: "smollm2".into(),
             generation: GenerationArguments::default(),
             trace: TraceArgument::default(),
+            network: NetworkArgument::default(),
             json: JsonArgument::default(),
         }
     }
@@ -72,6 +76,7 @@ struct Figures {
     ordinary: Option<AnswerFigures>,
     /// The answer's own figures then.
     speculative: Option<AnswerFigures>,
+    network: Option<NetworkFigures>,
 }
 
 impl Demo {
@@ -86,20 +91,23 @@ impl Demo {
             "{} generates no text; `catamount embed` and `catamount classify` take such models",
             self.model
         );
-        let figures = block_on(async {
+        let network = self.network.measure(&self.json)?;
+        let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster = LocalCluster::start()?;
+            let mut cluster = LocalCluster::start(self.network.model())?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {
                 figures = self.ask(&mut cluster, &owned, &generation, guesser.as_mut()) => {
                     // A party's own last words say more than a lost connection.
-                    figures.map_err(|e| cluster.check().err().unwrap_or(e))
+                    let figures = figures.map_err(|e| cluster.check().err().unwrap_or(e))?;
+                    Ok((figures, cluster.relayed()))
                 }
                 () = stop => anyhow::bail!("interrupted; the three parties have been ended"),
             }
         })?;
         self.report(&figures);
+        figures.network = network.zip(relayed).map(|(n, seen)| NetworkFigures::of(n, seen, &self.json));
         self.json.write(&figures)?;
         anyhow::ensure!(
             figures.agree || self.generation.temperature > 0.0,
@@ -183,6 +191,7 @@ impl Demo {
             sharing_s: seconds(sharing),
             ordinary: None,
             speculative: None,
+            network: None,
         })
     }
 

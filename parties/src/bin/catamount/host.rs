@@ -8,6 +8,7 @@ use parties::cluster::ClusterConfig;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
+use parties::relay::NetworkModel;
 use parties::server::stop_signal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,11 +54,7 @@ impl HostArguments {
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
             return Ok(Host { local: None, client, name: asked.into() });
         };
-        let mut local = LocalCluster::start()?;
-        let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
-        let name = "demo".to_string();
-        share(&owned, &client, &name).await?;
-        Ok(Host { local: Some(local), client, name })
+        Host::local(&owned, None).await
     }
 }
 
@@ -71,6 +68,18 @@ pub(crate) async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T
 }
 
 impl Host {
+    /// Starts three parties on this machine, with a network between them if there is to be one, and shares the model.
+    pub(crate) async fn local(
+        owned: &Arc<OwnedModel>,
+        network: Option<NetworkModel>,
+    ) -> anyhow::Result<Host> {
+        let mut local = LocalCluster::start(network)?;
+        let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
+        let name = "demo".to_string();
+        share(owned, &client, &name).await?;
+        Ok(Host { local: Some(local), client, name })
+    }
+
     /// The model.
     pub(crate) async fn model(&self) -> anyhow::Result<PrivateModel<'_>> {
         Ok(PrivateModel::open(&self.client, &self.name).await?)

@@ -1,6 +1,6 @@
 //! `catamount inspect`: what a model is and what sharing and asking it takes, without its weights.
 
-use crate::cost::{NetworkModel, Part};
+use crate::cost::Part;
 use crate::model;
 use crate::output::{JsonArgument, megabytes};
 use models::checkpoint::{Head, ModelConfig};
@@ -8,6 +8,7 @@ use models::dry::{Dry, Work};
 use models::model::{Cache, OutputRows};
 use models::parameter::{Parameter, Use};
 use models::plan::Plan;
+use parties::relay::NetworkModel;
 use protocol::Role;
 use serde::Serialize;
 

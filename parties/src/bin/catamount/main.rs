@@ -9,6 +9,7 @@ mod eval;
 mod host;
 mod inspect;
 mod model;
+mod network;
 mod output;
 mod processes;
 mod share;
@@ -93,6 +94,12 @@ enum Bench {
     Layer(bench::BenchLayer),
     /// Each gate by itself, three parties in this process over QUIC on the loopback interface.
     Gates(bench::BenchGates),
+    /// The transport alone: MB/s, processor time, exchanges; beside TLS over TCP, TCP and UDP.
+    Network(network::BenchNetwork),
+    /// Catamount and SecretFlow-SPU (PUMA's own implementation), alternately on this machine: seconds and bytes.
+    ///
+    /// Needs a Python (3.10 or 3.11) with `pip install spu==0.9.5 jax==0.4.34 jaxlib==0.4.34 numpy==1.26.4`.
+    Peer(bench::peer::BenchPeer),
 }
 
 #[derive(Subcommand)]
@@ -130,6 +137,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bench { command: Bench::Model(bench) } => bench.run(),
         Command::Bench { command: Bench::Layer(bench) } => bench.run(),
         Command::Bench { command: Bench::Gates(bench) } => bench.run(),
+        Command::Bench { command: Bench::Network(bench) } => bench.run(),
+        Command::Bench { command: Bench::Peer(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {

@@ -118,7 +118,8 @@ pub(crate) fn shape(model: &str) -> anyhow::Result<ModelConfig> {
     })
 }
 
-fn labels(config: &ModelConfig) -> Vec<String> {
+/// Made-up names of a classifier's labels.
+pub(crate) fn labels(config: &ModelConfig) -> Vec<String> {
     match config.head {
         models::checkpoint::Head::Classifier { labels } => {
             (0..labels).map(|i| format!("label {i}")).collect()

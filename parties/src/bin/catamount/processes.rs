@@ -4,6 +4,8 @@ use anyhow::{Context, bail};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::init::init_cluster;
+use parties::relay::{NetworkModel, Relay, Route, Statistics};
+use parties::transport::dials;
 use protocol::Role;
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -11,17 +13,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Running parties and the folder of their configuration; both go when this is dropped.
-pub(crate) struct LocalCluster {
-    directory: PathBuf,
-    children: Vec<Child>,
-}
+/// A folder of this process's own, for keys and configuration; goes when this is dropped.
+pub(crate) struct Folder(PathBuf);
 
-impl LocalCluster {
-    /// Makes keys and starts three processes on free ports of the loopback interface.
-    pub(crate) fn start() -> anyhow::Result<LocalCluster> {
-        let directory = std::env::temp_dir().join(format!("catamount-demo-{}", std::process::id()));
-        let mut cluster = LocalCluster { directory, children: vec![] };
+impl Folder {
+    /// Names it; whoever writes into it makes it.
+    pub(crate) fn new(purpose: &str) -> Folder {
+        Folder(std::env::temp_dir().join(format!("catamount-{purpose}-{}", std::process::id())))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Three free ports of the loopback interface.
+    pub(crate) fn free_hosts() -> anyhow::Result<Vec<String>> {
         // Held together, so that the three differ.
         let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
         let mut hosts = vec![];
@@ -29,8 +36,33 @@ impl LocalCluster {
             let s = s.as_ref().map_err(|e| anyhow::anyhow!("no free port on 127.0.0.1: {e}"))?;
             hosts.push(s.local_addr()?.to_string());
         }
-        drop(sockets);
-        let files = init_cluster(&cluster.directory, &hosts)?;
+        Ok(hosts)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Running parties, the network between them and the folder of their configuration; all go when this is dropped.
+pub(crate) struct LocalCluster {
+    children: Vec<Child>,
+    directory: Folder,
+    relay: Option<Relay>,
+}
+
+impl LocalCluster {
+    /// Makes keys and starts three processes on free ports of the loopback interface, with a network between them if
+    /// there is to be one.
+    pub(crate) fn start(network: Option<NetworkModel>) -> anyhow::Result<LocalCluster> {
+        let mut cluster = LocalCluster { directory: Folder::new("demo"), children: vec![], relay: None };
+        let hosts = Folder::free_hosts()?;
+        let files = init_cluster(cluster.directory.path(), &hosts)?;
+        if let Some(model) = network {
+            cluster.relay = Some(put_between(model, &hosts, &files)?);
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let settings =
             format!("report_times = true\nmodel_directory = \"\"\nthreads = {}", (cores / 2).max(1));
@@ -53,12 +85,12 @@ impl LocalCluster {
     }
 
     fn log(&self, role: Role) -> PathBuf {
-        self.directory.join(format!("party{}.log", role.index()))
+        self.directory.path().join(format!("party{}.log", role.index()))
     }
 
     /// The client's cluster file.
     pub(crate) fn client_file(&self) -> PathBuf {
-        self.directory.join("client.toml")
+        self.directory.path().join("client.toml")
     }
 
     /// Connects, waiting until the parties listen. A party that has ended is an error with its last words.
@@ -79,7 +111,8 @@ impl LocalCluster {
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         for (role, child) in Role::ALL.into_iter().zip(&mut self.children) {
             if let Some(status) = child.try_wait()? {
-                let log = fs::read_to_string(self.directory.join(format!("party{}.log", role.index())));
+                let log =
+                    fs::read_to_string(self.directory.path().join(format!("party{}.log", role.index())));
                 let log = log.unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(5).collect();
                 let last: Vec<&str> = last.into_iter().rev().collect();
@@ -92,6 +125,11 @@ impl LocalCluster {
     /// Process numbers.
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()
+    }
+
+    /// What has passed between the parties, if a relay is between them.
+    pub(crate) fn relayed(&self) -> Option<Statistics> {
+        self.relay.as_ref().map(Relay::statistics)
     }
 
     /// Peak resident memory of each party, where the system tells.
@@ -116,6 +154,24 @@ impl Drop for LocalCluster {
         for child in &mut self.children {
             let _ = child.wait();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Starts a relay on each link and has the party that dials dial the relay.
+fn put_between(model: NetworkModel, hosts: &[String], files: &[PathBuf; 4]) -> anyhow::Result<Relay> {
+    let (mut pairs, mut routes) = (vec![], vec![]);
+    for own in Role::ALL {
+        for peer in Role::ALL.into_iter().filter(|&peer| dials(own, peer)) {
+            pairs.push((own, peer));
+            routes.push(Route::to(hosts[peer.index()].parse()?));
+        }
+    }
+    let relay = Relay::start(model, &routes)?;
+    for ((own, peer), address) in pairs.into_iter().zip(relay.addresses()) {
+        let file = &files[own.index()];
+        let entry = |address: &str| format!("address = \"{address}\"");
+        let text = fs::read_to_string(file)?;
+        fs::write(file, text.replace(&entry(&hosts[peer.index()]), &entry(&address.to_string())))?;
+    }
+    Ok(relay)
 }

@@ -1,0 +1,118 @@
+//! The parties' own transport: three of them on three threads, a session, the link between P1 and P2.
+
+use super::{NetbenchError, ends::End};
+use crate::{
+    config::PartyConfig,
+    ids::{Digest, SessionId},
+    relay::{NetworkModel, Relay, Route},
+    transport::{SessionLinks, SessionSpec, Transport, dials},
+};
+use protocol::{Network as _, Role};
+use std::{
+    net::SocketAddr,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+use tokio::sync::oneshot;
+
+/// One evaluator's end of the link to the other.
+pub(super) struct Link {
+    links: SessionLinks,
+    peer: Role,
+}
+
+impl End for Link {
+    fn send(&mut self, message: Vec<u8>) -> Result<(), NetbenchError> {
+        Ok(self.links.send(self.peer, message)?)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetbenchError> {
+        Ok(self.links.recv(self.peer)?)
+    }
+}
+
+/// Fields are dropped in this order: links, then transports, then the network between them.
+pub(super) struct Cluster {
+    pub(super) ends: [Link; 2],
+    _dealer: SessionLinks,
+    _nodes: Vec<Node>,
+    pub(super) relay: Option<Relay>,
+}
+
+/// A transport on its thread.
+struct Node {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) fn start(
+        configs: &[PartyConfig; 3],
+        network: Option<NetworkModel>,
+    ) -> Result<Self, NetbenchError> {
+        let mut session = [0; 32];
+        getrandom::fill(&mut session).map_err(std::io::Error::other)?;
+        let program = Digest([0; 32]);
+        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Role::Dealer, program };
+        let listens = configs.each_ref().map(|config| config.listen);
+        let pairs: Vec<(Role, Role)> = Role::ALL
+            .into_iter()
+            .flat_map(|own| Role::ALL.map(|peer| (own, peer)))
+            .filter(|&(own, peer)| dials(own, peer))
+            .collect();
+        let routes: Vec<Route> = pairs.iter().map(|(_, peer)| Route::to(listens[peer.index()])).collect();
+        let relay = network.map(|model| Relay::start(model, &routes)).transpose()?;
+        let dialled = |own: Role, peer: Role| -> SocketAddr {
+            let place = pairs.iter().position(|pair| *pair == (own, peer));
+            let through = relay.as_ref().zip(place).map(|(relay, place)| relay.addresses()[place]);
+            through.unwrap_or(listens[peer.index()])
+        };
+        let (mut nodes, mut opening) = (vec![], vec![]);
+        for config in configs {
+            let mut config = copy(config)?;
+            for peer in &mut config.peers {
+                peer.address = dialled(config.role, peer.role).to_string();
+            }
+            let (stop, stopped) = oneshot::channel();
+            let (opened, answer) = mpsc::channel();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = thread::spawn(move || {
+                runtime.block_on(async move {
+                    match Transport::start(&config) {
+                        Err(error) => drop(opened.send(Err(error))),
+                        Ok((transport, _clients)) => {
+                            let _ = opened.send(transport.open(spec).await.map(|(links, _)| links));
+                            let _ = stopped.await;
+                            transport.shutdown("is measured").await;
+                        }
+                    }
+                });
+            });
+            nodes.push(Node { stop: Some(stop), thread: Some(thread) });
+            opening.push(answer);
+        }
+        let mut links = Vec::with_capacity(3);
+        for answer in opening {
+            links.push(answer.recv().map_err(|_| NetbenchError::Thread)??);
+        }
+        let [dealer, one, two]: [SessionLinks; 3] = links.try_into().map_err(|_| NetbenchError::Thread)?;
+        let ends = [Link { links: one, peer: Role::P2 }, Link { links: two, peer: Role::P1 }];
+        Ok(Self { ends, _dealer: dealer, _nodes: nodes, relay })
+    }
+}
+
+/// Read again: keys are not for copying.
+fn copy(config: &PartyConfig) -> Result<PartyConfig, NetbenchError> {
+    let mut again = PartyConfig::load(&config.file)?;
+    again.transport = config.transport.clone();
+    Ok(again)
+}
