@@ -3,7 +3,7 @@
 //! `cargo run --release -p kernels --example speed`
 
 use kernels::cpu::{Cpu, Isa};
-use kernels::{DcfKeys, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
+use kernels::{DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,24 +115,27 @@ fn measure(device: &Device, peak: Option<f64>) {
         let t = best(|| u.select(&tables, &rot, &phase));
         row(&format!("select, {entries} entries, 2 columns"), &format!("{:.1} ns a row", t * 1e9 / n as f64));
     }
-    let (bits, n, per_key) = (32, 32, 368);
+    // A row gate over 20 octaves: 16 thresholds an octave, those of an octave to 1/8 of the least segment or better.
+    let (bits, n) = (31, 64);
+    let thresholds = || (0..=320u32).map(|j| (j, (128.0 * (f64::from(j) / 16.0).exp2()) as u64));
+    let exact = DcfShape::exact(bits);
+    let stops = DcfShape::new(bits, (0..=20).step_by(3).collect());
     let (alpha, beta) = (words(device, n, bits), words(device, n, 64));
     let roots = [words(device, 2 * n, 64), words(device, 2 * n, 63)];
-    let generate = || -> DcfKeys<Words> { alpha.dcf_generate(bits, &beta, &roots[0], &roots[1]) };
-    let t = best(generate);
-    row("dcf generate, 32 bits", &format!("{:.1} µs a key", t * 1e6 / n as f64));
-    let keys = generate();
-    for (name, points) in
-        [("spread", words(device, n * per_key, bits)), ("within 2^12", words(device, n * per_key, 12))]
-    {
-        let t = best(|| points.dcf_evaluate(0, bits, &roots[0], &keys, per_key));
-        row(
-            &format!("dcf evaluate, 32 bits, 368 points {name}"),
-            &format!("{:.1} µs a key", t * 1e6 / n as f64),
-        );
+    for (name, shape, octaves) in [("every bit", &exact, usize::MAX), ("7 stops", &stops, 48)] {
+        let generate = || -> DcfKeys<Words> { alpha.dcf_generate(shape, &beta, &roots[0], &roots[1]) };
+        let t = best(generate);
+        row(&format!("dcf generate, 31 bits, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
+        let keys = generate();
+        let points = thresholds().map(|(j, t)| (t, j as usize / octaves));
+        for (many, thresholds) in [
+            ("321 thresholds", DcfThresholds::new(shape, points)),
+            ("1 threshold", DcfThresholds::new(shape, [(5, 0)])),
+        ] {
+            let t = best(|| beta.dcf_evaluate(0, &roots[0], &keys, &alpha, &thresholds));
+            row(&format!("dcf evaluate, {many}, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
+        }
     }
-    let t = best(|| alpha.dcf_evaluate(0, bits, &roots[0], &keys, 1));
-    row("dcf evaluate, 32 bits, 1 point", &format!("{:.1} µs a key", t * 1e6 / n as f64));
 
     for (n, points) in [(8, 49152), (1, 49152), (8, 128_256)] {
         let (alpha, root) = (words(device, n, 15), words(device, 2 * n, 64));

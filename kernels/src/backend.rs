@@ -4,6 +4,7 @@
 //! one word for each row, "column" operations one for each column.
 
 use crate::buffer::Buffer;
+use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -119,17 +120,6 @@ pub struct GemmBatch {
     pub offsets: Vec<[usize; 3]>,
     /// Length of the result buffer; words no product writes are zero.
     pub c_len: usize,
-}
-
-/// Correction words of a batch of distributed comparison functions over `bits`-bit inputs.
-#[derive(Clone, Debug)]
-pub struct DcfKeys<W> {
-    /// Seed corrections, 2 words for each key and level.
-    pub seeds: W,
-    /// Value corrections, `bits + 1` words for each key (the last one is the output correction).
-    pub values: W,
-    /// Control-bit corrections, one word for each key and level: bit 0 left, bit 1 right.
-    pub controls: W,
 }
 
 /// Correction words of a batch of distributed point functions over `points` points: what both keys of a pair have
@@ -256,26 +246,28 @@ pub trait Backend: Send + Sync + Debug {
         phase: &Storage,
     ) -> Vec<Storage>;
 
-    /// Generates one distributed comparison function a row: f(x) = beta if x < alpha else 0, on `bits`-bit x, over
-    /// Z_2^64 (Boyle et al., eprint 2020/1392, Fig. 1). The roots (2 words a key) are the two evaluators' secret
-    /// seeds. The tree's PRG is one ChaCha12 block keyed by (seed, domain constant).
+    /// Generates one distributed comparison function a row (Boyle et al., eprint 2020/1392, Fig. 1), over Z_2^64:
+    /// beta if x < alpha else 0, at each of the shape's stops without the stop's low bits. The roots (2 words a key) are
+    /// the two evaluators' secret seeds. The tree's PRG is ChaCha12 keyed by (seed, domain constant).
     fn dcf_generate(
         &self,
-        bits: u32,
+        shape: &DcfShape,
         alpha: &Storage,
         beta: &Storage,
         root0: &Storage,
         root1: &Storage,
     ) -> DcfKeys<Storage>;
-    /// Evaluator `party`'s additive share of f at `points` (keys × per_key, each < 2^bits).
+    /// Evaluator `party`'s additive shares of bits v = c + f(x) that a public bit may flip: keys × thresholds. With
+    /// y = `base` − τ, x is the low `bits` bits of y, and the bit above says whether v stays (1) or becomes 1 − v (0).
+    /// `constant` is the party's share of c, one word a key, as `base` is.
     fn dcf_evaluate(
         &self,
         party: u8,
-        bits: u32,
         root: &Storage,
         keys: &DcfKeys<&Storage>,
-        points: &Storage,
-        per_key: usize,
+        base: &Storage,
+        constant: &Storage,
+        thresholds: &DcfThresholds,
     ) -> Storage;
 
     /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, over Z_2^64

@@ -7,14 +7,16 @@
 
 mod backend;
 mod buffer;
+mod comparison;
 pub mod cpu;
 mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DcfKeys, Device, DpfKeys, EXP_BITS, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes,
-    dpf_levels, exp_fraction,
+    Backend, Device, DpfKeys, EXP_BITS, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
+    exp_fraction,
 };
 pub use buffer::Buffer;
+pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

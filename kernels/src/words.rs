@@ -1,6 +1,7 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
+use crate::backend::{Device, DpfKeys, GemmBatch, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
+use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
 
@@ -202,22 +203,29 @@ impl Words {
     }
 
     /// Distributed comparison keys with thresholds `self` and payloads `beta`, see [`crate::Backend::dcf_generate`].
-    pub fn dcf_generate(&self, bits: u32, beta: &Words, root0: &Words, root1: &Words) -> DcfKeys<Words> {
-        let k = self.device.dcf_generate(bits, &self.data, &beta.data, &root0.data, &root1.data);
-        DcfKeys { seeds: self.with(k.seeds), values: self.with(k.values), controls: self.with(k.controls) }
+    pub fn dcf_generate(
+        &self,
+        shape: &DcfShape,
+        beta: &Words,
+        root0: &Words,
+        root1: &Words,
+    ) -> DcfKeys<Words> {
+        self.device
+            .dcf_generate(shape, &self.data, &beta.data, &root0.data, &root1.data)
+            .map(|w| self.with(w))
     }
 
-    /// Evaluates key i at `self[i·per_key ..][..per_key]`, see [`crate::Backend::dcf_evaluate`].
+    /// Evaluates key i at `self[i]` minus each threshold, see [`crate::Backend::dcf_evaluate`].
     pub fn dcf_evaluate(
         &self,
         party: u8,
-        bits: u32,
         root: &Words,
         keys: &DcfKeys<Words>,
-        per_key: usize,
+        constant: &Words,
+        thresholds: &DcfThresholds,
     ) -> Words {
-        let k = DcfKeys { seeds: &keys.seeds.data, values: &keys.values.data, controls: &keys.controls.data };
-        self.with(self.device.dcf_evaluate(party, bits, &root.data, &k, &self.data, per_key))
+        let keys = keys.as_ref().map(|w| &w.data);
+        self.with(self.device.dcf_evaluate(party, &root.data, &keys, &self.data, &constant.data, thresholds))
     }
 
     /// Point functions that are 1 at the points `self`, see [`crate::Backend::dpf_generate`].

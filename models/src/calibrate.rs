@@ -167,12 +167,13 @@ pub fn calibrate(
             let bound = row_bound(dense, unit_length(&c));
             below("the pooler's input".into(), bound, 2f64.powi(62 - 2 * SCALE as i32))?;
             let range = bound.min((MARGIN * input).max(7.5));
-            pooler = Some(TablePlan::covering(range_log2(range, "the pooler", 0)?, Step::Pooler, 20));
+            let range_log2 = range_log2(range, Step::Pooler, "the pooler", 0)?;
+            pooler = Some(TablePlan::covering(range_log2, Step::Pooler, None));
         }
     }
-    // Σ e·v at 39 fractional bits must stay below 2^62 for e < e^4. (A coarse maximum that is one bucket too low, once
+    // Σ e·v at 39 fractional bits must stay below 2^62 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
-    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (4f64.exp() * largest_value);
+    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (1.001 * 4f64.exp() * largest_value);
     below("attention values".into(), 64.0, fits)?;
     let ranges = Watched { seen: &seen, c: &c, path: String::new() };
     let plan = Plan {
@@ -263,10 +264,10 @@ impl Bounds {
         }
         below(name("the feed-forward input"), self.up, limit(2 * SCALE))?;
         below(name("attention outputs"), self.o + self.residual, limit(2 * SCALE))?;
-        let yields = if c.family == Family::Llama {
-            limit(plan.activation.slope_scale + 2 * SCALE)
-        } else {
-            2f64.powi(plan.activation.range_log2 as i32)
+        let yields = match plan.activation.product_log2 {
+            // What the gate's truncation takes.
+            Some(product_log2) => 2f64.powi(product_log2 as i32 + 1),
+            None => 2f64.powi(plan.activation.range_log2 as i32),
         };
         let (row, bias) = self.down;
         let down = row * yields * (c.d_ff as f64).sqrt() + bias;
@@ -286,30 +287,32 @@ fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPl
     };
     let watched = MARGIN * ranges.magnitude("feed_forward/activation#input");
     let range = bounds.up.min(watched.max(15.5));
-    let range_log2 = range_log2(range, "the feed-forward input", i)?;
-    let slope_scale = if ranges.c.family == Family::Llama {
-        let product = (MARGIN * ranges.magnitude("feed_forward/activation#product")).max(1.0);
-        // slope + 36 fractional bits + integer bits of the product stay below 2^61.
-        let slope = 25 - product.log2().ceil() as i64;
-        if slope < 6 {
+    let gated = ranges.c.family == Family::Llama;
+    let step = if gated { Step::Gated } else { Step::Activation };
+    let range_log2 = range_log2(range, step, "the feed-forward input", i)?;
+    let product_log2 = if gated {
+        let product = MARGIN * ranges.magnitude("feed_forward/activation#product");
+        // Below 2^11 the gate would be no cheaper.
+        let product_log2 = product.max(2048.0).log2().ceil() as u32;
+        if product_log2 > TablePlan::LARGEST_PRODUCT_LOG2 {
             return Err(beyond("gate times up", product / MARGIN, 262_144.0));
         }
-        slope.min(14) as u32
+        Some(product_log2)
     } else {
-        20
+        None
     };
     Ok(LayerPlan {
         attention_norm: ranges.norm("attention/norm"),
         feed_forward_norm: ranges.norm("feed_forward/norm"),
         score_buckets,
-        activation: TablePlan::covering(range_log2, Step::Activation, slope_scale),
+        activation: TablePlan::covering(range_log2, step, product_log2),
     })
 }
 
 /// The range of a table over ±range.
-fn range_log2(range: f64, what: &'static str, layer: usize) -> Result<u32, CalibrationError> {
+fn range_log2(range: f64, step: Step, what: &'static str, layer: usize) -> Result<u32, CalibrationError> {
     // The lowest entry may be missed by one, so the range ends one step early.
-    let range_log2 = (range * 1.02).log2().ceil().max(3.0) as u32;
+    let range_log2 = (range * 1.02).max(range + step.width()).log2().ceil().max(3.0) as u32;
     if range_log2 > 8 {
         return Err(CalibrationError::Beyond { layer, what, seen: range / MARGIN, limit: 125.0 });
     }

@@ -246,7 +246,7 @@ impl Algebra for Clear {
             let row = &x.data[row[0]..row[1]];
             let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
             let shift = ((max >> bucket) + 1) << bucket;
-            data.extend(row.iter().map(|&v| t.exp.clear((v as i64 - shift) as u64, 0, Ring::Z64)));
+            data.extend(row.iter().map(|&v| t.exp.mean((v as i64 - shift) as u64)));
         }
         Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }
@@ -272,22 +272,25 @@ impl Algebra for Clear {
     }
 
     async fn activate(&self, x: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
-        let (low, high) = t.table.spec.range();
+        let t = t.alone();
+        let (low, high) = t.spec.range();
         self.check("input", &x.data, SCALE, low, high)?;
-        let data = x.data.iter().map(|v| t.table.clear(*v, 0, Ring::Z64)).collect();
-        let out = t.table.spec.out_scale();
+        let mask = t.spec.average_mask();
+        let data = x.data.iter().map(|v| t.clear(*v, mask, Ring::Z64)).collect();
+        let out = t.spec.out_scale();
         Ok(Ints { data: self.truncated(data, out, out - SCALE)?, ..*x })
     }
 
     async fn gated(&self, g: &Ints, u: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
-        let (low, high) = t.table.spec.range();
+        let (gate, limit) = (t.gated(), t.gated().limit());
+        let (low, high) = gate.table.spec.range();
         self.check("input", &g.data, SCALE, low, high)?;
-        let f = |(g, u): (&u64, &u64)| t.table.clear(*g, 0, Ring::Z64).wrapping_mul(*u);
+        let mask = gate.table.spec.average_mask();
+        let f = |(g, u): (&u64, &u64)| gate.table.clear(*g, mask, Ring::Z64).wrapping_mul(*u);
         let z: Vec<u64> = g.data.iter().zip(&u.data).map(f).collect();
         // The product in the ring may wrap unseen, so the bound is checked on numbers.
         let unit = 2f64.powi(SCALE as i32);
-        let out = t.table.spec.out_scale() + SCALE;
-        let limit = 2f64.powi(62 - out as i32);
+        let out = gate.table.spec.out_scale() + SCALE;
         for (g, u) in g.data.iter().zip(&u.data) {
             let value = (t.function)(*g as i64 as f64 / unit) * (*u as i64 as f64 / unit);
             if value.abs() >= limit {

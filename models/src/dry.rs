@@ -12,7 +12,7 @@ use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
 use protocol::gates::product::{product_cost, reshare_cost};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::{embedding, glu, lut, max, truncate};
+use protocol::gates::{embedding, glu, max, truncate};
 use protocol::{Cost, Ledger, Result, Shape};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -32,10 +32,31 @@ pub struct Work {
     pub weight_macs: u64,
 }
 
+/// What one gate, or one product with a weight, takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The part of the program, as in the protocol.
+    pub scope: Rc<str>,
+    /// In which exchange of the pass it takes part, if in any.
+    pub exchange: Option<u64>,
+    /// Bytes sent, `sent[from][to]`.
+    pub sent: [[u64; 3]; 3],
+    /// Products with weights, of all three parties together.
+    pub weight_macs: u64,
+}
+
 /// The reading.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Dry {
     work: Rc<RefCell<Work>>,
+    path: Rc<str>,
+    charges: Option<Rc<RefCell<Vec<Charge>>>>,
+}
+
+impl Default for Dry {
+    fn default() -> Dry {
+        Dry { work: Rc::default(), path: "".into(), charges: None }
+    }
 }
 
 impl Values for Dry {
@@ -100,6 +121,18 @@ impl Dry {
         dry.charged()
     }
 
+    /// The same, item by item.
+    pub fn itemised(
+        model: &Model<Dry>,
+        count: usize,
+        cache: &mut Cache<Dry>,
+        rows: OutputRows,
+    ) -> Vec<Charge> {
+        let dry = Dry { charges: Some(Rc::default()), ..Dry::default() };
+        dry.exchanging(model.forward(&dry, &count, count, cache, rows));
+        dry.charges.map(|c| c.take()).unwrap_or_default()
+    }
+
     /// Cost of a pass of `count` new tokens after which the parties choose the next one.
     pub fn choosing_pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, choice: Choice) -> Work {
         let dry = Dry::default();
@@ -152,28 +185,42 @@ impl Dry {
     async fn charge(&self, cost: Cost) {
         let mut dealt = cost.dealt;
         for bytes in cost.rounds {
-            self.ahead(Cost { rounds: vec![bytes], dealt: std::mem::take(&mut dealt) });
+            self.note(Cost { rounds: vec![bytes], dealt: std::mem::take(&mut dealt) });
             let mut waited = false;
             poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending })
                 .await;
         }
-        self.ahead(Cost { rounds: vec![], dealt });
+        self.note(Cost { rounds: vec![], dealt });
     }
 
     /// Charges bytes; exchanges are counted where a program waits.
-    fn ahead(&self, cost: Cost) {
+    fn note(&self, cost: Cost) {
         let mut l = Ledger::default();
         l += &cost;
+        let exchange = (!cost.rounds.is_empty()).then(|| self.work.borrow().ledger.exchanges);
+        self.item(Charge { scope: self.path.clone(), exchange, sent: l.sent, weight_macs: 0 });
         let mut work = self.work.borrow_mut();
         for (a, b) in work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
             *a += b;
         }
     }
 
+    fn item(&self, charge: Charge) {
+        if let Some(charges) = &self.charges {
+            charges.borrow_mut().push(charge);
+        }
+    }
+
+    fn weights(&self, macs: usize) {
+        let weight_macs = macs as u64;
+        self.work.borrow_mut().weight_macs += weight_macs;
+        self.item(Charge { scope: self.path.clone(), exchange: None, sent: [[0; 3]; 3], weight_macs });
+    }
+
     /// Products with a weight matrix: two for each evaluator, one for the dealer.
     fn multiply(&self, x: &Act<Dry>, w: &Shape) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
-        self.work.borrow_mut().weight_macs += 5 * (x.rows * w.len()) as u64;
+        self.weights(5 * x.rows * w.len());
         Shape::new(x.rows, w.rows)
     }
 
@@ -185,13 +232,14 @@ impl Dry {
 impl Algebra for Dry {
     type V = Dry;
 
-    fn scope(&self, _: &str) -> Dry {
-        self.clone()
+    fn scope(&self, name: &str) -> Dry {
+        let path = if self.path.is_empty() { name.into() } else { format!("{}/{name}", self.path).into() };
+        Dry { path, ..self.clone() }
     }
 
     async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
         // Two components at each party.
-        self.work.borrow_mut().weight_macs += 6 * (tokens * table.len()) as u64;
+        self.weights(6 * tokens * table.len());
         self.charge(embedding::cost(*tokens, table.rows, RING)).await;
         Ok(Shape::new(*tokens, table.rows))
     }
@@ -250,8 +298,9 @@ impl Algebra for Dry {
     }
 
     async fn exponentials(&self, x: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        self.charge(max::cost(s.scores(), s.score_rows(), t.levels, 2 * SCALE, RING)).await;
-        self.charge(t.exp.cost(s.scores(), EXP_SCALE, RING)).await;
+        let max = max::cost(s.scores(), s.score_rows(), t.levels, 2 * SCALE, RING);
+        self.scope("max").charge(max).await;
+        self.scope("exp").charge(t.exp.cost(s.scores(), EXP_SCALE, RING)).await;
         Ok(*x)
     }
 
@@ -262,7 +311,9 @@ impl Algebra for Dry {
     }
 
     async fn reciprocal_sums(&self, _: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        self.charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING)).await;
+        self.scope("reciprocal")
+            .charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
+            .await;
         Ok(Shape::new(s.score_rows(), 1))
     }
 
@@ -272,23 +323,55 @@ impl Algebra for Dry {
     }
 
     async fn activate(&self, x: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(lut::cost(x.len(), &t.table.spec, SCALE, RING)).await;
+        self.charge(t.alone().cost(x.len(), SCALE, RING)).await;
         Ok(*x)
     }
 
     async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, SCALE, RING)).await;
+        let t = t.gated();
+        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, t.bits, SCALE, RING)).await;
         Ok(*g)
     }
 
     fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
         let y = self.multiply(x, &w.weight);
-        self.ahead(product_cost(y.len(), RING));
+        self.note(product_cost(y.len(), RING));
         Ok(y)
     }
 
     fn pooled_out(&self, x: &Shape, _: &Shape, _: &Shape) -> Result<Shape> {
-        self.ahead(product_cost(x.cols, RING));
+        self.note(product_cost(x.cols, RING));
         Ok(Shape::new(1, x.cols))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+
+    /// Items add up to the whole, exchange by exchange, and bear the scopes of the program.
+    #[test]
+    fn a_pass_item_by_item_is_the_pass() {
+        for config in [ModelConfig::toy(), ModelConfig::toy_gpt2(), ModelConfig::toy_bert()] {
+            let tables = Plan::typical(&config).tables(&kernels::cpu::Cpu::best(), &config);
+            let model = Dry::model(&config, &tables);
+            let rows = OutputRows::Last;
+            let whole = Dry::pass(&model, 5, &mut Cache::new(&config), rows);
+            let items = Dry::itemised(&model, 5, &mut Cache::new(&config), rows);
+            let mut sent = [[0; 3]; 3];
+            for item in &items {
+                sent.iter_mut()
+                    .flatten()
+                    .zip(item.sent.iter().flatten())
+                    .for_each(|(sum, bytes)| *sum += bytes);
+            }
+            assert_eq!(sent, whole.ledger.sent);
+            assert_eq!(items.iter().map(|c| c.weight_macs).sum::<u64>(), whole.weight_macs);
+            let exchanges: std::collections::BTreeSet<u64> =
+                items.iter().filter_map(|c| c.exchange).collect();
+            assert!(exchanges.into_iter().eq(0..whole.ledger.exchanges));
+            assert!(items.iter().any(|c| &*c.scope == "layer.1/attention/softmax/exp"));
+        }
     }
 }

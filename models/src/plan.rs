@@ -3,13 +3,14 @@
 //! They say nothing about any client's input.
 
 use crate::algebra::SCALE;
-use crate::checkpoint::{Activation, Head, ModelConfig};
+use crate::checkpoint::{Activation, Family, Head, ModelConfig};
 use crate::float::norm_kind;
 use crate::model::{ActivationId, NormId};
 use kernels::Device;
 use protocol::gates::choice::SampleTables;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable, dropped};
+use protocol::gates::quadratic::Quadratic;
 use protocol::gates::softmax::SoftmaxTables;
 use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
 use serde::{Deserialize, Serialize};
@@ -35,16 +36,18 @@ pub struct TablePlan {
     pub range_log2: u32,
     /// With 2^entries_log2 entries.
     pub entries_log2: u32,
-    /// And slopes of this many fractional bits (fewer where products with it are large).
-    pub slope_scale: u32,
+    /// A gated activation's products f(g)·u are below 2^product_log2; `None` for a function alone.
+    pub product_log2: Option<u32>,
 }
 
 /// How wide the entries of a table are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// 1/16, for the functions of feed-forward blocks.
+    /// 1/16, lines, for gated activations.
+    Gated,
+    /// 1/4, quadratics, for the functions of feed-forward blocks.
     Activation,
-    /// 1/32, for tanh.
+    /// 1/8, quadratics, for tanh.
     Pooler,
 }
 
@@ -81,9 +84,27 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct FunctionTable {
     /// The table.
-    pub table: Table,
+    pub table: Pieces,
     /// The function.
     pub function: fn(f64) -> f64,
+}
+
+/// How a function is computed.
+#[derive(Clone, Debug)]
+pub enum Pieces {
+    /// Alone, by quadratics.
+    Alone(Quadratic),
+    /// As a gate, by lines.
+    Gated(GatedTable),
+}
+
+/// A table of lines, and the ring in which its values times the other factor (at [`SCALE`]) are computed.
+#[derive(Clone, Debug)]
+pub struct GatedTable {
+    /// The table.
+    pub table: Table,
+    /// Products are computed modulo 2^bits.
+    pub bits: u32,
 }
 
 /// A layer's tables on a device.
@@ -145,27 +166,97 @@ impl NormRange {
     }
 }
 
-impl TablePlan {
-    /// Covers ±2^range_log2 in steps of `step`, or as small ones as 4096 entries allow.
-    pub fn covering(range_log2: u32, step: Step, slope_scale: u32) -> TablePlan {
-        let step_log2 = match step {
-            Step::Activation => 4,
-            Step::Pooler => 5,
-        };
-        TablePlan { range_log2, entries_log2: (range_log2 + 1 + step_log2).min(12), slope_scale }
+impl Step {
+    /// log2 of the entries to a unit.
+    fn entries_log2(self) -> u32 {
+        match self {
+            Step::Gated => 4,
+            Step::Activation => 2,
+            Step::Pooler => 3,
+        }
     }
 
-    fn validate(&self) -> Result<(), String> {
+    /// Width of an entry.
+    pub fn width(self) -> f64 {
+        2f64.powi(-(self.entries_log2() as i32))
+    }
+}
+
+impl TablePlan {
+    /// Covers ±2^range_log2 in steps of `step`, or as small ones as 4096 entries allow.
+    pub fn covering(range_log2: u32, step: Step, product_log2: Option<u32>) -> TablePlan {
+        TablePlan { range_log2, entries_log2: (range_log2 + 1 + step.entries_log2()).min(12), product_log2 }
+    }
+
+    fn validate(&self, gated: bool) -> Result<(), String> {
         let fits = (1..=8).contains(&self.range_log2)
             && (4..=12).contains(&self.entries_log2)
-            && (4..=20).contains(&self.slope_scale);
+            && self.product_log2.is_none_or(|p| p <= Self::LARGEST_PRODUCT_LOG2)
+            && self.product_log2.is_some() == gated;
         if fits { Ok(()) } else { Err(format!("impossible table parameters {self:?}")) }
     }
 
+    /// Larger products leave too few bits to the table.
+    pub const LARGEST_PRODUCT_LOG2: u32 = 19;
+
     /// Builds it.
     pub fn table(&self, device: &Device, function: fn(f64) -> f64) -> FunctionTable {
-        let spec = TableSpec::symmetric(self.range_log2, self.entries_log2, SCALE, self.slope_scale);
-        FunctionTable { table: Table::new(device, spec, function), function }
+        let (range, entries) = (self.range_log2, self.entries_log2);
+        let table = match self.product_log2 {
+            Some(product_log2) => {
+                // 22 fractional bits of f at least, those of the other factor, and three as for a function alone.
+                let bits = (22 + SCALE + product_log2 + 3).next_multiple_of(8).min(64);
+                let spec = TableSpec::shortened(range, entries, SCALE, bits - 3 - product_log2 - SCALE);
+                Pieces::Gated(GatedTable { table: Table::new(device, spec, function), bits })
+            }
+            None => {
+                // All functions here are largest at an end of their range.
+                let end = 2f64.powi(range as i32);
+                let largest = function(end).abs().max(function(-end).abs()).max(1.0);
+                let value_log2 = largest.log2().ceil() as u32;
+                Pieces::Alone(Quadratic::symmetric(device, (range, entries), SCALE, value_log2, function))
+            }
+        };
+        FunctionTable { table, function }
+    }
+}
+
+impl FunctionTable {
+    /// The table of a function alone.
+    ///
+    /// # Panics
+    /// For a gated activation's; plans are validated.
+    pub fn alone(&self) -> &Quadratic {
+        match &self.table {
+            Pieces::Alone(table) => table,
+            Pieces::Gated(_) => panic!("a validated plan has tables of the model's kind"),
+        }
+    }
+
+    /// The table of a gated activation.
+    ///
+    /// # Panics
+    /// For a function alone; plans are validated.
+    pub fn gated(&self) -> &GatedTable {
+        match &self.table {
+            Pieces::Gated(table) => table,
+            Pieces::Alone(_) => panic!("a validated plan has tables of the model's kind"),
+        }
+    }
+
+    /// Every number of the table, for the program digest.
+    fn words(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        match &self.table {
+            Pieces::Alone(table) => Box::new(table.words()),
+            Pieces::Gated(gate) => Box::new([u64::from(gate.bits)].into_iter().chain(gate.table.words())),
+        }
+    }
+}
+
+impl GatedTable {
+    /// Products that the gate computes lie within ±limit.
+    pub fn limit(&self) -> f64 {
+        2f64.powi(self.bits as i32 - 2 - (self.table.spec.out_scale() + SCALE) as i32)
     }
 }
 
@@ -173,8 +264,10 @@ impl Plan {
     /// Ranges that are usual for trained models, to compute costs where there are no weights.
     pub fn typical(c: &ModelConfig) -> Plan {
         let norm = NormRange { low: 2f64.powi(-6), high: 2f64.powi(10) };
-        let slope_scale = if c.activation == Activation::Silu { 14 } else { 20 };
-        let activation = TablePlan { range_log2: 4, entries_log2: 9, slope_scale };
+        let activation = match c.family {
+            Family::Llama => TablePlan::covering(4, Step::Gated, Some(11)),
+            _ => TablePlan::covering(4, Step::Activation, None),
+        };
         let layer =
             LayerPlan { attention_norm: norm, feed_forward_norm: norm, score_buckets: 64, activation };
         let classifier = matches!(c.head, Head::Classifier { .. });
@@ -182,7 +275,7 @@ impl Plan {
             longest: c.context.min(4096),
             layers: vec![layer; c.layers],
             outer_norm: norm,
-            pooler: classifier.then_some(TablePlan { range_log2: 3, entries_log2: 9, slope_scale: 20 }),
+            pooler: classifier.then_some(TablePlan::covering(3, Step::Pooler, None)),
             scores: 100.0,
         }
     }
@@ -208,11 +301,11 @@ impl Plan {
             return Err(format!("output scores up to {}", self.scores));
         }
         norm(&self.outer_norm, "outer norm")?;
-        self.pooler.map_or(Ok(()), |p| p.validate().map_err(|e| format!("pooler: {e}")))?;
+        self.pooler.map_or(Ok(()), |p| p.validate(false).map_err(|e| format!("pooler: {e}")))?;
         for (i, l) in self.layers.iter().enumerate() {
             norm(&l.attention_norm, &format!("layer {i}, attention norm"))?;
             norm(&l.feed_forward_norm, &format!("layer {i}, feed-forward norm"))?;
-            l.activation.validate().map_err(|e| format!("layer {i}: {e}"))?;
+            l.activation.validate(c.family == Family::Llama).map_err(|e| format!("layer {i}: {e}"))?;
             if ![64, 128].contains(&l.score_buckets) {
                 return Err(format!("layer {i}: {} buckets of scores", l.score_buckets));
             }
@@ -297,10 +390,10 @@ impl PlanTables {
                 .words()
                 .chain(l.feed_forward_norm.words())
                 .chain(l.softmax.words())
-                .chain(l.activation.table.words());
+                .chain(l.activation.words());
             words.for_each(|w| h.update(w.to_le_bytes()));
         }
-        let pooler = self.pooler.iter().flat_map(|p| p.table.words());
+        let pooler = self.pooler.iter().flat_map(|p| p.words());
         self.outer_norm
             .words()
             .chain(pooler)

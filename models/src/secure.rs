@@ -10,7 +10,7 @@ use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::truncate::truncate;
-use protocol::gates::{glu, lut, norm, product, softmax};
+use protocol::gates::{glu, norm, product, quadratic, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
 use std::sync::Arc;
 
@@ -181,11 +181,12 @@ impl Algebra for Secure<'_> {
     }
 
     async fn activate(&self, x: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
-        lut::lookup(&self.cx, x, &t.table, SCALE).await
+        quadratic::lookup(&self.cx, x, t.alone(), SCALE).await
     }
 
     async fn gated(&self, g: &Share, u: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
-        glu::gated(&self.cx, g, u, &t.table, SCALE).await
+        let t = t.gated();
+        glu::gated(&self.cx, g, u, &t.table, t.bits, SCALE).await
     }
 
     fn scores_out(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Option<Words>> {

@@ -127,6 +127,8 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Threads that compute; 0: one for each core. Fewer help where several parties share a machine.
     pub threads: usize,
+    /// Clients who ask may know how long each operation took here. Times can say something about what was computed.
+    pub report_times: bool,
     /// Where shared models are kept. Relative to the configuration file; empty: in memory only.
     pub model_directory: PathBuf,
 }
@@ -141,6 +143,7 @@ impl Default for Limits {
             max_drafted_tokens: 16,
             max_message_bytes: 256 << 20,
             threads: 0,
+            report_times: false,
             model_directory: "models".into(),
         }
     }

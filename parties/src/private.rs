@@ -16,6 +16,7 @@ mod encode;
 mod generate;
 mod run;
 mod speculate;
+mod times;
 
 use crate::client::{Client, ClientError};
 use crate::ids::Digest;
@@ -28,6 +29,7 @@ pub use encode::{Classification, Embedding};
 pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal};
 pub use run::{Pass, Run, Seen};
 pub use speculate::Speculation;
+pub use times::{ClientSpan, Doing, PassTimes};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,7 @@ pub struct PrivateModel<'c> {
     public: PublicModel,
     tokenizer: Option<Tokenizer>,
     device: Device,
+    timed: bool,
 }
 
 impl<'c> PrivateModel<'c> {
@@ -114,7 +117,15 @@ impl<'c> PrivateModel<'c> {
         if Digest(public.digest(&public.plan.tables(&device, &public.config))) != info.digest {
             return Err(PrivateError::Digest);
         }
-        Ok(PrivateModel { client, name: info.name, digest: info.digest, public, tokenizer, device })
+        let timed = false;
+        Ok(PrivateModel { client, name: info.name, digest: info.digest, public, tokenizer, device, timed })
+    }
+
+    /// The same; the parties say where their time goes ([`Run::take_times`], [`Answer::times`]). They refuse unless
+    /// their configuration allows it (`limits.report_times`).
+    #[must_use]
+    pub fn timed(self) -> PrivateModel<'c> {
+        PrivateModel { timed: true, ..self }
     }
 
     /// What is public about it.

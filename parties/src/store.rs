@@ -66,6 +66,8 @@ pub struct ModelStore {
     role: Role,
     device: Device,
     directory: Option<PathBuf>,
+    /// Whether clients may know where this party's time goes.
+    report_times: bool,
     models: Models,
     claims: Arc<Mutex<HashSet<String>>>,
 }
@@ -82,6 +84,7 @@ impl ModelStore {
             role: config.role,
             device: kernels::cpu::Cpu::best(),
             directory,
+            report_times: config.limits.report_times,
             models: Models::default(),
             claims: Arc::default(),
         };
@@ -261,6 +264,11 @@ impl Engine for ModelStore {
             }
             choice.check(&model.public).map_err(|e| refuse(format!("{} cannot choose {e}", self.role)))?;
         }
+        if options.profile && !self.report_times {
+            let message = format!("{} does not say where its time goes", self.role);
+            let remedy = "ask its operator to set limits.report_times, or ask without times";
+            return Err(Failure::new(FailureCode::Forbidden, message, remedy));
+        }
         let longest = model.public.plan.longest;
         if request.context_tokens as usize > longest {
             let message = format!("{} tokens of context, the model takes {longest}", request.context_tokens);
@@ -283,7 +291,10 @@ impl Engine for ModelStore {
             key(Role::Dealer, Role::P2),
             key(Role::P1, Role::P2),
         ]);
-        let session = PartySession::new(model, Box::new(streams));
+        let mut session = PartySession::new(model, Box::new(streams));
+        if options.profile {
+            session = session.with_profile();
+        }
         Ok(Box::new(Runner::new(self.role, session, options)))
     }
 }

@@ -10,6 +10,7 @@ use crate::cost::{Ledger, bytes};
 use crate::error::{Error, Result};
 use crate::net::Network;
 use crate::prg::{KeyId, Purpose, Streams};
+use crate::profile::{Part, Profile, Recorder};
 use crate::registry::{PadUse, Registry};
 use crate::share::Share;
 use crate::{NetError, Role, Shape};
@@ -51,6 +52,7 @@ pub struct Session {
     ledger: Ledger,
     registry: Option<Registry>,
     transcript: Option<Vec<Sent>>,
+    recorder: Option<Box<Recorder>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -64,7 +66,8 @@ impl Session {
     pub fn new(role: Role, device: Device, ring: Ring, streams: Box<dyn Streams>) -> Session {
         let registry = cfg!(debug_assertions).then(Registry::default);
         let ledger = Ledger::default();
-        Session { role, device, ring, streams, next_op: 0, round: 0, ledger, registry, transcript: None }
+        let (transcript, recorder) = (None, None);
+        Session { role, device, ring, streams, next_op: 0, round: 0, ledger, registry, transcript, recorder }
     }
 
     /// Switches the pad registry on in release builds too.
@@ -77,6 +80,24 @@ impl Session {
     pub fn with_transcript(mut self) -> Session {
         self.transcript = Some(Vec::new());
         self
+    }
+
+    /// Records where the time of each run goes.
+    pub fn with_profile(mut self) -> Session {
+        self.recorder = Some(Box::new(Recorder::new()));
+        self
+    }
+
+    /// Where the time of the last run went, if it was recorded; to be asked once after each run.
+    pub fn profile(&mut self) -> Option<Profile> {
+        self.recorder.as_mut().map(|r| r.finish())
+    }
+
+    /// Calls the recorder, if there is one.
+    fn record(&mut self, f: impl FnOnce(&mut Recorder)) {
+        if let Some(r) = &mut self.recorder {
+            f(r);
+        }
     }
 
     /// Costs so far.
@@ -109,6 +130,7 @@ impl Session {
         F: Future<Output = Result<T>>,
     {
         let (role, device, ring) = (self.role, self.device.clone(), self.ring);
+        self.record(Recorder::begin);
         let core = Rc::new(RefCell::new(Core::new(self, net)));
         let mut future = pin!(program(Cx { core: core.clone(), role, device, ring, path: Rc::from("") }));
         let mut task = Context::from_waker(Waker::noop());
@@ -203,9 +225,14 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `deal`: queues words for an evaluator.
     fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
-        let i = to.index() - 1;
-        self.dealing[i].reserve(bytes(words.len(), bits) as usize);
+        let (i, size) = (to.index() - 1, bytes(words.len(), bits));
+        self.session.record(|r| r.turn(Part::Packing));
+        self.dealing[i].reserve(size as usize);
         words.pack(bits, &mut self.dealing[i]);
+        self.session.record(|r| {
+            r.deal(to, size);
+            r.turn(Part::Compute);
+        });
         if self.dealing[i].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
     }
 
@@ -215,7 +242,9 @@ impl<'n> Core<'n> {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.dealing[i], message());
+        self.session.record(|r| r.turn(Part::Pressure));
         self.send(to, self.part[i], full)?;
+        self.session.record(|r| r.turn(Part::Compute));
         self.part[i] += 1;
         Ok(())
     }
@@ -224,8 +253,10 @@ impl<'n> Core<'n> {
     fn take_dealt(&mut self, n: usize, bits: u32) -> Result<Words> {
         let need = bytes(n, bits) as usize;
         while self.dealt.len() - self.used < need {
+            self.session.record(|r| r.turn(Part::Dealer));
             let more = self.receive(Role::Dealer, self.part[0])?;
             self.part[0] += 1;
+            self.session.record(|r| r.turn(Part::Packing));
             if self.used == self.dealt.len() {
                 (self.dealt, self.used) = (more, HEADER);
             } else {
@@ -234,8 +265,10 @@ impl<'n> Core<'n> {
                 self.dealt.extend_from_slice(&more[HEADER..]);
             }
         }
+        self.session.record(|r| r.turn(Part::Packing));
         let words = Words::unpack(&self.session.device, &self.dealt[self.used..self.used + need], bits, n);
         self.used += need;
+        self.session.record(|r| r.turn(Part::Compute));
         Ok(words)
     }
 
@@ -260,6 +293,7 @@ impl<'n> Core<'n> {
     fn exchange(&mut self) -> Result<()> {
         self.close_dealt()?;
         if let Some(peer) = peer(self.session.role) {
+            self.session.record(Recorder::exchange);
             let out = std::mem::replace(&mut self.outgoing, message());
             let ours = out.len();
             self.send(peer, 0, out)?;
@@ -271,6 +305,7 @@ impl<'n> Core<'n> {
             }
             self.session.ledger.exchanges += 1;
         }
+        self.session.record(|r| r.enter(0, Part::Compute));
         self.session.round += 1;
         self.round_hash = self.hash;
         Ok(())
@@ -330,9 +365,12 @@ impl Group {
     }
 }
 
-/// An operation: the name of its streams.
+/// An operation: the name of its streams, and its number in a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Op(u64);
+pub struct Op {
+    number: u64,
+    scope: u32,
+}
 
 /// One item of an operation: which stream masks it, how many values of how many bits, in which group.
 #[derive(Clone, Copy, Debug)]
@@ -433,11 +471,16 @@ impl<'n> Cx<'n> {
     /// Begins an operation: fresh streams, same number on all parties.
     pub fn op(&self, name: &str) -> Op {
         let mut core = self.core.borrow_mut();
-        let op = core.session.next_op;
+        let number = core.session.next_op;
         core.session.next_op += 1;
         core.hash = fnv(fnv(core.hash, self.path.as_bytes()), name.as_bytes());
         core.scope = if self.path.is_empty() { name.into() } else { format!("{}/{name}", self.path).into() };
-        Op(op)
+        let (mut scope, core) = (0, &mut *core);
+        core.session.record(|r| {
+            scope = r.scope(&core.scope);
+            r.enter(scope, Part::Compute);
+        });
+        Op { number, scope }
     }
 
     /// Reduces to the ring.
@@ -450,11 +493,13 @@ impl<'n> Cx<'n> {
         let mut core = self.core.borrow_mut();
         let s = &mut *core.session;
         let lane = item.lane();
-        let words = s.streams.draw(&self.device, key, item.op.0, lane, item.n, item.bits)?;
-        if let Some(r) = &mut s.registry {
-            r.draw(key, item.op.0, lane);
+        s.record(|r| r.enter(item.op.scope, Part::Streams));
+        let words = s.streams.draw(&self.device, key, item.op.number, lane, item.n, item.bits);
+        s.record(|r| r.enter(item.op.scope, Part::Compute));
+        if let (Some(r), Some(_)) = (&mut s.registry, &words) {
+            r.draw(key, item.op.number, lane);
         }
-        Some(words)
+        words
     }
 
     /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
@@ -463,6 +508,7 @@ impl<'n> Cx<'n> {
         let mut hash = fnv(core.hash, &[item.lane(), item.bits as u8]);
         hash = fnv(hash, &(item.n as u64).to_le_bytes());
         core.hash = hash;
+        core.session.record(|r| r.enter(item.op.scope, Part::Compute));
     }
 
     /// The masks of an item.
@@ -474,14 +520,20 @@ impl<'n> Cx<'n> {
         let mut core = self.core.borrow_mut();
         let lane = item.lane();
         if let Some(r) = &mut core.session.registry {
-            r.pad(PadUse { key, op: item.op.0, lane, to });
+            r.pad(PadUse { key, op: item.op.number, lane, to });
         }
         self.note_values(&mut core, item, to, words);
     }
 
     fn note_values(&self, core: &mut Core<'_>, item: &Item, to: Role, words: &Words) {
         if let Some(t) = &mut core.session.transcript {
-            t.push(Sent { to, op: item.op.0, lane: item.lane(), bits: item.bits, values: words.to_vec() });
+            t.push(Sent {
+                to,
+                op: item.op.number,
+                lane: item.lane(),
+                bits: item.bits,
+                values: words.to_vec(),
+            });
         }
     }
 
@@ -541,16 +593,24 @@ impl<'n> Cx<'n> {
             let masked = item.group.minus(&half, pad).low(item.bits);
             self.note_sent(key, &item, to, &masked);
             let mut core = self.core.borrow_mut();
-            let at = core.outgoing.len();
-            core.outgoing.reserve(bytes(item.n, item.bits) as usize);
+            let (at, size) = (core.outgoing.len(), bytes(item.n, item.bits));
+            core.session.record(|r| r.turn(Part::Packing));
+            core.outgoing.reserve(size as usize);
             masked.pack(item.bits, &mut core.outgoing);
+            core.session.record(|r| {
+                r.post(item.op.scope, size);
+                r.turn(Part::Compute);
+            });
             (masked, at)
         });
         NextRound::default().await;
         Ok(posted.map(|(mine, at)| {
-            let core = self.core.borrow();
+            let mut core = self.core.borrow_mut();
             let end = at + bytes(item.n, item.bits) as usize;
-            (mine, Words::unpack(&self.device, &core.incoming[at..end], item.bits, item.n))
+            core.session.record(|r| r.enter(item.op.scope, Part::Packing));
+            let theirs = Words::unpack(&self.device, &core.incoming[at..end], item.bits, item.n);
+            core.session.record(|r| r.turn(Part::Compute));
+            (mine, theirs)
         }))
     }
 

@@ -12,6 +12,7 @@ pub mod gates;
 mod join;
 mod net;
 mod prg;
+pub mod profile;
 mod registry;
 mod role;
 mod share;

@@ -41,6 +41,8 @@ pub enum Purpose {
     Slope,
     /// Masks of the selected intercept.
     Intercept,
+    /// Masks of the selected coefficient of a square.
+    Square,
     /// Dealt sign constants of a look-up: this purpose and the 31 that follow it by number.
     Constant0 = 32,
     /// Thermometer tables of a comparison.

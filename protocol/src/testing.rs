@@ -1,6 +1,7 @@
 //! Three parties in one process, for tests: an in-memory network, and a world that runs a program on all three.
 
 use crate::cx::{Cx, Sent, Session};
+use crate::profile::Profile;
 use crate::{ChaChaStreams, Error, Key, Ledger, NetError, Network, Product, Role, Shape, Share, Streams};
 use kernels::{Device, Ring, Words};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -57,6 +58,8 @@ pub struct Outcome<T> {
     pub ledger: Ledger,
     /// Everything sent, by sender.
     pub sent: [Vec<Sent>; 3],
+    /// Where each party's time went, in a world that is [`World::profiled`].
+    pub profiles: Option<[Profile; 3]>,
 }
 
 /// Makes one party's streams.
@@ -69,12 +72,14 @@ pub struct World {
     seed: u64,
     streams: Option<MakeStreams>,
     record: bool,
+    profile: bool,
 }
 
 impl World {
     /// A world over Z_2^64.
     pub fn new(seed: u64) -> World {
-        World { device: kernels::cpu::Cpu::best(), ring: Ring::Z64, seed, streams: None, record: false }
+        let device = kernels::cpu::Cpu::best();
+        World { device, ring: Ring::Z64, seed, streams: None, record: false, profile: false }
     }
 
     /// The same over another ring.
@@ -86,6 +91,12 @@ impl World {
     /// Records everything sent.
     pub fn recorded(mut self) -> World {
         self.record = true;
+        self
+    }
+
+    /// Records where the parties' time goes.
+    pub fn profiled(mut self) -> World {
+        self.profile = true;
         self
     }
 
@@ -177,6 +188,9 @@ impl World {
                         if self.record {
                             session = session.with_transcript();
                         }
+                        if self.profile {
+                            session = session.with_profile();
+                        }
                         let result = session.run(&mut net, |cx| program(cx, input));
                         (session, result)
                     })
@@ -197,13 +211,14 @@ impl World {
         assert_eq!(pads.len(), all, "two parties used the same pad towards one receiver");
         let ledgers: Vec<Ledger> = parts.iter().map(|(s, _)| *s.ledger()).collect();
         let mut sent = [vec![], vec![], vec![]];
-        let mut results = vec![];
-        for (i, (s, r)) in parts.into_iter().enumerate() {
+        let (mut results, mut profiles) = (vec![], vec![]);
+        for (i, (mut s, r)) in parts.into_iter().enumerate() {
             sent[i] = s.transcript().to_vec();
             results.extend(r);
+            profiles.extend(s.profile());
         }
         let results = results.try_into().unwrap_or_else(|_| unreachable!("three results"));
-        Ok(Outcome { results, ledger: Ledger::merge(&ledgers), sent })
+        Ok(Outcome { results, ledger: Ledger::merge(&ledgers), sent, profiles: profiles.try_into().ok() })
     }
 
     /// Like [`World::try_run`] for programs that must succeed.

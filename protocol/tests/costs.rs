@@ -9,6 +9,7 @@ use protocol::gates::compare::Window;
 use protocol::gates::exp::{self, ExpTable};
 use protocol::gates::max::{self, Levels};
 use protocol::gates::norm::{self, NormKind, NormTable};
+use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::row::{self, RowTable};
 use protocol::gates::table::{Table, TableSpec, gelu};
 use protocol::gates::{bit, compare, glu, lut, product, truncate};
@@ -60,9 +61,22 @@ fn declared_costs_are_measured_at_odd_sizes() {
         assert_cost("lookup", &o, lut::cost(n, &spec, F, 64));
         let o = w.run(share(&w, n, F), |cx, x| {
             let table = table.clone();
-            Box::pin(async move { glu::gated(&cx, &x, &x, &table, F).await })
+            Box::pin(async move { glu::gated(&cx, &x, &x, &table, 64, F).await })
         });
-        assert_cost("gated", &o, glu::cost(n, &spec, F, F, 64));
+        assert_cost("gated", &o, glu::cost(n, &spec, F, 64, F, 64));
+        let o = w.run(share(&w, n, F), |cx, x| {
+            let table = table.clone();
+            Box::pin(async move { glu::gated(&cx, &x, &x, &table, 51, F).await })
+        });
+        assert_cost("gated, 51 bits", &o, glu::cost(n, &spec, F, 51, F, 64));
+        for value_log2 in [0, 4, 8] {
+            let table = Quadratic::symmetric(w.device(), (4, 7), F, value_log2, gelu);
+            let o = w.run(share(&w, n, F), |cx, x| {
+                let table = table.clone();
+                Box::pin(async move { quadratic::lookup(&cx, &x, &table, F).await })
+            });
+            assert_cost("quadratic", &o, table.cost(n, F, 64));
+        }
         let o = w.run(share(&w, n, 20), |cx, x| {
             let e = e.clone();
             Box::pin(async move { exp::exp(&cx, &x, &e, F).await })

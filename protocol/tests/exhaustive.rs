@@ -10,6 +10,7 @@ mod common;
 use common::{Case, all, flat, hash, solve_views};
 use kernels::Ring;
 use protocol::gates::max::Levels;
+use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::row::RowTable;
 use protocol::gates::table::{Table, TableSpec};
 use protocol::gates::{bit, compare, exp, glu, lut, max, product, row, truncate};
@@ -360,6 +361,130 @@ fn look_up_views() {
     }
 }
 
+/// A small table of quadratics, values modulo 2^bits.
+fn small_quadratic(entries: usize, shift: u32, phase_bits: u32, drop: u32, bits: u32) -> Quadratic {
+    let spec = small_table(entries, shift, phase_bits, drop).spec;
+    Quadratic::new(&World::new(0).device().clone(), spec, bits, |x| {
+        (x * 1.7 - 3.0) * (x + 0.3) * (0.4 * x - 1.1)
+    })
+}
+
+#[test]
+fn quadratic_look_up_of_all_values() {
+    for (i, (bits, narrow, entries, shift, phase_bits, drop)) in
+        [(5, 5, 4, 2, 1, 0), (6, 4, 4, 3, 2, 1), (6, 3, 8, 3, 1, 2), (6, 5, 2, 4, 0, 0), (5, 1, 4, 2, 2, 1)]
+            .into_iter()
+            .enumerate()
+    {
+        let ring = Ring::new(bits);
+        let table = small_quadratic(entries, shift, phase_bits, drop, narrow);
+        let case = Case {
+            seed: 1_500_000 + 1000 * i as u64,
+            ring,
+            inputs: &[(1, drop)],
+            inner: &flat,
+            program: &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move {
+                    let value = quadratic::evaluate(&cx, &x[0], &table).await?;
+                    Ok(vec![product::reshare(&cx, value).await?])
+                })
+            },
+        };
+        let digits: &[(KeyId, Purpose)] = if entries <= 4 { &[(KeyId::K01, Purpose::OneHot)] } else { &[] };
+        let narrow = Ring::new(narrow);
+        case.assert_correct(&all(ring, 1), &all_masks(ring), digits, |x, masks, out| {
+            let lambda = masks[0].wrapping_add(masks[1]);
+            let clear = narrow.reduce(table.clear(x[0], lambda, ring));
+            assert_eq!(narrow.reduce(out[0][0]), clear, "x {} λ {lambda}", x[0]);
+        });
+    }
+}
+
+/// From the narrow ring to the full one: every value under every mask, where the table's value fits.
+#[test]
+fn quadratic_look_up_lifts_to_the_ring() {
+    for (i, (bits, narrow, f)) in [(6, 4, 0), (6, 5, 1), (6, 6, 2), (5, 3, 0)].into_iter().enumerate() {
+        let ring = Ring::new(bits);
+        let spec = TableSpec { in_scale: f, drop: 0, slope_scale: f, ..small_table(8, 2, 1, 0).spec };
+        let most = f64::from(1 << (narrow - 3)) / f64::from(1 << (2 * f));
+        let table = Quadratic::new(&World::new(0).device().clone(), spec, narrow, |x| most * (0.9 * x).sin());
+        let case = Case {
+            seed: 1_550_000 + 1000 * i as u64,
+            ring,
+            inputs: &[(1, f)],
+            inner: &flat,
+            program: &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move { Ok(vec![quadratic::lookup(&cx, &x[0], &table, f).await?]) })
+            },
+        };
+        let digits = [(KeyId::K01, Purpose::WrapBit), (KeyId::K02, Purpose::WrapBit)];
+        let (quarter, mut inside) = (1 << (narrow - 2), 0);
+        case.assert_correct(&all(ring, 1), &all_masks(ring), &digits, |x, masks, out| {
+            let lambda = masks[0].wrapping_add(masks[1]);
+            let value = table.clear(x[0], lambda, ring);
+            if (-quarter..quarter).contains(&ring.signed(value)) {
+                let excess = ring.reduce(out[0][0].wrapping_sub(truncate::clear(ring, value, f)));
+                assert!(excess <= 1, "x {} λ {lambda}: floor + {excess}", x[0]);
+            }
+        });
+        for x in 0..1 << bits {
+            let value = table.clear(x, 0, ring);
+            inside += u64::from((-quarter..quarter).contains(&ring.signed(value)));
+        }
+        assert!(inside > 1 << (bits - 1), "{inside} of {} values fit", 1 << bits);
+    }
+}
+
+#[test]
+fn quadratic_look_up_views() {
+    // (ring, narrow, entries, shift, secrets, foreign bits of P1 and P2)
+    for (i, (bits, narrow, entries, shift, secrets, masks)) in [
+        (2, 1, 2, 1, 4, [5, 13]),
+        (2, 1, 4, 0, 4, [5, 15]),
+        (2, 2, 2, 1, 1, [8, 22]),
+        (1, 1, 2, 0, 2, [4, 12]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ring = Ring::new(bits);
+        let table = small_quadratic(entries, shift, 0, 0, narrow);
+        let case = Case {
+            seed: 1_600_000 + 1000 * i as u64,
+            ring,
+            inputs: &[(1, 0)],
+            inner: &flat,
+            program: &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move {
+                    let value = quadratic::evaluate(&cx, &x[0], &table).await?;
+                    Ok(vec![product::reshare(&cx, value).await?])
+                })
+            },
+        };
+        assert_eq!(case.assert_views_uniform(Role::P1, &all(ring, 1), 8, |_, _| ()), masks[0]);
+        assert_eq!(case.assert_views_uniform(Role::P2, &all(ring, 1)[..secrets], 1, |_, _| ()), masks[1]);
+    }
+    // The whole gate, lifted from 4 of 5 bits and from 40 of 64.
+    let small = small_quadratic(4, 2, 1, 0, 4);
+    let real =
+        Quadratic::symmetric(&World::new(0).device().clone(), (4, 7), 18, 4, protocol::gates::table::gelu);
+    for (ring, table, in_scale, scale) in [(Ring::new(5), small, 0, 0), (Ring::Z64, real, 18, 18)] {
+        let secrets: Vec<Vec<u64>> =
+            (0..8u64).map(|x| vec![ring.reduce(x.wrapping_sub(4) << in_scale); 9]).collect();
+        for party in EVALUATORS {
+            let column = (Shape::new(9, 1), in_scale);
+            solve_views(1_650_000, ring, party, &[column], &secrets, &[], &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move { Ok(vec![quadratic::lookup(&cx, &x[0], &table, scale).await?]) })
+            })
+            .unwrap();
+        }
+    }
+}
+
 #[test]
 fn gated_activation() {
     let ring = Ring::new(6);
@@ -375,9 +500,9 @@ fn gated_activation() {
             inner: &flat,
             program: &|cx, x| {
                 let table = table.clone();
-                Box::pin(
-                    async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, spec.out_scale()).await?]) },
-                )
+                Box::pin(async move {
+                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, ring.bits(), spec.out_scale()).await?])
+                })
             },
         };
         let values: Vec<Vec<u64>> =
@@ -386,6 +511,25 @@ fn gated_activation() {
         case.assert_correct(&values, &masks, &[], |x, masks, out| {
             let f = table.clear(x[0], masks[0], ring);
             assert_eq!(out[0][0], ring.reduce(f.wrapping_mul(x[1])), "{x:?} under {masks:?}");
+        });
+        // Computed modulo 2^4 and lifted, where the product fits.
+        let case = Case {
+            seed: 940_000 + 1000 * i as u64,
+            program: &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move {
+                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, 4, spec.out_scale()).await?])
+                })
+            },
+            ..case
+        };
+        case.assert_correct(&values, &masks, &[], |x, masks, out| {
+            let z = table.clear(x[0], masks[0], ring).wrapping_mul(x[1]);
+            let lifted = Ring::new(4).signed(z & 15);
+            if (-4..4).contains(&lifted) {
+                let excess = ring.reduce(out[0][0].wrapping_sub(lifted as u64));
+                assert!(excess <= 1, "{x:?} under {masks:?}: {lifted} + {excess}");
+            }
         });
     }
     // P1's view by enumeration; P2 receives 24 bits in the smallest useful ring: one secret there, else solved.
@@ -398,7 +542,7 @@ fn gated_activation() {
         inner: &flat,
         program: &|cx, x| {
             let table = table.clone();
-            Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, 0).await?]) })
+            Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, ring.bits(), 0).await?]) })
         },
     };
     assert_eq!(case.assert_views_uniform(Role::P1, &all(ring, 2), 8, |_, _| ()), 6);
@@ -406,6 +550,16 @@ fn gated_activation() {
     let column = (Shape::new(9, 1), 0);
     for party in EVALUATORS {
         solve_views(951_000, ring, party, &[column, column], &secrets, &[], case.program).unwrap();
+    }
+    // The same from 3 of 4 bits.
+    let ring = Ring::new(4);
+    let secrets: Vec<Vec<u64>> = (0..16).map(|i| [[i; 9], [ring.reduce(7 * i + 3); 9]].concat()).collect();
+    for party in EVALUATORS {
+        solve_views(952_000, ring, party, &[column, column], &secrets, &[], &|cx, x| {
+            let table = table.clone();
+            Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, 3, 0).await?]) })
+        })
+        .unwrap();
     }
 }
 
@@ -581,6 +735,45 @@ fn row_gate_of_all_values() {
             );
         });
     }
+}
+
+/// Thresholds from 2^10 units on are compared without three bits: a few S below such a threshold may be taken for the
+/// next segment, whose line is as good for them.
+#[test]
+fn row_gate_with_early_stops() {
+    let device = World::new(0).device().clone();
+    let (scale, high) = (7u32, 16.0);
+    let table = RowTable::new(&device, scale, (1.0, high), 16, |s| 1.0 / s);
+    let values = singles(1 << 7..3 << 10, Ring::Z64);
+    let masks: Vec<Vec<u64>> =
+        (0..24).map(|m| vec![m * 59, if m % 3 == 0 { 0 } else { hash(&[m]) << 12 }]).collect();
+    let case = Case {
+        seed: 1_350_000,
+        ring: Ring::Z64,
+        inputs: &[(1, scale)],
+        inner: &|lane| if lane == Purpose::Root as u8 { 2 } else { 1 },
+        program: &|cx, x| {
+            let table = table.clone();
+            Box::pin(async move { Ok(vec![row::evaluate(&cx, &x[0], &table, 20).await?]) })
+        },
+    };
+    let mut coarse: Vec<u64> = (48..64).map(|j| (128.0 * 2f64.powf(f64::from(j) / 16.0)) as u64).collect();
+    // The upper end moves up by as much as its comparison may be early.
+    coarse.push((1 << 11) + 7);
+    let early = std::cell::Cell::new(0);
+    case.assert_correct(&values, &masks, &[], |x, masks, out| {
+        let (s, y) = (x[0], out[0][0]);
+        if y.wrapping_sub(table.clear(s, 20)) > 1 {
+            early.set(early.get() + 1);
+            assert!(coarse.iter().any(|t| (s + 1..s + 8).contains(t)), "f({s}) = {y} under {masks:?}");
+        }
+        let exact = 1.0 / (s as f64 / 128.0).min(high);
+        let error = (y as f64 / f64::from(1 << 20) / exact - 1.0).abs();
+        // Just above the upper end the function goes on or is constant already.
+        let slack = if (2048..2055).contains(&s) { 7.0 / 2048.0 } else { 2.0 / s as f64 };
+        assert!(error < slack + 1e-3, "f({s}): error {error}");
+    });
+    assert!(early.get() > 100, "{} comparisons were early", early.get());
 }
 
 #[test]

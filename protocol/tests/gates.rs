@@ -1,9 +1,10 @@
 //! Every gate on the real ring against its meaning in the clear, with the declared cost held against the measured.
 
 use kernels::Ring;
+use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::row::RowTable;
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::gates::table::{Table, TableSpec, gelu, silu};
+use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
 use protocol::gates::{bit, compare, exp, glu, lut, max, norm, product, row, softmax, truncate};
 use protocol::testing::{Outcome, World};
 use protocol::{Cost, Ledger, Shape, Share};
@@ -136,6 +137,39 @@ fn activations_by_table() {
 }
 
 #[test]
+fn activations_by_quadratics() {
+    let w = World::new(14);
+    for (name, f, range_log2, value_log2, entries_log2, bound) in [
+        ("gelu", gelu as fn(f64) -> f64, 4, 4, 7, 3e-4),
+        ("gelu by tanh", gelu_tanh, 4, 4, 7, 3e-4),
+        ("silu", silu, 4, 4, 7, 3e-4),
+        ("silu of wide range", silu, 8, 8, 11, 2e-4),
+        ("tanh", libm::tanh, 3, 0, 7, 2e-4),
+    ] {
+        let table = Quadratic::symmetric(w.device(), (range_log2, entries_log2), F, value_log2, f);
+        let (low, high) = table.spec.range();
+        let v = reals(&w, 5, 20_000, low, high - 1e-5);
+        let x = column(&w, &v, F, 6);
+        let opened = w.open(&x);
+        let o = w.run(x, |cx, x| {
+            let table = table.clone();
+            Box::pin(async move { quadratic::lookup(&cx, &x, &table, F).await })
+        });
+        let mut worst = 0f64;
+        let y = w.open(&o.results).values;
+        for i in 0..v.len() {
+            let exact = table.clear(opened.values[i], opened.lambda[i], Ring::Z64);
+            let d = y[i].wrapping_sub(truncate::clear(Ring::Z64, exact, table.spec.out_scale() - F));
+            assert!(d <= 1, "{name}({}): {} units off the table", v[i], d as i64);
+            worst = worst.max((real(y[i], F) - f(v[i])).abs());
+        }
+        println!("{name}: max error {worst:.2e}, {} bits, {:?}", table.bits, table.spec);
+        assert!(worst < bound, "{name} error {worst}");
+        assert_cost(&o, table.cost(v.len(), F, 64));
+    }
+}
+
+#[test]
 fn gated_activation() {
     let w = World::new(5);
     let spec = TableSpec::symmetric(4, 8, F, 12);
@@ -144,14 +178,32 @@ fn gated_activation() {
     let inputs: Vec<_> = column(&w, &a, F, 3).into_iter().zip(column(&w, &b, F, 4)).collect();
     let o = w.run(inputs.try_into().unwrap(), |cx, (g, u): (Share, Share)| {
         let table = table.clone();
-        Box::pin(async move { glu::gated(&cx, &g, &u, &table, F).await })
+        Box::pin(async move { glu::gated(&cx, &g, &u, &table, 64, F).await })
     });
     let y = w.open(&o.results).values;
     for i in 0..a.len() {
         let e = (real(y[i], F) - silu(a[i]) * b[i]).abs();
         assert!(e < 8e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
     }
-    assert_cost(&o, glu::cost(a.len(), &spec, F, F, 64));
+    assert_cost(&o, glu::cost(a.len(), &spec, F, 64, F, 64));
+    // In 56 bits: products below 2^11 and 24 fractional bits of the function.
+    let spec = TableSpec::shortened(4, 9, F, 24);
+    let table = Table::new(w.device(), spec, silu);
+    let inputs: Vec<_> = column(&w, &a, F, 3).into_iter().zip(column(&w, &b, F, 4)).collect();
+    let opened = w.open(&column(&w, &a, F, 3));
+    let o = w.run(inputs.try_into().unwrap(), |cx, (g, u): (Share, Share)| {
+        let table = table.clone();
+        Box::pin(async move { glu::gated(&cx, &g, &u, &table, 56, F).await })
+    });
+    let (y, u) = (w.open(&o.results).values, w.open(&column(&w, &b, F, 4)).values);
+    for i in 0..a.len() {
+        let z = table.clear(opened.values[i], opened.lambda[i], Ring::Z64).wrapping_mul(u[i]);
+        let d = y[i].wrapping_sub(truncate::clear(Ring::Z64, z, spec.out_scale()));
+        assert!(d <= 1, "silu({})·{}: {} units off the table", a[i], b[i], d as i64);
+        let e = (real(y[i], F) - silu(a[i]) * b[i]).abs();
+        assert!(e < 2e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
+    }
+    assert_cost(&o, glu::cost(a.len(), &spec, F, 56, F, 64));
 }
 
 #[test]

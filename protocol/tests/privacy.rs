@@ -8,8 +8,9 @@ use common::{Fut, hash, solve_views};
 use kernels::{Device, Ring, Words};
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable};
+use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::gates::table::{Table, TableSpec, silu};
+use protocol::gates::table::{Table, TableSpec, gelu, silu};
 use protocol::gates::{bit, compare, glu, norm, product, softmax, truncate};
 use protocol::testing::World;
 use protocol::{
@@ -24,6 +25,7 @@ struct Layer {
     norm: NormTable,
     softmax: SoftmaxTables,
     silu: Table,
+    gelu: Quadratic,
 }
 
 impl Layer {
@@ -32,6 +34,7 @@ impl Layer {
             norm: NormTable::new(device, NormKind::Rms, D, F, 1e-5, 0.01, 16.0),
             softmax: SoftmaxTables::new(device, 36, Levels::new(64), D),
             silu: Table::new(device, TableSpec::symmetric(4, 8, F, 12), silu),
+            gelu: Quadratic::symmetric(device, (4, 7), F, 4, gelu),
         }
     }
 
@@ -45,10 +48,12 @@ impl Layer {
             let h = truncate::truncate(&cx.scope("project"), product::matmul(&cx, &n, &w)?, F).await?;
             let scores = product::reshare(&cx.scope("scores"), product::multiply(&cx, &h, &n)?).await?;
             let p = softmax::softmax(&cx.scope("softmax"), &scores, &t.softmax).await?;
-            let g = glu::gated(&cx.scope("gate"), &h, &n, &t.silu, F).await?;
+            let g = glu::gated(&cx.scope("gate"), &h, &n, &t.silu, 64, F).await?;
             let b = compare::less_than(&cx.scope("relu"), x, &[0], compare::Window::EXACT31).await?;
             let r = product::reshare(&cx.scope("relu"), bit::bit_times(&cx, &b[0], x)?).await?;
-            Ok(vec![p, g, r])
+            let narrow = glu::gated(&cx.scope("narrow gate"), &h, &n, &t.silu, 60, F).await?;
+            let f = quadratic::lookup(&cx.scope("gelu"), &h, &t.gelu, F).await?;
+            Ok(vec![p, g, r, narrow, f])
         })
     }
 }
@@ -135,7 +140,7 @@ fn sign_correlation(world: World, bare: bool) -> f64 {
     let o = world.recorded().run(inputs.try_into().unwrap(), |cx, i: Vec<Share>| {
         let table = table.clone();
         Box::pin(async move {
-            let y = glu::gated(&cx, &i[0], &i[1], &table, F).await?;
+            let y = glu::gated(&cx, &i[0], &i[1], &table, 64, F).await?;
             let b = compare::less_than(&cx, &i[0], &[0], compare::Window::EXACT31).await?;
             let z = product::reshare(&cx, bit::bit_times(&cx, &b[0], &i[0])?).await?;
             Ok((y, z))

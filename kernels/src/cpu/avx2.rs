@@ -65,9 +65,9 @@ impl Lanes for Avx2 {
         unsafe { select(s, out) }
     }
 
-    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+    fn expand(&self, domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
         // SAFETY: an `Avx2` exists only after detection.
-        unsafe { expand(domain, seed, count, out) }
+        unsafe { expand(domain, block, seed, count, out) }
     }
 
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
@@ -288,7 +288,7 @@ fn sum(column: &[u64], u: &[u64]) -> u64 {
 }
 
 #[target_feature(enable = "avx2")]
-fn expand(domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+fn expand(domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
     for at in (0..count.min(NODES)).step_by(8) {
         let mut s = [_mm256_setzero_si256(); 16];
         for i in 0..4 {
@@ -297,6 +297,7 @@ fn expand(domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansio
             s[4 + i] = unsafe { _mm256_loadu_si256(seed[i].as_ptr().add(at).cast()) };
             s[8 + i] = set1(domain[i]);
         }
+        s[12] = set1(block);
         let mut x = s;
         rounds(&mut x);
         for (i, out) in out.iter_mut().enumerate() {

@@ -81,7 +81,7 @@ fn generate_group(
     let mut x = [[[0; NODES]; 13]; 2];
     for level in 0..levels {
         for (front, x) in party.iter().zip(&mut x) {
-            lanes.expand(&DPF, &front.seed, group.len(), x);
+            lanes.expand(&DPF, 0, &front.seed, group.len(), x);
         }
         for (i, lane) in group.clone().zip(0..) {
             // The lowest bit of α chooses between the two points of a leaf.

@@ -3,6 +3,16 @@
 //! A packed matrix is a sequence of panels of [`PANEL`] outputs, the last one filled up with zeros; a panel
 //! holds, for each of the k inputs, its outputs' weights. A product with few rows reads it once from start to
 //! end; a larger one keeps a block of a panel in a cache while the rows pass by.
+//!
+//! With many rows, half as many products suffice where the instruction set has a tile for it:
+//! Σ x_l·y_l = Σ (x_{2j} + y_{2j+1})·(x_{2j+1} + y_{2j}) − Σ x_{2j}·x_{2j+1} − Σ y_{2j}·y_{2j+1}, exact in every
+//! commutative ring, where the last two sums are made once for each row and for each output (Winograd, A new algorithm
+//! for inner product, 1968). Two multiply-adds are then one product and three additions: four instructions either way,
+//! but the multiplier, whose pipes additions share, is no longer the limit. The floor is what a core starts of them: two
+//! 512-bit instructions a cycle on Zen 4, of which one may be a product, hence 8 multiply-adds a cycle.
+//!
+//! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
+//! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
 
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
@@ -12,6 +22,9 @@ use rayon::prelude::*;
 
 /// Multiply-adds below which one thread is faster.
 const SMALL: usize = 1 << 19;
+
+/// Rows from which on paired inputs are faster: a panel's own sums cost about as much as a row or two.
+const PAIRED: usize = 32;
 
 pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
@@ -68,6 +81,8 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, 
 struct Rows<'a> {
     plain: &'a [u64],
     strips: Vec<u64>,
+    /// Σ x_{2j}·x_{2j+1} of each row, where pairs may be used.
+    pairs: Vec<u64>,
     step: usize,
     k: usize,
 }
@@ -84,7 +99,13 @@ impl<'a> Rows<'a> {
                 }
             });
         }
-        Rows { plain: a, strips, step, k }
+        let mut pairs = Vec::new();
+        if m >= PAIRED && lanes.paired_tile().is_some() {
+            let sum =
+                |row: &[u64]| row.chunks_exact(2).fold(0u64, |s, x| s.wrapping_add(x[0].wrapping_mul(x[1])));
+            pairs = a.chunks_exact(k).map(sum).collect();
+        }
+        Rows { plain: a, strips, pairs, step, k }
     }
 
     /// Rows `i..i + rows` from input `l` on, with the strides of their rows and columns.
@@ -112,14 +133,16 @@ impl Product<'_> {
         let step = self.lanes.tile_rows();
         let cols = PANEL.min(self.n - p * PANEL);
         let panel = &self.b[p * PANEL * self.k..][..PANEL * self.k];
+        let paired = self.lanes.paired_tile().filter(|_| m >= PAIRED);
+        let mut sums = [0; PANEL];
         // A single strip reads the panel once anyway.
         let blocks = if m <= step { 1 } else { self.k.div_ceil(self.lanes.block()) };
-        let block = self.k.div_ceil(blocks);
+        let block = self.k.div_ceil(blocks).next_multiple_of(2);
         for l in (0..self.k).step_by(block) {
             for i in (0..m).step_by(step) {
                 let rows = step.min(m - i);
                 let (a, a_row, a_col) = self.a.tile(i0 + i, rows, l);
-                self.lanes.tile(Tile {
+                let tile = Tile {
                     a,
                     a_row,
                     a_col,
@@ -131,7 +154,33 @@ impl Product<'_> {
                     cols,
                     k: block.min(self.k - l),
                     accumulate: l > 0,
+                };
+                match paired {
+                    Some(paired) => paired(tile),
+                    None => self.lanes.tile(tile),
+                }
+            }
+            if let Some(paired) = paired {
+                // A row of zeros yields the sums of the panel's own pairs; the block is in the cache now.
+                paired(Tile {
+                    a: &[0],
+                    a_row: 0,
+                    a_col: 0,
+                    b: &panel[l * PANEL..],
+                    b_row: PANEL,
+                    c: &mut sums,
+                    c_row: PANEL,
+                    rows: 1,
+                    cols: PANEL,
+                    k: block.min(self.k - l) & !1,
+                    accumulate: true,
                 });
+            }
+        }
+        if paired.is_some() {
+            for (row, x) in c.chunks_mut(c_row).zip(&self.a.pairs[i0..][..m]) {
+                let row = &mut row[at..][..cols];
+                row.iter_mut().zip(sums).for_each(|(c, y)| *c = c.wrapping_sub(x.wrapping_add(y)));
             }
         }
     }

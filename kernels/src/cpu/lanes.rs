@@ -13,7 +13,7 @@ pub(super) const NODES: usize = 16;
 /// One 32-bit word of each of [`NODES`] nodes.
 pub(super) type Plane = [u32; NODES];
 
-/// The low 13 words of a node's ChaCha12 block, a plane each; see [`super::dcf`] and [`super::dpf`] for their
+/// The low 13 words of a ChaCha12 block of a node, a plane each; see [`super::dcf`] and [`super::dpf`] for their
 /// meaning.
 pub(super) type Expansion = [Plane; 13];
 
@@ -87,34 +87,103 @@ impl Selection<'_> {
     }
 }
 
-/// What one party learns about [`NODES`] tree nodes while it walks down.
+/// What one party learns about nodes of one level of a comparison tree. Behind the last node is room for [`NODES`]
+/// more, so that whole planes can be read and written at any node.
 #[derive(Clone)]
 pub(super) struct Nodes {
     /// The four 32-bit words of each seed.
-    pub(super) seed: [Plane; 4],
+    pub(super) seed: [Vec<u32>; 4],
     /// Control bits, spread: 0 or `u32::MAX`.
-    pub(super) control: Plane,
+    pub(super) control: Vec<u32>,
     /// Sum of the values on the path, without the party's sign.
-    pub(super) value: [u64; NODES],
+    pub(super) value: Vec<u64>,
+    /// Where each node goes from here: the point that leads it.
+    pub(super) path: Vec<u64>,
+    pub(super) len: usize,
 }
 
 impl Nodes {
-    pub(super) const ZERO: Nodes = Nodes { seed: [[0; NODES]; 4], control: [0; NODES], value: [0; NODES] };
-
-    pub(super) fn set_seed(&mut self, lane: usize, seed: [u64; 2]) {
-        for (i, plane) in self.seed.iter_mut().enumerate() {
-            plane[lane] = (seed[i / 2] >> (32 * (i % 2))) as u32;
-        }
+    /// Room for at most `most` nodes.
+    pub(super) fn new(most: usize) -> Nodes {
+        let room = most + NODES;
+        let seed = std::array::from_fn(|_| vec![0; room]);
+        Nodes { seed, control: vec![0; room], value: vec![0; room], path: vec![0; room], len: 0 }
     }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, node: Node) {
+        self.set(self.len, node);
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, i: usize, node: Node) {
+        for (plane, s) in self.seed.iter_mut().zip(node.seed) {
+            plane[i] = s;
+        }
+        self.control[i] = node.control;
+        self.value[i] = node.value;
+    }
+
+    #[inline]
+    pub(super) fn node(&self, i: usize) -> Node {
+        let seed = std::array::from_fn(|w| self.seed[w][i]);
+        Node { seed, control: self.control[i], value: self.value[i] }
+    }
+
+    /// Removes node `i`, whose place the last one takes.
+    #[inline]
+    pub(super) fn swap_remove(&mut self, i: usize) {
+        self.len -= 1;
+        self.set(i, self.node(self.len));
+        self.path[i] = self.path[self.len];
+    }
+
+    /// The seeds of [`NODES`] nodes from `at` on.
+    #[inline]
+    pub(super) fn seeds(&self, at: usize) -> [Plane; 4] {
+        std::array::from_fn(|w| {
+            let mut plane = [0; NODES];
+            plane.copy_from_slice(&self.seed[w][at..at + NODES]);
+            plane
+        })
+    }
+}
+
+/// One node.
+#[derive(Clone, Copy)]
+pub(super) struct Node {
+    pub(super) seed: [u32; 4],
+    pub(super) control: u32,
+    pub(super) value: u64,
+}
+
+impl Node {
+    pub(super) fn root(seed: [u64; 2], party: u8) -> Node {
+        let seed = std::array::from_fn(|i| (seed[i / 2] >> (32 * (i % 2))) as u32);
+        Node { seed, control: u32::from(party).wrapping_neg(), value: 0 }
+    }
+}
+
+/// A level of one key's tree, and the bit of a point that says on which side it goes on.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) level: u32,
+    pub(super) bit: u32,
+    pub(super) key: Key<'a>,
 }
 
 /// Correction words of one key.
 #[derive(Clone, Copy)]
 pub(super) struct Key<'a> {
-    pub(super) bits: u32,
     pub(super) seeds: &'a [u64],
     pub(super) values: &'a [u64],
     pub(super) controls: &'a [u64],
+    pub(super) outputs: &'a [u64],
 }
 
 /// What one party learns about [`NODES`] neighbours in a point function's tree.
@@ -128,6 +197,12 @@ pub(super) struct Front {
 
 impl Front {
     pub(super) const ZERO: Front = Front { seed: [[0; NODES]; 4], control: [0; NODES] };
+
+    pub(super) fn set_seed(&mut self, lane: usize, seed: [u64; 2]) {
+        for (i, plane) in self.seed.iter_mut().enumerate() {
+            plane[lane] = (seed[i / 2] >> (32 * (i % 2))) as u32;
+        }
+    }
 }
 
 /// Correction word of one level of a point function's key.
@@ -167,6 +242,12 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::tile(t);
     }
 
+    /// Where products are scarcer than additions, a tile of Σ (a_{2j} + b_{2j+1})·(a_{2j+1} + b_{2j}) and, of an odd
+    /// number of inputs, the plain product of the last one.
+    fn paired_tile(&self) -> Option<fn(Tile<'_>)> {
+        None
+    }
+
     /// The key stream from block `first` on, each word masked. `first` is a multiple of 16.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
         scalar::chacha12(key, nonce, first, mask, out);
@@ -177,19 +258,15 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::select(s, out);
     }
 
-    /// Expands the first `count` nodes of a tree of the given domain (more is allowed).
-    fn expand(&self, domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
-        scalar::expand(domain, seed, count, out);
+    /// Number `block` of the ChaCha12 blocks of the first `count` nodes (more is allowed) of a tree of the given domain.
+    fn expand(&self, domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+        scalar::expand(domain, block, seed, count, out);
     }
 
-    /// The left and right children of the first `count` nodes (more is allowed), corrected.
-    fn children(&self, nodes: &Nodes, count: usize, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
-        scalar::children(self, nodes, count, level, key, out);
-    }
-
-    /// Walks node j from `level` to the leaf of `points[j]`, for the first `count` nodes (more is allowed).
-    fn descend(&self, nodes: &mut Nodes, count: usize, level: u32, points: &[u64; NODES], key: Key<'_>) {
-        scalar::descend(self, nodes, count, level, points, key);
+    /// Replaces the first `count` nodes from `at` on (up to [`NODES`] are overwritten) by their children on the side of
+    /// their paths, corrected, and appends the other children of those whose bit is set in `split`.
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
+        scalar::advance(self, nodes, at, count, split, step);
     }
 
     /// The children of the first `count` nodes (more is allowed), corrected, in order: those of nodes 0 to 7, then

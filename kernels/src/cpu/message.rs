@@ -12,6 +12,9 @@ pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
         out[from..].as_chunks_mut::<8>().0.iter_mut().zip(a).for_each(|(o, w)| *o = w.to_le_bytes());
         return;
     }
+    if bits.is_multiple_of(8) {
+        return pack_bytes(a, bits as usize / 8, out);
+    }
     let (mut acc, mut held) = (0u64, 0);
     for w in a {
         let w = w & (u64::MAX >> (64 - bits));
@@ -42,6 +45,11 @@ pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
         for (j, w) in out.iter_mut().enumerate() {
             let bit = (c * CHUNK + j) * bits as usize;
             let rest = &bytes_in[bit / 8..];
+            // Up to 57 bits lie in eight bytes wherever they begin.
+            if let (true, Some(b)) = (bits <= 57, rest.first_chunk::<8>()) {
+                *w = (u64::from_le_bytes(*b) >> (bit % 8)) & mask;
+                continue;
+            }
             let window = match rest.first_chunk::<16>() {
                 Some(b) => u128::from_le_bytes(*b),
                 None => {
@@ -54,6 +62,21 @@ pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
         }
     });
     out
+}
+
+/// Words of whole bytes, fewer than 8: each is written in full, and the next one over its upper bytes.
+fn pack_bytes(a: &[u64], size: usize, out: &mut Vec<u8>) {
+    let from = out.len();
+    out.resize(from + size * a.len(), 0);
+    let mut rest = &mut out[from..];
+    for w in a {
+        let bytes = w.to_le_bytes();
+        match rest.first_chunk_mut::<8>() {
+            Some(place) => *place = bytes,
+            None => rest[..size].copy_from_slice(&bytes[..size]),
+        }
+        rest = &mut rest[size..];
+    }
 }
 
 fn check(bits: u32) {

@@ -16,8 +16,10 @@ mod scalar;
 mod select;
 mod stream;
 
-use crate::backend::{Backend, DcfKeys, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
+use crate::backend::{Backend, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
+use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use dcf::Inputs;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -244,29 +246,28 @@ impl Backend for Cpu {
 
     fn dcf_generate(
         &self,
-        bits: u32,
+        shape: &DcfShape,
         alpha: &Storage,
         beta: &Storage,
         root0: &Storage,
         root1: &Storage,
     ) -> DcfKeys<Storage> {
-        let (alpha, beta) = (alpha.host(), beta.host());
-        let k = dcf::generate(self.lanes, bits, alpha, beta, root0.host(), root1.host());
-        DcfKeys { seeds: host(k.seeds), values: host(k.values), controls: host(k.controls) }
+        let roots = [root0.host(), root1.host()];
+        dcf::generate(self.lanes, shape, alpha.host(), beta.host(), roots).map(host)
     }
 
     fn dcf_evaluate(
         &self,
         party: u8,
-        bits: u32,
         root: &Storage,
         keys: &DcfKeys<&Storage>,
-        points: &Storage,
-        per_key: usize,
+        base: &Storage,
+        constant: &Storage,
+        thresholds: &DcfThresholds,
     ) -> Storage {
-        let keys =
-            DcfKeys { seeds: keys.seeds.host(), values: keys.values.host(), controls: keys.controls.host() };
-        host(dcf::evaluate(self.lanes, party, bits, root.host(), &keys, points.host(), per_key))
+        let keys = keys.as_ref().map(|w| w.host());
+        let inputs = Inputs { root: root.host(), base: base.host(), constant: constant.host() };
+        host(dcf::evaluate(self.lanes, party, inputs, &keys, thresholds))
     }
 
     fn dpf_generate(

@@ -1,8 +1,9 @@
 //! Plain Rust inner loops: the reference that the other instruction sets equal bit for bit.
 
 use super::bits::rotate;
+use super::dcf::CHILDREN;
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Tile,
+    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
 use crate::backend::{Map, Zip, exp_fraction};
 
@@ -147,45 +148,31 @@ pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     }
 }
 
-pub(super) fn expand(domain: &[u32; 4], seed: &[Plane; 4], count: usize, out: &mut Expansion) {
+pub(super) fn expand(domain: &[u32; 4], number: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
     for lane in 0..count.min(NODES) {
         let key = std::array::from_fn(|i| if i < 4 { seed[i][lane] } else { domain[i - 4] });
-        let b = block(&key, 0, 0);
+        let b = block(&key, u64::from(number), 0);
         out.iter_mut().zip(b).for_each(|(plane, word)| plane[lane] = word);
     }
 }
 
-pub(super) fn children<L: Lanes + ?Sized>(
-    lanes: &L,
-    nodes: &Nodes,
-    count: usize,
-    level: u32,
-    key: Key<'_>,
-    out: &mut [Nodes; 2],
-) {
-    let mut x = [[0; NODES]; 13];
-    lanes.expand(&DCF, &nodes.seed, count, &mut x);
-    for (right, out) in out.iter_mut().enumerate() {
-        for lane in 0..count {
-            child(nodes.lane(lane), &x, lane, right, level as usize, key).store(out, lane);
-        }
-    }
-}
-
-pub(super) fn descend<L: Lanes + ?Sized>(
+pub(super) fn advance<L: Lanes + ?Sized>(
     lanes: &L,
     nodes: &mut Nodes,
+    at: usize,
     count: usize,
-    level: u32,
-    points: &[u64; NODES],
-    key: Key<'_>,
+    split: u16,
+    step: Step<'_>,
 ) {
     let mut x = [[0; NODES]; 13];
-    for level in level..key.bits {
-        lanes.expand(&DCF, &nodes.seed, count, &mut x);
-        for (lane, point) in points.iter().enumerate().take(count) {
-            let right = (point >> (key.bits - 1 - level) & 1) as usize;
-            child(nodes.lane(lane), &x, lane, right, level as usize, key).store(nodes, lane);
+    lanes.expand(&DCF, CHILDREN, &nodes.seeds(at), count, &mut x);
+    for lane in 0..count {
+        let node = nodes.node(at + lane);
+        let right = (nodes.path[at + lane] >> step.bit & 1) as usize;
+        let child = |right| child(node, &x, lane, right, step.level as usize, step.key);
+        nodes.set(at + lane, child(right));
+        if split >> lane & 1 == 1 {
+            nodes.push(child(1 - right));
         }
     }
 }
@@ -199,7 +186,7 @@ pub(super) fn grow<L: Lanes + ?Sized>(
     out: &mut [Front; 2],
 ) {
     let mut x = [[0; NODES]; 13];
-    lanes.expand(&DPF, &nodes.seed, count, &mut x);
+    lanes.expand(&DPF, 0, &nodes.seed, count, &mut x);
     for side in 0..2 {
         let bit = |word: u32| (word >> side & 1).wrapping_neg();
         for lane in 0..NODES {
@@ -221,34 +208,6 @@ pub(super) fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64;
             let v = seed.wrapping_add(control & last[half]);
             *out = if minus { v.wrapping_neg() } else { v };
         }
-    }
-}
-
-/// One node, taken out of its lane.
-#[derive(Clone, Copy)]
-pub(super) struct Node {
-    pub(super) seed: [u32; 4],
-    pub(super) control: u32,
-    pub(super) value: u64,
-}
-
-impl Nodes {
-    pub(super) fn lane(&self, lane: usize) -> Node {
-        Node {
-            seed: std::array::from_fn(|i| self.seed[i][lane]),
-            control: self.control[lane],
-            value: self.value[lane],
-        }
-    }
-}
-
-impl Node {
-    pub(super) fn store(self, nodes: &mut Nodes, lane: usize) {
-        for (plane, s) in nodes.seed.iter_mut().zip(self.seed) {
-            plane[lane] = s;
-        }
-        nodes.control[lane] = self.control;
-        nodes.value[lane] = self.value;
     }
 }
 

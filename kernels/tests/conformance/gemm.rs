@@ -48,6 +48,32 @@ pub(crate) fn large_inputs(device: &Device) {
     }
 }
 
+/// Around the number of rows from which inputs are paired, with odd numbers of inputs and several blocks of them.
+pub(crate) fn many_rows(device: &Device) {
+    let mut r = Numbers(46);
+    for m in [31, 32, 33, 39, 64, 71, 127, 128, 129] {
+        for (k, n) in [(1, 17), (2, 16), (3, 1), (64, 33), (65, 50), (385, 7)] {
+            check(device, &mut r, m, k, n);
+        }
+    }
+    for k in [1535, 1536, 1537, 3071, 3073, 3075] {
+        check(device, &mut r, 35, k, 19);
+    }
+}
+
+/// However the rows and panels fall to the threads.
+pub(crate) fn thread_counts(device: &Device) {
+    for threads in 1..=5 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        pool.install(|| {
+            let mut r = Numbers(47);
+            for (m, k, n) in [(31, 331, 67), (33, 257, 90), (65, 129, 70), (130, 127, 49), (259, 65, 33)] {
+                check(device, &mut r, m, k, n);
+            }
+        });
+    }
+}
+
 pub(crate) fn empty(device: &Device) {
     let mut r = Numbers(43);
     for (m, k, n) in [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)] {

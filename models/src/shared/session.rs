@@ -7,6 +7,7 @@ use crate::secure::{Secure, SecureValues, Tokens};
 use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
 use protocol::gates::reveal::Reveal;
+use protocol::profile::Profile;
 use protocol::{Ledger, Network, Session, Streams};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -19,11 +20,23 @@ pub struct SessionOptions {
     pub rows: OutputRows,
     /// How the parties choose tokens, of which alone the client learns then; `None` if it gets the outputs.
     pub choice: Option<Choice>,
+    /// The parties say where their time went, if their configuration allows it.
+    #[serde(default)]
+    pub profile: bool,
+}
+
+/// What a party says of a pass.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// What it sent.
+    pub cost: Ledger,
+    /// Where its time went, if the client has asked.
+    pub profile: Option<Profile>,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { rows: OutputRows::Last, choice: None }
+        SessionOptions { rows: OutputRows::Last, choice: None, profile: false }
     }
 }
 
@@ -81,6 +94,12 @@ impl PartySession {
         &self.session
     }
 
+    /// The same, recording where the time of each pass goes.
+    pub fn with_profile(mut self) -> PartySession {
+        self.session = self.session.with_profile();
+        self
+    }
+
     /// Tokens so far.
     pub fn tokens(&self) -> usize {
         self.cache.tokens()
@@ -106,8 +125,8 @@ impl PartySession {
             .map_err(|e| SharedModelError::Keys(e.to_string()))
     }
 
-    /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with the
-    /// cost of what led to it at this party; `None` stands for the dealer's part.
+    /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with this
+    /// party's account of what led to it; `None` stands for the dealer's part.
     ///
     /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
     /// their positions is masked by streams that never masked anything.
@@ -121,7 +140,7 @@ impl PartySession {
         &mut self,
         net: &mut dyn Network,
         r: &Request,
-        reply: &mut dyn FnMut(Ledger, Option<Vec<u8>>) -> Result<(), E>,
+        reply: &mut dyn FnMut(Account, Option<Vec<u8>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut tokens = Tokens::Keys(r.keys.clone());
         let (mut count, mut keep) = (r.keys.tokens(), r.keep);
@@ -156,8 +175,9 @@ impl PartySession {
                 Work::Choose { .. } => Reveal::TOKEN.bits,
                 _ => revealed(&self.model.public.config).bits,
             };
-            let cost = self.session.ledger().since(&before);
-            reply(cost, words.map(|w| packed(&w, bits)))?;
+            let account =
+                Account { cost: self.session.ledger().since(&before), profile: self.session.profile() };
+            reply(account, words.map(|w| packed(&w, bits)))?;
             if let Some(row) = chosen {
                 (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
             }

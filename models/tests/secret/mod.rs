@@ -8,7 +8,9 @@ use models::folded;
 use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client};
+use models::shared::{
+    Account, Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
+};
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
 use protocol::{Ledger, Role, Sent, Session};
@@ -105,8 +107,8 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
                         let work = Work::Outputs(rows);
                         let request = Request { keys, segment: None, keep: step.keep, work };
                         let mut yielded = None;
-                        let mut reply = |cost, outputs| {
-                            yielded = Some((outputs, cost));
+                        let mut reply = |account: Account, outputs| {
+                            yielded = Some((outputs, account.cost));
                             Ok::<_, protocol::Error>(())
                         };
                         session.pass(&mut net, &request, &mut reply).unwrap();

@@ -1,10 +1,10 @@
 //! Answers to prompts.
 
 use super::run::split_outputs;
-use super::{Pass, PrivateError, PrivateModel, Run, Seen, Speculation};
+use super::times::Doing;
+use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen, Speculation};
 use crate::client::PassOutput;
 use crate::sampling::Sampling;
-use models::model::OutputRows;
 use models::shared::{SessionOptions, client as shares};
 use models::tokenizer::StreamDecoder;
 use protocol::Ledger;
@@ -76,6 +76,8 @@ pub struct Answer {
     pub decode_cost: Ledger,
     /// What each party saw of the prompt.
     pub seen: Seen,
+    /// Where the time of each pass went, if the model is [`PrivateModel::timed`].
+    pub times: Vec<PassTimes>,
 }
 
 impl Answer {
@@ -90,6 +92,7 @@ impl Answer {
             prompt_cost: Ledger::default(),
             decode_cost: Ledger::default(),
             seen: Seen::default(),
+            times: vec![],
         }
     }
 
@@ -142,7 +145,7 @@ impl PrivateModel<'_> {
         if let Some(choice) = &choice {
             choice.check(self.public()).map_err(PrivateError::Choice)?;
         }
-        let options = SessionOptions { rows: OutputRows::Last, choice };
+        let options = SessionOptions { choice, ..SessionOptions::default() };
         let run = self.open_run(options, prompt.len() + new).await?;
         let start = Instant::now();
         let tokenizer = self.tokenizer.as_ref();
@@ -199,7 +202,7 @@ impl Making<'_> {
             scores = rows;
             self.answer.decode_cost.add(&cost);
         }
-        self.answer.seen = run.seen.take().unwrap_or_default();
+        self.keep(&mut run);
         run.close().await
     }
 
@@ -231,6 +234,12 @@ impl Making<'_> {
         Ok((!ended).then_some(gained))
     }
 
+    /// What the session has seen and measured.
+    fn keep(&mut self, run: &mut Run<'_>) {
+        self.answer.seen = run.seen.take().unwrap_or_default();
+        self.answer.times = run.take_times();
+    }
+
     /// The parties choose token after token; the client only listens, and leaves when the answer ends.
     async fn by_the_parties(
         &mut self,
@@ -244,10 +253,13 @@ impl Making<'_> {
             let parts = run.parts(tokens)?;
             let last = chunks.peek().is_none();
             let pass = run.wire_pass(Pass { tokens, segment: None }, if last { new } else { 0 });
+            run.times.turn(Doing::Waits);
             run.session.begin(pass, parts).await?;
             run.advance(tokens.len());
             while let Some(PassOutput(outputs)) = run.session.next_output().await? {
-                let (cost, [_, p1, p2]) = split_outputs(&outputs)?;
+                let (cost, [_, p1, p2]) = split_outputs(&outputs, &mut run.times)?;
+                run.times.end();
+                run.times.turn(Doing::Waits);
                 let first = self.answer.tokens.is_empty();
                 let total = if first { &mut self.answer.prompt_cost } else { &mut self.answer.decode_cost };
                 total.add(&cost);
@@ -263,14 +275,14 @@ impl Making<'_> {
                 let token = shares::combine_token(&m.device, m.config().vocab, p1, p2)?;
                 if self.push(token)? {
                     // In the middle of a pass: whatever the parties say of that, the answer is complete.
-                    self.answer.seen = run.seen.take().unwrap_or_default();
+                    self.keep(&mut run);
                     let _ = run.close().await;
                     return Ok(());
                 }
             }
             (self.progress)(Progress::Prompt(run.position, prompt.len()));
         }
-        self.answer.seen = run.seen.take().unwrap_or_default();
+        self.keep(&mut run);
         run.close().await
     }
 

@@ -1,11 +1,12 @@
 //! A session of one client with a model: tokens go in, outputs come out.
 
+use super::times::{Doing, PassTimes, Times};
 use super::{PrivateError, PrivateModel};
 use crate::client::{PassOutput, Session, SessionOptions as Opening};
 use crate::owner::random;
 use crate::wire;
 use models::model::OutputRows;
-use models::shared::{SessionOptions, SharedModelError, client as shares};
+use models::shared::{Account, SessionOptions, SharedModelError, client as shares};
 use protocol::Ledger;
 
 /// The first words that each party received of the prompt: what it knows of it.
@@ -30,6 +31,7 @@ pub struct Run<'m> {
     pub(super) session: Session,
     pub(super) position: usize,
     pub(super) seen: Option<Seen>,
+    pub(super) times: Times,
 }
 
 impl PrivateModel<'_> {
@@ -52,6 +54,7 @@ impl PrivateModel<'_> {
         options: SessionOptions,
         context: usize,
     ) -> Result<Run<'_>, PrivateError> {
+        let options = SessionOptions { profile: self.timed, ..options };
         let opening = Opening {
             model: self.name.clone(),
             digest: self.digest,
@@ -59,7 +62,7 @@ impl PrivateModel<'_> {
             options: serde_json::to_vec(&options).expect("plain data"),
         };
         let session = self.client.open_session(opening).await?;
-        Ok(Run { model: self, session, position: 0, seen: None })
+        Ok(Run { model: self, session, position: 0, seen: None, times: Times::new(self.timed) })
     }
 
     /// What can never be computed is refused before anything is sent.
@@ -89,12 +92,21 @@ impl Run<'_> {
     async fn send(&mut self, pass: Pass<'_>, drafted: usize) -> Result<(Vec<f32>, Ledger), PrivateError> {
         self.model.check(pass.tokens, 0)?;
         let parts = self.parts(pass.tokens)?;
+        self.times.turn(Doing::Waits);
         let wire_pass = wire::Pass { drafted: drafted as u32, ..self.wire_pass(pass, 0) };
         let PassOutput(outputs) = self.session.pass(wire_pass, parts).await?;
         self.advance(pass.tokens.len());
-        let (ledger, [_, p1, p2]) = split_outputs(&outputs)?;
+        self.times.turn(Doing::Combines);
+        let (ledger, [_, p1, p2]) = split_outputs(&outputs, &mut self.times)?;
         let m = self.model;
-        Ok((shares::combine_outputs(&m.device, m.config(), p1, p2)?, ledger))
+        let rows = shares::combine_outputs(&m.device, m.config(), p1, p2)?;
+        self.times.end();
+        Ok((rows, ledger))
+    }
+
+    /// Where the time of each pass so far went, if [`PrivateModel::timed`].
+    pub fn take_times(&mut self) -> Vec<PassTimes> {
+        self.times.take()
     }
 
     /// Sends a token and guesses of what follows it; yields the scores after each of them, and the cost. As many exchanges
@@ -133,6 +145,7 @@ impl Run<'_> {
     }
 
     pub(super) fn parts(&mut self, tokens: &[u32]) -> Result<[Vec<u8>; 3], PrivateError> {
+        self.times.turn(Doing::Splits);
         let m = self.model;
         let seed = zeroize::Zeroizing::new(random().map_err(PrivateError::Randomness)?);
         let parts = shares::split_tokens(&m.device, m.config().vocab, tokens, &seed)?;
@@ -150,23 +163,28 @@ impl Run<'_> {
 }
 
 /// The parties' accounts together, and their messages.
-pub(super) fn split_outputs(outputs: &[Vec<u8>; 3]) -> Result<(Ledger, [&[u8]; 3]), PrivateError> {
-    let mut ledgers = vec![];
+pub(super) fn split_outputs<'o>(
+    outputs: &'o [Vec<u8>; 3],
+    times: &mut Times,
+) -> Result<(Ledger, [&'o [u8]; 3]), PrivateError> {
+    let (mut ledgers, mut profiles) = (vec![], vec![]);
     let mut messages = [&[][..]; 3];
     for (output, message) in outputs.iter().zip(&mut messages) {
-        let (ledger, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
-        ledgers.push(ledger);
+        let (account, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
+        ledgers.push(account.cost);
+        profiles.extend(account.profile);
         *message = rest;
     }
+    times.parties(profiles).map_err(SharedModelError::Damaged)?;
     Ok((Ledger::merge(&ledgers), messages))
 }
 
 /// A party's account of the pass, then its message.
-fn split_output(output: &[u8]) -> Result<(Ledger, &[u8]), String> {
+fn split_output(output: &[u8]) -> Result<(Account, &[u8]), String> {
     let (length, rest) = output.split_first_chunk::<4>().ok_or("an answer without a beginning")?;
-    let (ledger, message) =
+    let (account, message) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("a truncated answer")?;
-    Ok((serde_json::from_slice(ledger).map_err(|e| e.to_string())?, message))
+    Ok((serde_json::from_slice(account).map_err(|e| e.to_string())?, message))
 }
 
 /// The first four words of a part.

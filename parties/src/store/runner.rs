@@ -6,8 +6,8 @@ use crate::{
     wire::{Failure, FailureCode},
 };
 use models::model::OutputRows;
-use models::shared::{PartySession, Request, SessionOptions, Work};
-use protocol::{Ledger, Network, Role};
+use models::shared::{Account, PartySession, Request, SessionOptions, Work};
+use protocol::{Network, Role};
 
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
@@ -81,10 +81,10 @@ impl SessionRunner for Runner {
             Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
         };
         let role = self.role;
-        // What the work cost at this party goes first, then an evaluator's message.
-        let mut send = |cost: Ledger, message: Option<Vec<u8>>| {
-            let ledger = serde_json::to_vec(&cost).map_err(|e| Ended::Failed(bad(e.to_string())))?;
-            let mut output = [&(ledger.len() as u32).to_le_bytes()[..], &ledger].concat();
+        // What the work took at this party goes first, then an evaluator's message.
+        let mut send = |account: Account, message: Option<Vec<u8>>| {
+            let account = serde_json::to_vec(&account).map_err(|e| Ended::Failed(bad(e.to_string())))?;
+            let mut output = [&(account.len() as u32).to_le_bytes()[..], &account].concat();
             output.extend(message.unwrap_or_default());
             if matches!(work, Work::Choose { .. }) {
                 return reply(output).map_err(Ended::Failed);

@@ -8,6 +8,7 @@ mod gguf;
 mod process;
 mod tiny;
 
+mod bench;
 mod demo;
 mod encoders;
 mod identity;

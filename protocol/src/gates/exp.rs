@@ -14,11 +14,11 @@
 //!
 //! **Scales.** T has 23 fractional bits, both E have 13, and e^9 at 49 fractional bits stays below 2^62. E errs by half a
 //! unit, 2^−14 relative. T of a far entry is a few units only, so it is rounded differently for each of the 64
-//! sixty-fourths in which x may lie, such that the mean over x is right: a long row of small exponentials has the
-//! right sum.
+//! sixty-fourths in which x may lie, such that the mean over x is right to a tenth of a unit: a long row of small
+//! exponentials has nearly the right sum.
 //!
-//! **Range.** N = 4W for scores in W buckets of the coarse maximum: u from [`lowest`] to 12. From 8 on the value
-//! saturates between e^7 and e^9: u is below 4, and below 8 after a false zero of the maximum. Below −20 the
+//! **Range.** N = 4W for scores in W buckets of the coarse maximum: u from [`lowest`] to 12, where it wraps to 0. From 8 on the
+//! value saturates between e^7 and e^9: u is below 4, and below 8 after a false zero of the maximum. Below −20 the
 //! result is 0.
 //! Source: own composition of a one-time truth table with the homomorphism. Compare SIRNN's exponential, a product of
 //! looked-up powers of digits (Rathee et al., S&P 2021, eprint 2021/459).
@@ -92,7 +92,13 @@ impl ExpTable {
         let i = (lambda >> s).wrapping_add(delta >> s) as usize % self.entries;
         let phase = (delta >> (s - PHASE_BITS)) as usize % (1 << PHASE_BITS);
         let power = self.powers[phase * self.entries + i];
-        power.wrapping_mul(exp_fraction(delta, s)).wrapping_mul(exp_fraction(lambda, s))
+        ring.reduce(power.wrapping_mul(exp_fraction(delta, s)).wrapping_mul(exp_fraction(lambda, s)))
+    }
+
+    /// The mean of [`clear`](ExpTable::clear) over all masks, but for what remains of the roundings of whole powers.
+    pub fn mean(&self, u: u64) -> u64 {
+        let power = libm::exp(((u as i64) >> self.in_scale).min(TOP) as f64);
+        fixed(power, POWER_SCALE + EXP_BITS).wrapping_mul(exp_fraction(u, self.in_scale))
     }
 
     /// Every number of the table, for the program digest.
@@ -111,6 +117,7 @@ impl ExpTable {
 /// e^u at `scale`. Three exchanges.
 pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Share> {
     assert_eq!(u.scale, e.in_scale, "exponential for another scale");
+    assert_eq!(cx.ring().bits(), 64, "exponentials need the ring of 64 bits");
     let (op, n, s) = (cx.op("exp"), u.len(), e.in_scale);
     let known = cx.reduce(u.delta.as_ref().unwrap_or(&u.lambda).clone());
     let index = (&known >> s).low(e.entries.trailing_zeros());

@@ -12,7 +12,7 @@
 use super::table::{Table, TableSpec};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Group, Item, Masked, Op, Product, Purpose, Result, Share, bytes, join};
-use kernels::Words;
+use kernels::{Tables, Words};
 
 /// A dealt one-hot row of `width` bits for each element.
 pub(crate) struct OneHot {
@@ -57,28 +57,50 @@ pub(crate) struct Selected {
     pub sigma: Option<Words>,
 }
 
-/// Selects an entry for each element. Cost: one exchange of 16 bytes each way; N/8 bytes dealt.
-pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table) -> Result<Selected> {
-    let (t, n) = (&table.spec, x.len());
+/// What a one-hot row reads from a table, before anything is opened.
+pub(crate) struct Read {
+    /// An evaluator's halves of σ times each column's entry.
+    pub halves: Option<Vec<Words>>,
+    /// λ mod 2^s at the dealer, Δ mod 2^s at the evaluators, without the dropped bits.
+    pub local: Words,
+    /// The dealer's sign.
+    pub sigma: Option<Words>,
+}
+
+/// Reads an entry for each element. Cost: N/8 bytes dealt.
+pub(crate) fn read(cx: &Cx, op: Op, x: &Share, t: &TableSpec, tables: &Tables) -> Result<Read> {
     let known = cx.reduce(x.delta.as_ref().unwrap_or(&x.lambda).clone());
     let index = (&known >> t.shift).low(t.entries.trailing_zeros());
     let local = known.low(t.shift);
-    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, n, || index.clone())?;
+    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, x.len(), || index.clone())?;
     let halves = row.share.map(|u| {
         let phase = &local >> (t.shift - t.phase_bits);
-        let mut columns = u.select(&table.tables, &index, &phase).into_iter();
-        let mut next = || {
-            let sum = columns.next().expect("two columns");
-            if cx.is_p1() { sum } else { -sum }
-        };
-        (next(), next())
+        let sums = u.select(tables, &index, &phase).into_iter();
+        sums.map(|sum| if cx.is_p1() { sum } else { -sum }).collect()
     });
-    let (slope, intercept) = halves.unzip();
-    let bits = cx.ring().bits();
-    let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
+    Ok(Read { halves, local: local >> t.drop, sigma: row.sigma })
+}
+
+/// Selects an entry for each element. Cost: one exchange of 16 bytes each way; N/8 bytes dealt.
+pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table) -> Result<Selected> {
+    select_modulo(cx, op, x, table, cx.ring().bits()).await
+}
+
+/// [`select`] with coefficients opened modulo 2^bits.
+pub(crate) async fn select_modulo(
+    cx: &Cx<'_>,
+    op: Op,
+    x: &Share,
+    table: &Table,
+    bits: u32,
+) -> Result<Selected> {
+    let read = read(cx, op, x, &table.spec, &table.tables)?;
+    let (slope, intercept) =
+        read.halves.map(|h| <[Words; 2]>::try_from(h).expect("two columns").into()).unzip();
+    let item = |purpose| Item { op, purpose, index: 0, n: x.len(), bits, group: Group::Add };
     let (slope, intercept) =
         join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Intercept), intercept)).await?;
-    Ok(Selected { slope, intercept, local: local >> t.drop, sigma: row.sigma })
+    Ok(Selected { slope, intercept, local: read.local, sigma: read.sigma })
 }
 
 /// Deals shares of constants that the dealer knows; empty vectors stand for the other parties' ignorance.
@@ -89,13 +111,24 @@ pub(crate) fn deal_constants<const C: usize>(
     n: usize,
     values: Option<[Words; C]>,
 ) -> Result<Option<[Words; C]>> {
+    deal_constants_modulo(cx, op, first, n, cx.ring().bits(), values)
+}
+
+/// [`deal_constants`] modulo 2^bits.
+pub(crate) fn deal_constants_modulo<const C: usize>(
+    cx: &Cx,
+    op: Op,
+    first: usize,
+    n: usize,
+    bits: u32,
+    values: Option<[Words; C]>,
+) -> Result<Option<[Words; C]>> {
     let mut values = values.map(|v| v.into_iter());
     let mut shares = Vec::with_capacity(C);
     for index in first..first + C {
-        let item =
-            Item { op, purpose: Purpose::Constant0, index, n, bits: cx.ring().bits(), group: Group::Add };
+        let item = Item { op, purpose: Purpose::Constant0, index, n, bits, group: Group::Add };
         let value = values.as_mut().and_then(Iterator::next);
-        shares.extend(cx.deal(item, || cx.reduce(value.expect("the dealer knows the constants")))?);
+        shares.extend(cx.deal(item, || value.expect("the dealer knows the constants"))?);
     }
     Ok(shares.try_into().ok())
 }

@@ -7,7 +7,8 @@
 //! otherwise non-zero except with probability 2^−κ. R is tested for zero block by block: opened under a mask, looked
 //! up in a dealt one-hot row of the mask. The flags' product over the blocks is expanded with dealt monomials, and
 //! the number of reached levels is a linear function of it.
-//! A false zero lowers M by 4 and is absorbed by the window of [`exp`](super::exp); κ = 24.
+//! A false zero lowers M by 4; [`exp`](super::exp) is right up to 8, and the sum of a row as far as its reciprocal's range
+//! goes (see [`softmax`](super::softmax)); κ = 24.
 //! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
 
 use super::exp::BUCKET_LOG2;

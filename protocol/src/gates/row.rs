@@ -1,23 +1,30 @@
 //! Row gate: a function of a shared scalar over many octaves (1/√S, 1/S), piecewise linear on geometric segments.
 //!
-//! S = λ + Δ. With A = (λ >> t) mod 2^n at the dealer and y = (Δ >> t) − τ mod 2^n at the evaluators,
-//! \[S < τ\] = top(A) ⊕ top(y) ⊕ carry, and carry = \[y_low ≥ 2^(n−1) − A_low\]. One distributed comparison function of
-//! threshold α = 2^(n−1) − A_low and payload 2·top(A) − 1, plus a dealt constant, gives additive shares of
-//! v = top(A) ⊕ carry at **every** public τ, so \[S ≥ τ\] = 1 − top(y) − (1 − 2·top(y))·v is additive and local, and so
-//! are slope and intercept of S's segment, Σ (c_j − c_{j−1})·\[S ≥ τ_j\]. The slope is opened under a mask, multiplied
-//! with S, the intercept's halves added, the sum truncated.
-//! The keys' roots come from k01 and k02, only correction words travel; they hide α computationally.
-//! Sources: Boyle et al., "Function secret sharing for mixed-mode and fixed-point secure computation", EUROCRYPT 2021
-//! (eprint 2020/1392); many comparisons by one key as in Grotto (Storrier et al., CCS 2023).
+//! The comparisons \[S ≥ τ_j\] with the ends of the segments (`at_least.rs`) are additive and local, and so are slope and
+//! intercept of S's segment, Σ (c_j − c_{j−1})·\[S ≥ τ_j\]. The slope is opened under a mask, multiplied with S, the
+//! intercept's halves added, the sum truncated.
+//!
+//! Comparisons err by less than 1/5 of a segment: `Thresholds` says in which direction comparisons err, and every
+//! line is fitted to all S for which it can be chosen.
 
+use super::at_least::{Thresholds, at_least};
 use super::product::{bilinear, ring_item};
 use super::table::{fixed, pow2};
 use super::truncate::truncate;
-use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::{DcfKeys, Device, Matrix, Words, Zip};
+use crate::{Cost, Cx, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
+use kernels::{Device, Matrix, Words};
 
 /// Smallest slope, in units: with fewer bits its rounding would show. A new band starts below it.
 const LEAST_SLOPE: f64 = 64.0;
+
+/// Octaves whose thresholds are compared equally closely: a stop of the comparison costs 32 bytes, a bit that is compared
+/// in vain a node of the tree for each threshold.
+const OCTAVES: u32 = 3;
+
+/// Low bits of S that the comparison with a threshold ignores, both in units: 2^7 of what is compared are left at least.
+fn ignored(threshold: u64) -> u32 {
+    threshold.max(1).ilog2().saturating_sub(7) / OCTAVES * OCTAVES
+}
 
 /// A range of segments whose lines share one scale. Lines are zero outside their band, and the function is the sum of
 /// the bands, so that a function over many octaves keeps its relative precision.
@@ -40,15 +47,10 @@ pub struct RowTable {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// Low bits of S that comparisons ignore.
-    drop: u32,
-    /// Compared bits, the top one being the sign.
-    bits: u32,
-    /// Thresholds in units of 2^drop.
-    thresholds: Vec<u64>,
+    /// The ends of the segments.
+    thresholds: Thresholds,
     bands: Vec<Band>,
     device_steps: Matrix,
-    device_thresholds: Words,
 }
 
 impl RowTable {
@@ -69,7 +71,7 @@ impl RowTable {
             0.0 < low && low < high && high * unit < pow2(54),
             "row gate range {low}..{high} at 2^{in_scale}"
         );
-        // A comparison is off by at most one unit of 2^drop, 1/8 of the smallest segment.
+        // At least 2^7 units of 2^drop at the low end: what a comparison loses is below 1/5 of a segment of 1/16 octave.
         let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
         // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high`, and down to
         // minus as much. There S wraps.
@@ -79,13 +81,19 @@ impl RowTable {
         let at = |j: usize| low * libm::exp2(j as f64 / f64::from(segments));
         let mut thresholds: Vec<u64> = (0..=count).map(|j| (at(j) / step).floor() as u64).collect();
         thresholds.dedup();
+        let ignored: Vec<u32> = thresholds.iter().map(|&t| ignored(t)).collect();
+        // No S below `high` may be taken for one of the constant above.
+        if let (Some(end), Some(ignored)) = (thresholds.last_mut(), ignored.last()) {
+            *end += (1 << ignored) - 1;
+        }
 
         let scale_at = |s: f64| (60.0 - (1.5 * f(s)).log2()).floor() as u32;
         // (band, slope, intercept) of every segment: constant, linear …, constant.
         let mut scales = vec![scale_at(low)];
         let mut lines = vec![(0, 0, fixed(f(low), scales[0]))];
-        for pair in thresholds.windows(2) {
-            let (from, to) = (pair[0] as f64 * step, (pair[1] + 2) as f64 * step);
+        for (pair, ignored) in thresholds.windows(2).zip(&ignored) {
+            // The first comparison may be early, the second one late.
+            let (from, to) = ((pair[0] + 1 - (1 << ignored)) as f64 * step, (pair[1] + 1) as f64 * step);
             let exact = (f(to) - f(from)) / (to - from);
             let slope_unit = |line_scale: u32| pow2(line_scale as i32 - in_scale as i32);
             if -exact * slope_unit(*scales.last().expect("one band")) < LEAST_SLOPE {
@@ -122,24 +130,20 @@ impl RowTable {
             in_scale,
             low,
             high,
-            drop,
-            bits,
             device_steps: Matrix::new(&Words::upload(device, flat), 2 * bands.len(), thresholds.len()),
-            device_thresholds: Words::upload(device, thresholds.clone()),
-            thresholds,
+            thresholds: Thresholds::new(drop, bits, thresholds, &ignored),
             bands,
         }
     }
 
     /// Number of thresholds.
     pub fn thresholds(&self) -> usize {
-        self.thresholds.len()
+        self.thresholds.values().len()
     }
 
     /// The meaning in the clear at `scale`, for an S that compares exactly, rounding down.
     pub fn clear(&self, s: u64, scale: u32) -> u64 {
-        let reached =
-            if (s as i64) < 0 { 0 } else { self.thresholds.partition_point(|&t| t <= s >> self.drop) };
+        let reached = if (s as i64) < 0 { 0 } else { self.thresholds.clear(s) };
         let value = |b: &Band| {
             let coefficient =
                 |c: usize| b.steps[c][..reached].iter().fold(b.first[c], |a, &d| a.wrapping_add(d));
@@ -154,10 +158,7 @@ impl RowTable {
         let bands = self.bands.iter().flat_map(|b| {
             std::iter::once(u64::from(b.line_scale)).chain(b.first).chain(b.steps.iter().flatten().copied())
         });
-        [u64::from(self.drop), u64::from(self.bits)]
-            .into_iter()
-            .chain(self.thresholds.iter().copied())
-            .chain(bands)
+        self.thresholds.words().chain(bands)
     }
 
     /// Declared cost of [`evaluate`] for `rows` elements.
@@ -168,7 +169,7 @@ impl RowTable {
             rounds: vec![bytes(rows * bands, ring_bits)],
             dealt: [0, bands as u64 * bytes(rows, ring_bits)],
         };
-        let lines = at_least_cost(rows, self.bits, ring_bits).then(lines);
+        let lines = self.thresholds.cost(rows, ring_bits).then(lines);
         let tails = self.bands.iter().map(|b| super::truncate::cost(rows, b.line_scale - scale, ring_bits));
         lines.then(tails.reduce(Cost::beside).expect("at least one band"))
     }
@@ -195,69 +196,10 @@ pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> R
     Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
 }
 
-/// Additive halves of \[S ≥ τ\] for every element of S and every public threshold τ, element by element; of S only the
-/// `bits` bits from `drop` on count, the top one being the sign, and thresholds are in units of 2^drop. Exact for
-/// S − τ in [−2^(bits−1), 2^(bits−1)) if drop = 0. No exchange.
-pub(crate) fn at_least(
-    cx: &Cx,
-    op: Op,
-    s: &Share,
-    drop: u32,
-    bits: u32,
-    thresholds: &Words,
-) -> Result<Option<Words>> {
-    let (rows, levels) = (s.len(), bits - 1);
-    let item = |purpose, n, bits| Item { op, purpose, index: 0, n, bits, group: Group::Add };
-    let root_item = item(Purpose::Root, 2 * rows, 64);
-    let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
-    let seeds = item(Purpose::Root, rows * 2 * levels as usize, 64);
-    let values = item(Purpose::Root, rows * bits as usize, cx.ring().bits());
-    let controls = item(Purpose::Root, rows * levels as usize, 2);
-    let constant = item(Purpose::RootConstant, rows, cx.ring().bits());
-
-    let (mut keys, mut dealt_constant) = (None, None);
-    if let (Some(r1), Some(r0)) = (&root1, &root0) {
-        let a = (cx.reduce(s.lambda.clone()) >> drop).low(bits);
-        let (top, low) = (&a >> levels, a.low(levels));
-        let nonzero = -&low >> 63u32;
-        let alpha = (-low).low(levels);
-        let payload = ((&top << 1u32) - 1) * &nonzero;
-        dealt_constant = Some((-(&top << 1u32) + 1) * nonzero + top);
-        keys = Some(alpha.dcf_generate(levels, &payload, r1, r0));
-    }
-    let keys = DcfKeys {
-        seeds: cx.publish_key(seeds, keys.as_ref().map(|k| &k.seeds))?,
-        values: cx.publish_key(values, keys.as_ref().map(|k| &k.values))?,
-        controls: cx.publish_key(controls, keys.as_ref().map(|k| &k.controls))?,
-    };
-    let constant = cx.deal(constant, || cx.reduce(dealt_constant.expect("the dealer made it")))?;
-
-    let (Some(delta), Some(constant)) = (&s.delta, constant) else { return Ok(None) };
-    let m = thresholds.len();
-    let (party, root) = if cx.is_p1() { (0, root1) } else { (1, root0) };
-    let shifted = cx.reduce(delta.clone()) >> drop;
-    let y = Words::zeros(cx.device(), rows * m)
-        .zip_rows(Zip::Add, &shifted)
-        .zip_cols(Zip::Sub, thresholds)
-        .low(bits);
-    let (top, low) = (&y >> levels, y.low(levels));
-    let v = low.dcf_evaluate(party, levels, &root.expect("own root"), &keys, m).zip_rows(Zip::Add, &constant);
-    let at_least = -(super::truncate::sign(&top) * v);
-    Ok(Some(if cx.is_p1() { at_least - top + 1 } else { at_least }))
-}
-
-/// Declared cost of [`at_least`] for `rows` elements.
-pub(crate) fn at_least_cost(rows: usize, bits: u32, ring_bits: u32) -> Cost {
-    let levels = bits as usize - 1;
-    let key = bytes(rows * levels * 2, 64) + bytes(rows * (levels + 1), ring_bits) + bytes(rows * levels, 2);
-    // P2 also gets its half of the constant.
-    Cost { rounds: vec![], dealt: [key, key + bytes(rows, ring_bits)] }
-}
-
 /// An evaluator's halves of the bands' slopes and intercepts.
 fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Words, Words)>> {
     let rows = s.len();
-    let Some(at_least) = at_least(cx, op, s, t.drop, t.bits, &t.device_thresholds)? else { return Ok(None) };
+    let Some(at_least) = at_least(cx, op, s, &t.thresholds)? else { return Ok(None) };
     let all = t.device_steps.apply(&at_least);
     // Output-major: the bands' slopes one after the other, then their intercepts.
     let outputs = 2 * t.bands.len();

@@ -64,7 +64,7 @@ impl SoftmaxTables {
         self.exp.words().chain(self.reciprocals.iter().flat_map(|(_, t)| t.words()))
     }
 
-    /// Scores for which maximum and guard are right, whatever the other scores of the row: ±bound.
+    /// Scores for which maximum and exponentials are right, whatever the other scores of the row: ±bound.
     pub fn bound(&self) -> f64 {
         // u = x − M spans at most twice the bound plus 4 below zero.
         let (low, high) = self.levels.range();

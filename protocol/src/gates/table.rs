@@ -6,7 +6,7 @@
 //! with many bits. The evaluators know Δ mod 2^s, so its top bits choose one of r sub-tables ("phases"), each fitted
 //! to a window of (1 + 1/r)·2^s instead of 2·2^s.
 
-use kernels::{Device, Tables};
+use kernels::{Device, Ring, Tables};
 
 /// Parameters of a table.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +41,14 @@ impl TableSpec {
         }
     }
 
+    /// The same for values at `out_scale`, its bits shared out between slope and local coordinate: over an entry of
+    /// 1/16, rounding a slope errs by 2^−6 of its unit, rounding the coordinate by a whole unit times the slope.
+    pub fn shortened(range_log2: u32, entries_log2: u32, in_scale: u32, out_scale: u32) -> TableSpec {
+        let local = ((out_scale + 6) / 2).min(in_scale);
+        let spec = TableSpec::symmetric(range_log2, entries_log2, in_scale, out_scale - local);
+        TableSpec { drop: in_scale - local, ..spec }
+    }
+
     /// Width of an entry.
     pub fn step(&self) -> f64 {
         pow2(self.shift as i32 - self.in_scale as i32)
@@ -55,6 +63,59 @@ impl TableSpec {
     /// Fractional bits of a looked-up value before truncation.
     pub fn out_scale(&self) -> u32 {
         self.slope_scale + self.in_scale - self.drop
+    }
+
+    /// A mask that leaves the local coordinate as much too small as masks do on average, for readings in the clear.
+    pub fn average_mask(&self) -> u64 {
+        (1 << self.drop) >> 1
+    }
+
+    /// What the local coordinate loses on average: both summands drop their low bits.
+    pub(crate) fn lost(&self) -> f64 {
+        (pow2(self.drop as i32) - 1.0) * pow2(-(self.in_scale as i32))
+    }
+
+    /// The window of local coordinates that a phase sees: [from, to].
+    pub(crate) fn window(&self, phase: usize) -> (f64, f64) {
+        let (h, phases) = (self.step(), pow2(self.phase_bits as i32));
+        let shift = |v: f64| h * v - self.lost();
+        (shift(phase as f64 / phases), shift(1.0 + (phase + 1) as f64 / phases))
+    }
+
+    /// The entry that x is read from under a mask: its place in a column, and the local coordinate.
+    pub(crate) fn place(&self, x: u64, lambda: u64, ring: Ring) -> (usize, u64) {
+        let delta = ring.reduce(x.wrapping_sub(lambda));
+        let lambda = ring.reduce(lambda);
+        let low = (1u64 << self.shift) - 1;
+        let i = (lambda >> self.shift).wrapping_add(delta >> self.shift) as usize % self.entries;
+        let phase = ((delta & low) >> (self.shift - self.phase_bits)) as usize;
+        let local = ((lambda & low) >> self.drop) + ((delta & low) >> self.drop);
+        (phase * self.entries + i, local)
+    }
+
+    /// Fits every window: `fit(g, from, to)` approximates g, the function of an entry's local coordinate, by C
+    /// coefficients at the given scales.
+    pub(crate) fn columns<const C: usize>(
+        &self,
+        f: impl Fn(f64) -> f64,
+        scales: [u32; C],
+        fit: impl Fn(&dyn Fn(f64) -> f64, f64, f64) -> [f64; C],
+    ) -> [Vec<u64>; C] {
+        let (n, phases) = (self.entries, 1usize << self.phase_bits);
+        assert!(n.is_power_of_two() && self.phase_bits <= self.shift && self.drop <= self.shift, "{self:?}");
+        let mut columns = std::array::from_fn(|_| vec![0u64; n * phases]);
+        for phase in 0..phases {
+            let (from, to) = self.window(phase);
+            for i in self.first..self.first + n as i64 {
+                let base = i as f64 * self.step() + self.lost();
+                let coefficients = fit(&|local| f(base + local), from, to);
+                let at = phase * n + i.rem_euclid(n as i64) as usize;
+                for ((column, c), scale) in columns.iter_mut().zip(coefficients).zip(scales) {
+                    column[at] = fixed(c, scale);
+                }
+            }
+        }
+        columns
     }
 }
 
@@ -74,36 +135,16 @@ pub struct Table {
 impl Table {
     /// Fits `f` (deterministic arithmetic only: all evaluators must build the same table).
     pub fn new(device: &Device, spec: TableSpec, f: impl Fn(f64) -> f64) -> Table {
-        let (n, phases) = (spec.entries, 1usize << spec.phase_bits);
-        assert!(n.is_power_of_two() && spec.phase_bits <= spec.shift && spec.drop <= spec.shift, "{spec:?}");
-        let mut columns = [vec![0u64; n * phases], vec![0u64; n * phases]];
-        let h = spec.step();
-        for phase in 0..phases {
-            let (from, to) =
-                (h * phase as f64 / phases as f64, h * (1.0 + (phase + 1) as f64 / phases as f64));
-            for k in 0..n as i64 {
-                let i = spec.first + k;
-                let (a, b) = fit(|loc| f(i as f64 * h + loc), from, to, spec.slope_scale);
-                let at = phase * n + i.rem_euclid(n as i64) as usize;
-                columns[0][at] = fixed(a, spec.slope_scale);
-                columns[1][at] = fixed(b, spec.out_scale());
-            }
-        }
-        Table { spec, tables: Tables::new(device, &columns, n), columns }
+        let scales = [spec.slope_scale, spec.out_scale()];
+        let columns = spec.columns(f, scales, |f, from, to| fit(f, from, to, spec.slope_scale));
+        Table { spec, tables: Tables::new(device, &columns, spec.entries), columns }
     }
 
     /// The meaning in the clear of a look-up of x (at `in_scale`), with `borrow` low bits of λ given: the result at
     /// `out_scale`. `lambda` is the mask that decides which of the two possible entries is read.
-    pub fn clear(&self, x: u64, lambda: u64, ring: kernels::Ring) -> u64 {
-        let s = &self.spec;
-        let delta = ring.reduce(x.wrapping_sub(lambda));
-        let lambda = ring.reduce(lambda);
-        let low = (1u64 << s.shift) - 1;
-        let i = (lambda >> s.shift).wrapping_add(delta >> s.shift) as usize % s.entries;
-        let phase = ((delta & low) >> (s.shift - s.phase_bits)) as usize;
-        let loc = ((lambda & low) >> s.drop) + ((delta & low) >> s.drop);
-        let at = phase * s.entries + i;
-        ring.reduce(self.columns[0][at].wrapping_mul(loc).wrapping_add(self.columns[1][at]))
+    pub fn clear(&self, x: u64, lambda: u64, ring: Ring) -> u64 {
+        let (at, local) = self.spec.place(x, lambda, ring);
+        ring.reduce(self.columns[0][at].wrapping_mul(local).wrapping_add(self.columns[1][at]))
     }
 
     /// Replaces the entries of [from, to) by a constant.
@@ -129,18 +170,27 @@ impl Table {
 }
 
 /// Slope (already a multiple of 2^−slope_scale) and centred intercept of f over [from, to].
-fn fit(f: impl Fn(f64) -> f64, from: f64, to: f64, slope_scale: u32) -> (f64, f64) {
+fn fit(f: &dyn Fn(f64) -> f64, from: f64, to: f64, slope_scale: u32) -> [f64; 2] {
+    let slope = rounded((f(to) - f(from)) / (to - from), slope_scale);
+    [slope, centre(|v| f(v) - slope * v, from, to)]
+}
+
+/// The middle of f's values over [from, to].
+pub(crate) fn centre(f: impl Fn(f64) -> f64, from: f64, to: f64) -> f64 {
     const SAMPLES: usize = 33;
-    let unit = pow2(slope_scale as i32);
-    let slope = ((f(to) - f(from)) / (to - from) * unit).round() / unit;
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for i in 0..SAMPLES {
-        let loc = from + (to - from) * i as f64 / (SAMPLES - 1) as f64;
-        let r = f(loc) - slope * loc;
-        low = low.min(r);
-        high = high.max(r);
+        let v = f(from + (to - from) * i as f64 / (SAMPLES - 1) as f64);
+        low = low.min(v);
+        high = high.max(v);
     }
-    (slope, (low + high) / 2.0)
+    (low + high) / 2.0
+}
+
+/// The nearest multiple of 2^−scale.
+pub(crate) fn rounded(v: f64, scale: u32) -> f64 {
+    let unit = pow2(scale as i32);
+    (v * unit).round() / unit
 }
 
 /// A number at a scale, as a ring element.

@@ -1,6 +1,7 @@
 //! Sixteen nodes of comparison or point function trees at once, a node in each 32-bit lane.
 
-use super::super::lanes::{Correction, Expansion, Front, Key, NODES, Nodes, Plane};
+use super::super::dcf::CHILDREN;
+use super::super::lanes::{Correction, Expansion, Front, NODES, Nodes, Plane, Step};
 use super::super::scalar::{DCF, DPF, SIGMA};
 use super::{rounds, set1};
 use std::arch::x86_64::*;
@@ -22,7 +23,7 @@ fn store(plane: &mut Plane, x: __m512i) {
 /// The blocks of 16 nodes; words 13 and above are not finished.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn blocks(domain: &[u32; 4], seed: &[__m512i; 4]) -> [__m512i; 16] {
+fn blocks(domain: &[u32; 4], block: u32, seed: &[__m512i; 4]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let mut x = [zero; 16];
     for i in 0..4 {
@@ -30,149 +31,116 @@ fn blocks(domain: &[u32; 4], seed: &[__m512i; 4]) -> [__m512i; 16] {
         x[4 + i] = seed[i];
         x[8 + i] = set1(domain[i]);
     }
+    x[12] = set1(block);
     rounds(&mut x);
     for i in 0..4 {
         x[i] = _mm512_add_epi32(x[i], set1(SIGMA[i]));
         x[4 + i] = _mm512_add_epi32(x[4 + i], seed[i]);
         x[8 + i] = _mm512_add_epi32(x[8 + i], set1(domain[i]));
     }
+    x[12] = _mm512_add_epi32(x[12], set1(block));
     x
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn expand(domain: &[u32; 4], seed: &[Plane; 4], out: &mut Expansion) {
-    let x = blocks(domain, &[load(&seed[0]), load(&seed[1]), load(&seed[2]), load(&seed[3])]);
+pub(super) fn expand(domain: &[u32; 4], block: u32, seed: &[Plane; 4], out: &mut Expansion) {
+    let x = blocks(domain, block, &[load(&seed[0]), load(&seed[1]), load(&seed[2]), load(&seed[3])]);
     for (out, x) in out.iter_mut().zip(x) {
         store(out, x);
     }
 }
 
-/// Nodes in the 64-bit lanes of unpacklo(x, x) and unpackhi(x, x).
-const ORDER: [[usize; 8]; 2] = [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]];
+/// The 16 words from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn load16(plane: &[u32], at: usize) -> __m512i {
+    let words = &plane[at..at + 16];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn load8(w: [u64; 8]) -> __m512i {
-    let w = w.map(|w| w as i64);
-    _mm512_setr_epi64(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7])
+fn store16(plane: &mut [u32], at: usize, x: __m512i) {
+    let words = &mut plane[at..at + 16];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), x) }
 }
 
-/// [`Nodes`] in registers, the values in [`ORDER`].
-#[derive(Clone, Copy)]
-struct State {
-    seed: [__m512i; 4],
-    control: __m512i,
-    value: [__m512i; 2],
-}
-
-/// One side of the blocks of 16 nodes: seed, halves of the value, control bit in bit 31.
-struct Side {
-    seed: [__m512i; 4],
-    value: [__m512i; 2],
-    control: __m512i,
-}
-
-impl State {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn load(nodes: &Nodes) -> State {
-        let seed = [load(&nodes.seed[0]), load(&nodes.seed[1]), load(&nodes.seed[2]), load(&nodes.seed[3])];
-        let value =
-            [load8(ORDER[0].map(|lane| nodes.value[lane])), load8(ORDER[1].map(|lane| nodes.value[lane]))];
-        State { seed, control: load(&nodes.control), value }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn store(self, nodes: &mut Nodes) {
-        for (plane, s) in nodes.seed.iter_mut().zip(self.seed) {
-            store(plane, s);
-        }
-        store(&mut nodes.control, self.control);
-        for (order, value) in ORDER.iter().zip(self.value) {
-            let mut words = [0u64; 8];
-            // SAFETY: `words` is 64 bytes.
-            unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), value) };
-            order.iter().zip(words).for_each(|(&lane, w)| nodes.value[lane] = w);
-        }
-    }
-
-    /// The children on `side`, corrected where the control bit is set. `controls` are the corrections of the
-    /// control bits, spread.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn child(&self, side: Side, controls: __m512i, level: usize, key: Key<'_>) -> State {
-        let t = self.control;
-        let mut seed = side.seed;
-        for (i, s) in seed.iter_mut().enumerate() {
-            let correction = set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32);
-            *s = _mm512_ternarylogic_epi32::<0x78>(*s, t, correction); // s ^ (t & correction)
-        }
-        let correction = _mm512_set1_epi64(key.values[level] as i64);
-        let [low, high] = side.value;
-        let corrected = |v, t| _mm512_add_epi64(v, _mm512_and_si512(t, correction));
-        let value = [
-            corrected(_mm512_unpacklo_epi32(low, high), _mm512_unpacklo_epi32(t, t)),
-            corrected(_mm512_unpackhi_epi32(low, high), _mm512_unpackhi_epi32(t, t)),
-        ];
-        State {
-            seed,
-            control: _mm512_ternarylogic_epi32::<0x78>(_mm512_srai_epi32::<31>(side.control), t, controls),
-            value: [_mm512_add_epi64(self.value[0], value[0]), _mm512_add_epi64(self.value[1], value[1])],
-        }
-    }
-}
-
-/// Correction of the left (0) or right (1) control bit, spread.
+/// The 8 words from `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn spread(key: Key<'_>, level: usize, side: u32) -> __m512i {
-    set1((key.controls[level] >> side & 1).wrapping_neg() as u32)
+fn load8(plane: &[u64], at: usize) -> __m512i {
+    let words = &plane[at..at + 8];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn children(nodes: &Nodes, level: u32, key: Key<'_>, out: &mut [Nodes; 2]) {
-    let level = level as usize;
-    let state = State::load(nodes);
-    let x = blocks(&DCF, &state.seed);
-    let left =
-        Side { seed: [x[0], x[1], x[2], x[3]], value: [x[8], x[9]], control: _mm512_slli_epi32::<31>(x[12]) };
-    let right = Side {
-        seed: [x[4], x[5], x[6], x[7]],
-        value: [x[10], x[11]],
-        control: _mm512_slli_epi32::<30>(x[12]),
+fn store8(plane: &mut [u64], at: usize, x: __m512i) {
+    let words = &mut plane[at..at + 8];
+    // SAFETY: `words` is 64 bytes.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), x) }
+}
+
+/// All 16 nodes from `at` on go to the children on the side of their paths; the other children of those in `split` are
+/// packed behind the last node.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+pub(super) fn advance(nodes: &mut Nodes, at: usize, split: u16, Step { level, bit, key }: Step<'_>) {
+    let (level, end) = (level as usize, nodes.len);
+    let seed = [0, 1, 2, 3].map(|i| load16(&nodes.seed[i], at));
+    let x = blocks(&DCF, CHILDREN, &seed);
+    let bit = _mm512_set1_epi64(1 << bit);
+    let halves = [0, 8].map(|half| _mm512_test_epi64_mask(load8(&nodes.path, at + half), bit));
+    let right = u16::from(halves[0]) | u16::from(halves[1]) << 8;
+    // Both sides of the tree: ours, and the other one.
+    let sides = |left, r| [_mm512_mask_blend_epi32(right, left, r), _mm512_mask_blend_epi32(right, r, left)];
+    let t = _mm512_movepi32_mask(load16(&nodes.control, at));
+    for i in 0..4 {
+        let correction = set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32);
+        let [own, other] = sides(x[i], x[4 + i]).map(|s| _mm512_mask_xor_epi32(s, t, s, correction));
+        store16(&mut nodes.seed[i], at, own);
+        if split != 0 {
+            store16(&mut nodes.seed[i], end, _mm512_maskz_compress_epi32(split, other));
+        }
+    }
+    let control = |side: u32| {
+        let correction = if key.controls[level] >> side & 1 == 1 { t } else { 0 };
+        _mm512_movm_epi32(_mm512_test_epi32_mask(x[12], set1(1 << side)) ^ correction)
     };
-    state.child(left, spread(key, level, 0), level, key).store(&mut out[0]);
-    state.child(right, spread(key, level, 1), level, key).store(&mut out[1]);
-}
-
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn descend(nodes: &mut Nodes, level: u32, points: &[u64; NODES], key: Key<'_>) {
-    let mut state = State::load(nodes);
-    let low = load8(std::array::from_fn(|i| points[i]));
-    let high = load8(std::array::from_fn(|i| points[8 + i]));
-    for level in level..key.bits {
-        let bit = _mm512_set1_epi64(1 << (key.bits - 1 - level));
-        let right = _mm512_test_epi64_mask(low, bit) as u16 | (_mm512_test_epi64_mask(high, bit) as u16) << 8;
-        let level = level as usize;
-        let x = blocks(&DCF, &state.seed);
-        let pick = |l, r| _mm512_mask_blend_epi32(right, l, r);
-        let side = Side {
-            seed: [pick(x[0], x[4]), pick(x[1], x[5]), pick(x[2], x[6]), pick(x[3], x[7])],
-            value: [pick(x[8], x[10]), pick(x[9], x[11])],
-            control: pick(_mm512_slli_epi32::<31>(x[12]), _mm512_slli_epi32::<30>(x[12])),
-        };
-        let controls = pick(spread(key, level, 0), spread(key, level, 1));
-        state = state.child(side, controls, level, key);
+    let [own, other] = sides(control(0), control(1));
+    store16(&mut nodes.control, at, own);
+    if split != 0 {
+        store16(&mut nodes.control, end, _mm512_maskz_compress_epi32(split, other));
     }
-    state.store(nodes);
+    let correction = _mm512_set1_epi64(key.values[level] as i64);
+    // The low and the high words of 8 values, alternately.
+    let alternate = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let (low, high) = (sides(x[8], x[10]), sides(x[9], x[11]));
+    let mut others = [x[0]; 2];
+    for (half, others) in others.iter_mut().enumerate() {
+        let order = _mm512_add_epi32(alternate, set1(8 * half as u32));
+        let sum = load8(&nodes.value, at + 8 * half);
+        let sum = _mm512_mask_add_epi64(sum, (t >> (8 * half)) as u8, sum, correction);
+        let own = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[0], order, high[0]));
+        *others = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[1], order, high[1]));
+        store8(&mut nodes.value, at + 8 * half, own);
+    }
+    if split != 0 {
+        let low = split as u8;
+        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64(low, others[0]));
+        let end = end + low.count_ones() as usize;
+        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64((split >> 8) as u8, others[1]));
+    }
+    nodes.len += split.count_ones() as usize;
 }
 
 /// The children of 16 nodes in the order of their parents. Words of the two sides are dealt out alternately.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn grow(nodes: &Front, c: Correction, out: &mut [Front; 2]) {
     let seed = [load(&nodes.seed[0]), load(&nodes.seed[1]), load(&nodes.seed[2]), load(&nodes.seed[3])];
-    let (x, t) = (blocks(&DPF, &seed), load(&nodes.control));
+    let (x, t) = (blocks(&DPF, 0, &seed), load(&nodes.control));
     // Lane j of the left side is lane j, of the right side lane 16 + j.
     let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let high = _mm512_add_epi32(low, set1(8));

@@ -1,17 +1,33 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+mod gates;
+mod html;
+mod layer;
+mod loopback;
+mod rates;
+mod report;
+mod scopes;
+
 use crate::host::{HostArguments, interruptible};
 use crate::output::{JsonArgument, links, megabytes};
+use crate::trace::TraceArgument;
 use crate::{block_on, model};
+use loopback::Loopback;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
 use models::float::{Float, complete};
-use models::model::{Cache, OutputRows};
-use parties::private::Pass;
+use models::model::{Cache, Model, OutputRows};
+use parties::private::{Pass, PassTimes};
 use protocol::Ledger;
+use rates::Rates;
+use report::{HtmlArgument, Report, Section, command, machine};
+use scopes::{Measured, fastest};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+pub(crate) use gates::BenchGates;
+pub(crate) use layer::BenchLayer;
 
 /// Arguments of `bench model`.
 #[derive(clap::Args)]
@@ -27,6 +43,10 @@ pub(crate) struct BenchModel {
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    #[command(flatten)]
+    html: HtmlArgument,
+    #[command(flatten)]
+    trace: TraceArgument,
     #[command(flatten)]
     json: JsonArgument,
 }
@@ -49,6 +69,8 @@ struct Figures {
     upload_bytes: u64,
     max_error: f32,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
+    /// Where the time went, with `--html`.
+    report: Option<Report>,
 }
 
 impl BenchModel {
@@ -75,10 +97,19 @@ impl BenchModel {
         let (plain, count) = (Float::default(), tokens.len());
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
+        // Recording takes time of its own: only where it is wanted.
+        let timed = self.html.wanted() || self.trace.wanted();
+        let rates = self
+            .html
+            .wanted()
+            .then(|| Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens));
+        let rates = rates.transpose()?;
         let figures = block_on(interruptible(async {
             let host =
                 HostArguments { cluster: None, model: None }.open(&self.model, Some(owned.clone())).await?;
             let model = host.model().await?;
+            let model = if timed { model.timed() } else { model };
+            let mut times: Vec<Vec<PassTimes>> = vec![];
             let (mut pass_s, mut decode_s, mut spent, mut max_error) =
                 (vec![], vec![], Ledger::default(), 0f32);
             for _ in 0..self.runs {
@@ -94,10 +125,20 @@ impl BenchModel {
                     run.pass(Pass { tokens: &all[..1], segment: None }).await?;
                     decode_s.push(start.elapsed().as_secs_f64());
                 }
+                times.push(run.take_times());
                 run.close().await?;
             }
             let dry = Dry::model(&config, &owned.tables);
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
+            self.trace.write(&times.concat())?;
+            let sections = || self.sections(&dry, &times, rates.as_ref()?);
+            let report = sections().zip(rates).map(|(sections, rates)| Report {
+                title: format!("{} tokens through {}", self.tokens, self.model),
+                command: command(),
+                machine: machine(),
+                rates,
+                sections,
+            });
             let memory = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
             let bytes = links(&spent);
             let figures = Figures {
@@ -115,6 +156,7 @@ impl BenchModel {
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
                 max_error,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
+                report,
             };
             host.close().await;
             Ok(figures)
@@ -137,7 +179,43 @@ impl BenchModel {
             figures.upload_bytes,
             if figures.declared { "" } else { "NOT " }
         ));
+        if let Some(report) = &figures.report {
+            self.html.write(report)?;
+        }
         self.json.write(&figures)
+    }
+
+    /// The pass, and a further token, each in the fastest of its runs.
+    fn sections(&self, dry: &Model<Dry>, times: &[Vec<PassTimes>], rates: &Rates) -> Option<Vec<Section>> {
+        let mut cache = Cache::new(&dry.config);
+        let charges = Dry::itemised(dry, self.tokens, &mut cache, OutputRows::Last);
+        let first: Vec<PassTimes> = times.iter().filter_map(|run| run.first().cloned()).collect();
+        let about = |what, runs| {
+            format!("{what}; three party processes on this machine, the fastest of {runs} runs.")
+        };
+        let pass = Measured {
+            title: format!("A pass of {} tokens", self.tokens),
+            about: about("Sums over all layers", first.len()),
+            times: fastest(&first)?,
+            charges,
+        };
+        let mut sections = vec![pass.section(None, rates)];
+        if self.decode > 0 {
+            // Costs grow with the position: of all runs, the last token's.
+            let last: Vec<PassTimes> = times.iter().filter_map(|run| run.last().cloned()).collect();
+            for _ in 1..self.decode {
+                Dry::pass(dry, 1, &mut cache, OutputRows::Last);
+            }
+            let charges = Dry::itemised(dry, 1, &mut cache, OutputRows::Last);
+            let token = Measured {
+                title: format!("One further token, after {}", self.tokens + self.decode - 1),
+                about: about("Sums over all layers", last.len()),
+                times: fastest(&last)?,
+                charges,
+            };
+            sections.push(token.section(None, rates));
+        }
+        Some(sections)
     }
 }
 

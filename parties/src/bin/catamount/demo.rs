@@ -3,6 +3,7 @@
 use crate::ask::{GenerationArguments, Guesser, stream};
 use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
 use crate::processes::LocalCluster;
+use crate::trace::TraceArgument;
 use crate::{block_on, host, model};
 use models::dry::Dry;
 use models::float::{Float, complete};
@@ -31,6 +32,8 @@ pub(crate) struct Demo {
     #[command(flatten)]
     generation: GenerationArguments,
     #[command(flatten)]
+    trace: TraceArgument,
+    #[command(flatten)]
     json: JsonArgument,
 }
 
@@ -40,6 +43,7 @@ impl Default for Demo {
             prompt: QUESTION.into(),
             model: "smollm2".into(),
             generation: GenerationArguments::default(),
+            trace: TraceArgument::default(),
             json: JsonArgument::default(),
         }
     }
@@ -116,6 +120,7 @@ impl Demo {
         host::share(owned, &client, NAME).await?;
         let sharing = start.elapsed();
         let model = PrivateModel::open(&client, NAME).await?;
+        let model = if self.trace.wanted() { model.timed() } else { model };
         let tokens = self.generation.tokens(&model, &self.prompt)?;
         self.json.say(&format!("\nprompt: {}\nprivate answer: ", self.prompt));
         let mut answer = stream(&model, &tokens, generation, None, &self.json).await?;
@@ -129,6 +134,7 @@ impl Demo {
             );
             ordinary = Some(std::mem::replace(&mut answer, speculative));
         }
+        self.trace.write(&answer.times)?;
         let memory = cluster.peak_memory();
         client.close().await;
         let mut figures = self.figures(owned, generation, &tokens, &answer, memory, sharing)?;

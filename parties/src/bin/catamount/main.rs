@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod processes;
 mod share;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use parties::init::{LOCAL_HOSTS, init_cluster};
@@ -88,6 +89,10 @@ enum Command {
 enum Bench {
     /// Passes through a whole model: seconds, exchanges, bytes, memory, and the difference to plain floating point.
     Model(bench::BenchModel),
+    /// One layer of a shape, on made-up weights.
+    Layer(bench::BenchLayer),
+    /// Each gate by itself, three parties in this process over QUIC on the loopback interface.
+    Gates(bench::BenchGates),
 }
 
 #[derive(Subcommand)]
@@ -123,6 +128,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Embed(embed) => embed.run(),
         Command::Classify(classify) => classify.run(),
         Command::Bench { command: Bench::Model(bench) } => bench.run(),
+        Command::Bench { command: Bench::Layer(bench) } => bench.run(),
+        Command::Bench { command: Bench::Gates(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Cluster { command: Cluster::Init { directory, hosts } } => {

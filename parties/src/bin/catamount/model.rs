@@ -96,13 +96,16 @@ pub(crate) fn load(model: &str) -> anyhow::Result<Arc<OwnedModel>> {
         Place::Files(path) => {
             OwnedModel::load(&path, progress).with_context(|| format!("cannot use {}", path.display()))?
         }
-        Place::Random(config, _) => {
-            let labels = labels(&config);
-            OwnedModel::new(Box::new(RandomModel::new(*config, 1)?), labels, None, progress)?
-        }
+        Place::Random(config, _) => made_up(*config, progress)?,
     };
     bar.finish();
     Ok(Arc::new(owned))
+}
+
+/// A model of made-up weights, for measuring.
+pub(crate) fn made_up(config: ModelConfig, progress: impl FnMut(usize, usize)) -> anyhow::Result<OwnedModel> {
+    let labels = labels(&config);
+    Ok(OwnedModel::new(Box::new(RandomModel::new(config, 1)?), labels, None, progress)?)
 }
 
 /// What is known of a model without its weights.

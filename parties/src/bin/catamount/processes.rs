@@ -32,7 +32,8 @@ impl LocalCluster {
         drop(sockets);
         let files = init_cluster(&cluster.directory, &hosts)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let settings = format!("model_directory = \"\"\nthreads = {}", (cores / 2).max(1));
+        let settings =
+            format!("report_times = true\nmodel_directory = \"\"\nthreads = {}", (cores / 2).max(1));
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         for (role, config) in Role::ALL.into_iter().zip(&files) {
             // Shares of a demo stay in memory. The two evaluators work at the same time, the dealer beside them.

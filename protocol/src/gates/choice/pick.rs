@@ -2,15 +2,15 @@
 //!
 //! With C_i = 2·Σ_{j≤i} w_j, N = C_m − 1 and r uniform in [0, 2^R), the truncation of r·N by R bits is t =
 //! ⌊r·N / 2^R⌋ or that plus one, one more with the probability of the fraction. t < C_m always, and t ≥ 0: no element of
-//! weight 0 is ever chosen. g_i = \[t ≥ C_i\] is additive by at_least of the row gate, and e_i = g_{i−1} − g_i with
+//! weight 0 is ever chosen. g_i = \[t ≥ C_i\] is additive by [`at_least`], and e_i = g_{i−1} − g_i with
 //! g_0 = 1 and g_m = 0 is one-hot.
 //! t takes the values 0 and N with probability 1/2N, those between with 1/N, up to steps of 2^−R from r. So the
 //! probability of an element differs from w_i / Σ w by no more than 1/N + 2^(1−R).
 //! Range: weights are non-negative integers, 2·Σ w < 2^bits and bits + R ≤ 62; callers certify it.
 //! Cost: three exchanges; a comparison key of `bits` levels (about 24 bytes a level, to both) for each element but one.
 
+use super::super::at_least::{Thresholds, at_least, exact_cost};
 use super::super::product::{multiply, product_cost, reshare, reshare_cost};
-use super::super::row::{at_least, at_least_cost};
 use super::super::truncate::{self, truncate};
 use super::bits::ones;
 use crate::{Cost, Cx, Product, Result, Shape, Share};
@@ -38,7 +38,8 @@ pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bit
     let shape = Shape::new(rows, m - 1);
     let above = t.gather(&row_of, shape).sub(&c.gather(&all_but_last, shape));
     let zero = Words::zeros(cx.device(), 1);
-    let g = at_least(cx, cx.op("passed"), &above, 0, bits + 1, &zero)?;
+    let reached = Thresholds::exact(bits + 1, vec![0]);
+    let g = at_least(cx, cx.op("passed"), &above, &reached)?;
     let half = g.map(|g| {
         // Behind the comparisons: g_0 = 1, which P1 holds, and g_m = 0.
         let (first, end) = (shape.len() as u32, shape.len() as u32 + 1);
@@ -61,6 +62,6 @@ pub(super) fn pick_cost(rows: usize, m: usize, bits: u32, noise_bits: u32, ring_
     }
     product_cost(rows, ring_bits)
         .then(truncate::cost(rows, noise_bits, ring_bits))
-        .then(at_least_cost(rows * (m - 1), bits + 1, ring_bits))
+        .then(exact_cost(rows * (m - 1), bits + 1, ring_bits))
         .then(reshare_cost(rows * m, ring_bits))
 }

@@ -2,7 +2,7 @@
 //!
 //! A step compares all elements v with base + j·s for public j and s: the base is subtracted first, so that one set of
 //! thermometers serves all j. The comparison bits, added up in Z_2^c with dealt masks, are the numbers of elements
-//! below each threshold; with at_least of the row gate, \[number ≥ k\] is additive at no exchange, and the base moves up
+//! below each threshold; with [`at_least`], \[number ≥ k\] is additive at no exchange, and the base moves up
 //! by s for every threshold that k elements reach.
 //! Comparisons look at few bits. One that drops the bits below 2^t may take v for smaller than the threshold if v
 //! exceeds it by less than 2^t, never the other way round. So k elements do reach the base, always, and the k-th
@@ -11,8 +11,8 @@
 //! Range: v in (0, 31], modulo 2^22, at 16 fractional bits. Five steps of four exchanges. Dealt and opened for each
 //! element and step: 2^v − 1 bits a block of the comparison, and 2K + monomials + c + 2K bits a threshold.
 
+use super::super::at_least::{Thresholds, at_least, exact_cost};
 use super::super::compare::{self, Window};
-use super::super::row::{at_least, at_least_cost};
 use super::super::truncate::sign;
 use super::bits::less_than;
 use crate::{Cost, Cx, Group, Item, Purpose, Result, Shape, Share, bytes, join_all};
@@ -105,8 +105,8 @@ async fn reached(cx: &Cx<'_>, v: &Share, k: usize, step: &Step) -> Result<Option
     }))
     .await?;
     let counts = counts.into_iter().reduce(|a, b| a.append_rows(&b)).expect("a step has thresholds");
-    let k = Words::upload(cx.device(), vec![k as u64]);
-    at_least(cx, cx.op("enough"), &counts, 0, bits, &k)
+    let enough = Thresholds::exact(bits, vec![k as u64]);
+    at_least(cx, cx.op("enough"), &counts, &enough)
 }
 
 /// Bits of a number up to n, and its sign.
@@ -123,7 +123,7 @@ pub(super) fn threshold_cost(rows: usize, n: usize, ring_bits: u32) -> Cost {
         let counts = (0..m).fold(Cost::default(), |c, _| c.beside(count.clone()));
         compare::cost(rows * n, m, s.window)
             .then(counts)
-            .then(at_least_cost(rows * m, bits, ring_bits))
+            .then(exact_cost(rows * m, bits, ring_bits))
             .then(Cost::round(bytes(rows, BITS)))
     };
     STEPS.iter().map(step).fold(Cost::default(), Cost::then)

@@ -1,0 +1,245 @@
+//! Evaluation of comparison functions: one walk down the tree for all points of a key.
+//!
+//! Points that share a prefix share a node. On each level every node moves down to the child with its leading point, in
+//! its own lane, and where other points go to the other child, that one gets a new lane. When these happen is known from
+//! the points before the walk begins. At the depth of a stop its points are answered, and their leaders leave.
+
+use super::super::lanes::{Expansion, Key, Lanes, NODES, Node, Nodes, Step};
+use super::super::scalar::DCF;
+use super::{OUTPUTS, SMALL, join, output};
+use crate::buffer;
+use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What belongs to one key each: a root of two words, the number from which thresholds are subtracted, and a share.
+pub(in super::super) struct Inputs<'a> {
+    pub(in super::super) root: &'a [u64],
+    pub(in super::super) base: &'a [u64],
+    pub(in super::super) constant: &'a [u64],
+}
+
+pub(in super::super) fn evaluate(
+    lanes: &dyn Lanes,
+    party: u8,
+    Inputs { root, base, constant }: Inputs<'_>,
+    keys: &DcfKeys<&[u64]>,
+    thresholds: &DcfThresholds,
+) -> Vec<u64> {
+    let (n, shape) = (base.len(), thresholds.shape());
+    let (levels, outputs) = (shape.levels(), shape.outputs());
+    assert!(party < 2, "evaluator {party}");
+    assert!(root.len() == 2 * n && constant.len() == n, "a root of two words and a constant for each key");
+    assert!(
+        keys.seeds.len() == n * levels * 2
+            && keys.values.len() == n * levels
+            && keys.controls.len() == n * levels
+            && keys.outputs.len() == n * outputs,
+        "correction words of {n} keys of {shape:?}"
+    );
+    let mut out = buffer::zeroed(n * thresholds.len());
+    if out.is_empty() {
+        return out;
+    }
+    let one = |walk: &mut Walk, (i, out): (usize, &mut [u64])| {
+        let key = Key {
+            seeds: &keys.seeds[i * levels * 2..][..levels * 2],
+            values: &keys.values[i * levels..][..levels],
+            controls: &keys.controls[i * levels..][..levels],
+            outputs: &keys.outputs[i * outputs..][..outputs],
+        };
+        let mut root = Node::root([root[2 * i], root[2 * i + 1]], party);
+        root.value = if party == 0 { constant[i] } else { constant[i].wrapping_neg() };
+        walk.plan(thresholds, base[i]);
+        walk.run(lanes, thresholds, root, key, out);
+        for (out, t) in out.iter_mut().zip(thresholds.list()) {
+            let stays = base[i].wrapping_sub(t.tau) >> shape.bits() & 1;
+            // All ones where the sum is negated: the second party's sums are, and those of 1 − v.
+            let minus = (u64::from(party) ^ stays ^ 1).wrapping_neg();
+            *out = (*out ^ minus).wrapping_sub(minus).wrapping_add((1 - stays) & (1 - u64::from(party)));
+        }
+    };
+    let (m, small) = (thresholds.len(), out.len() * levels < SMALL);
+    if small || n == 1 || rayon::current_num_threads() == 1 {
+        let mut walk = Walk::new(m);
+        out.chunks_mut(m).enumerate().for_each(|c| one(&mut walk, c));
+    } else {
+        out.par_chunks_mut(m).enumerate().for_each_init(|| Walk::new(m), one);
+    }
+    out
+}
+
+/// Of a point without a node of its own.
+const NEVER: u32 = u32::MAX;
+
+/// The walk of one key. Points are numbered as the thresholds.
+///
+/// A node is led by the first of its points: it is compared most closely, so it goes deepest. A leader is *born* on the
+/// level on which it has a node of its own, next to that of its *parent*.
+struct Walk {
+    x: Vec<u64>,
+    /// The leader of the node that answers for each point; its own number for a leader.
+    host: Vec<u32>,
+    /// Of leaders.
+    born: Vec<u32>,
+    parent: Vec<u32>,
+    slot: Vec<u32>,
+    /// All leaders but the first by the level on which they are born, and where each level's begin.
+    births: Vec<u32>,
+    begin: [u32; 65],
+    nodes: Nodes,
+    /// The leader in each slot.
+    leader: Vec<u32>,
+    /// For the slot of a parent its child, and the slots of parents, a bit each.
+    child: Vec<u32>,
+    split: Vec<u16>,
+    outputs: Vec<Expansion>,
+}
+
+impl Walk {
+    fn new(points: usize) -> Walk {
+        let each = || vec![0; points];
+        let groups = points.div_ceil(NODES);
+        Walk {
+            x: vec![0; points],
+            host: each(),
+            born: each(),
+            parent: each(),
+            slot: each(),
+            births: each(),
+            begin: [0; 65],
+            nodes: Nodes::new(points),
+            leader: each(),
+            child: each(),
+            split: vec![0; groups],
+            outputs: vec![[[0; NODES]; 13]; groups],
+        }
+    }
+
+    /// Finds all leaders, for a key with this base.
+    ///
+    /// Points descend, except that those which wrap around lie above the first one. So of all points before, the one
+    /// before or the first shares the longest prefix.
+    fn plan(&mut self, thresholds: &DcfThresholds, base: u64) {
+        let shape = thresholds.shape();
+        let mask = (1 << shape.bits()) - 1;
+        for (x, t) in self.x.iter_mut().zip(thresholds.list()) {
+            *x = base.wrapping_sub(t.tau) & mask;
+        }
+        let (first, mut before) = (self.x[0], self.x[0]);
+        (self.host[0], self.born[0], self.begin) = (0, 0, [0; 65]);
+        for (i, t) in thresholds.list().iter().enumerate().skip(1) {
+            let x = self.x[i];
+            let (near, far) = (x ^ before, x ^ first);
+            let mut host = if near <= far { self.host[i - 1] } else { 0 };
+            before = x;
+            let born = near.min(far).checked_ilog2().map_or(NEVER, |bit| shape.bits() - bit);
+            let depth = shape.depth(t.stop as usize);
+            // Up to the node that is left for the child's, or answers for the point.
+            let level = depth.min(born - 1);
+            while self.born[host as usize] > level {
+                host = self.parent[host as usize];
+            }
+            let leads = born <= depth;
+            self.host[i] = if leads { i as u32 } else { host };
+            self.born[i] = if leads { born } else { NEVER };
+            self.parent[i] = host;
+            self.begin[if leads { born as usize + 1 } else { 64 }] += u32::from(leads);
+        }
+        for level in 1..65 {
+            self.begin[level] += self.begin[level - 1];
+        }
+        let mut next = self.begin;
+        for (i, &born) in (0..).zip(&self.born).skip(1).filter(|(_, b)| **b != NEVER) {
+            let place = &mut next[born as usize];
+            self.births[*place as usize] = i;
+            *place += 1;
+        }
+    }
+
+    /// Shares (without sign) at all points.
+    fn run(
+        &mut self,
+        lanes: &dyn Lanes,
+        thresholds: &DcfThresholds,
+        root: Node,
+        key: Key<'_>,
+        out: &mut [u64],
+    ) {
+        self.nodes.clear();
+        self.nodes.push(root);
+        (self.nodes.path[0], self.leader[0], self.slot[0]) = (self.x[0], 0, 0);
+        let (shape, list) = (thresholds.shape(), thresholds.list());
+        let (mut level, mut end) = (0, list.len());
+        // From the coarsest stop on: it is the least deep.
+        for (i, &stop) in shape.stops().iter().enumerate().rev() {
+            while level < shape.depth(i) {
+                self.step(lanes, level, shape.bits() - 1 - level, key);
+                level += 1;
+            }
+            let from = list[..end].partition_point(|t| (t.stop as usize) < i);
+            if from < end {
+                let corrections = &key.outputs[DcfShape::LAST * i..][..DcfShape::LAST];
+                self.answer(lanes, from..end, stop, corrections, out);
+            }
+            end = from;
+        }
+    }
+
+    /// One level down, by the points' `bit`: a node moves to the child with its leader, and other children are appended.
+    fn step(&mut self, lanes: &dyn Lanes, level: u32, bit: u32, key: Key<'_>) {
+        let groups = self.nodes.len.div_ceil(NODES);
+        self.split[..groups].fill(0);
+        let births = self.begin[level as usize + 1]..self.begin[level as usize + 2];
+        for &i in &self.births[births.start as usize..births.end as usize] {
+            let slot = self.slot[self.parent[i as usize] as usize] as usize;
+            self.split[slot / NODES] |= 1 << (slot % NODES);
+            self.child[slot] = i;
+        }
+        // Whole planes are written: the last group first, before anything is appended.
+        let len = self.nodes.len;
+        for group in (0..groups).rev() {
+            let (at, mut split) = (group * NODES, self.split[group]);
+            let mut born = self.nodes.len;
+            lanes.advance(&mut self.nodes, at, NODES.min(len - at), split, Step { level, bit, key });
+            while split != 0 {
+                let i = self.child[at + split.trailing_zeros() as usize];
+                (self.nodes.path[born], self.leader[born]) = (self.x[i as usize], i);
+                self.slot[i as usize] = born as u32;
+                born += 1;
+                split &= split - 1;
+            }
+        }
+    }
+
+    /// Shares of a stretch of points that are compared without the lowest `stop` bits.
+    fn answer(
+        &mut self,
+        lanes: &dyn Lanes,
+        points: Range<usize>,
+        stop: u32,
+        corrections: &[u64],
+        out: &mut [u64],
+    ) {
+        for (at, x) in (0..self.nodes.len).step_by(NODES).zip(&mut self.outputs) {
+            let count = NODES.min(self.nodes.len - at);
+            lanes.expand(&DCF, OUTPUTS, &self.nodes.seeds(at), count, x);
+        }
+        for i in points.clone() {
+            let slot = self.slot[self.host[i] as usize] as usize;
+            let word = (self.x[i] >> stop) as usize % DcfShape::LAST;
+            let control = self.nodes.control[slot];
+            out[i] = self.nodes.value[slot]
+                .wrapping_add(output(&self.outputs[slot / NODES], word, slot % NODES))
+                .wrapping_add(join(control, control) & corrections[word]);
+        }
+        for i in points {
+            if self.host[i] as usize == i {
+                let (slot, last) = (self.slot[i], self.nodes.len - 1);
+                self.nodes.swap_remove(slot as usize);
+                self.leader[slot as usize] = self.leader[last];
+                self.slot[self.leader[last] as usize] = slot;
+            }
+        }
+    }
+}

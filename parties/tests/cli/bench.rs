@@ -1,0 +1,237 @@
+//! `bench gates`, `bench layer`, reports and traces: figures add up, costs are the declared ones, pages open in a real
+//! browser, and parties keep their times to themselves unless told otherwise.
+
+use crate::{
+    cluster::{Cluster, catamount},
+    process::run,
+    tiny,
+};
+use models::model::OutputRows;
+use parties::{
+    client::Client,
+    private::{Pass, PrivateModel},
+};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    process::Command,
+};
+
+/// The parts of each party's time add up to all of it, and costs are as declared wherever something is declared.
+fn assert_adds_up(line: &Value) {
+    for party in 0..3 {
+        let parts: f64 =
+            line["times_ms"][party].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
+        let total = line["total_ms"][party].as_f64().unwrap();
+        assert!((parts - total).abs() < 1e-6 * total.max(1.0), "{line}");
+    }
+    if !line["declared"].is_null() {
+        assert_eq!((&line["as_declared"], &line["declared"]), (&true.into(), &line["measured"]), "{line}");
+    }
+}
+
+/// The page's elements as a browser has read them; `None`, loudly, where there is none.
+fn in_a_browser(test: &str, page: &Path) -> Option<String> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = names
+        .into_iter()
+        .find(|n| Command::new(n).arg("--version").output().is_ok_and(|o| o.status.success()));
+    let Some(browser) = found else {
+        let _ = writeln!(io::stderr(), "\nSKIPPED: {test} needs one of {}", names.join(", "));
+        return None;
+    };
+    let profile = tempfile::tempdir().unwrap();
+    let quiet =
+        ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"])
+        .args(quiet)
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+fn assert_self_contained(page: &str) {
+    for outside in ["http://", "https://", "src=", "href=", "url(", "@import", "<script"] {
+        assert!(!page.contains(outside), "{outside} in the page");
+    }
+}
+
+#[test]
+fn gates_are_measured_and_the_page_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("gates.html");
+    let arguments = ["bench", "gates", "--tokens", "2", "--runs", "2", "--json", "-", "--html"];
+    let report = run(catamount().args(arguments).arg(&page)).fine().json();
+    let lines = report["sections"][0]["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 11);
+    for line in lines {
+        assert_adds_up(line);
+        assert_eq!(line["as_declared"], true);
+        assert!(line["measured"]["exchanges"].as_u64() > Some(0), "{line}");
+        assert!(
+            line["floor"]["total_ms"].as_f64() > Some(0.0) && line["total_ms"][1].as_f64() > Some(0.0),
+            "{line}"
+        );
+    }
+    for rate in ["products_per_s", "bytes_per_s", "exchange_s"] {
+        assert!(report["rates"][rate].as_f64() > Some(0.0), "{rate}");
+    }
+    let html = fs::read_to_string(&page).unwrap();
+    assert_self_contained(&html);
+    let Some(seen) = in_a_browser("gates_are_measured_and_the_page_opens", &page) else { return };
+    for line in lines {
+        let name = line["name"].as_str().unwrap();
+        // In the chart and in the table, each inside its own element.
+        assert!(seen.contains(&format!(">{name}</text>")), "{name}");
+        assert!(seen.contains(&format!(">{name}</td>")), "{name}");
+    }
+    assert_eq!(seen.matches(">as measured</td>").count(), lines.len());
+    assert_eq!(seen.matches("<svg").count(), seen.matches("</svg>").count());
+    assert!(seen.matches("<rect class=\"peer\"").count() >= lines.len(), "evaluators exchange in every gate");
+    assert_eq!(seen.matches("<h2>How to read this</h2>").count(), 1);
+}
+
+#[test]
+fn a_model_and_a_layer_are_reported_part_by_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let page = folder.path().join("model.html");
+    let arguments = ["--tokens", "7", "--decode", "3", "--runs", "2", "--json", "-", "--html"];
+    let figures =
+        run(catamount().args(["bench", "model"]).arg(&model).args(arguments).arg(&page)).fine().json();
+    assert_eq!(figures["declared"], true);
+    let sections = figures["report"]["sections"].as_array().unwrap();
+    assert_eq!(sections.len(), 2, "a pass and a further token");
+    for section in sections {
+        let (whole, lines) = (&section["whole"], section["lines"].as_array().unwrap());
+        for line in lines.iter().chain([whole]) {
+            assert_adds_up(line);
+        }
+        for party in 0..3 {
+            let of = |line: &Value| line["total_ms"][party].as_f64().unwrap();
+            for parts in [lines, section["operations"].as_array().unwrap()] {
+                let sum: f64 = parts.iter().map(of).sum();
+                assert!((sum - of(whole)).abs() < 1e-6 * sum.max(1.0), "P{party}: {sum} of {}", of(whole));
+            }
+        }
+        let bytes = |line: &Value| line["measured"]["bytes"]["P0->P2"].as_u64().unwrap();
+        assert_eq!(lines.iter().map(bytes).sum::<u64>(), bytes(whole));
+        let products = |line: &Value| line["products"].as_u64().unwrap();
+        assert_eq!(lines.iter().map(products).sum::<u64>(), products(whole));
+        for name in ["embedding", "layer.*/attention/softmax/max", "layer.*/feed_forward/down", "output"] {
+            assert!(lines.iter().any(|l| l["name"] == name && l["as_declared"] == true), "{name}");
+        }
+    }
+    assert_eq!(sections[0]["whole"]["measured"]["bytes"], figures["bytes"]);
+    assert_self_contained(&fs::read_to_string(&page).unwrap());
+
+    let arguments = ["--tokens", "5", "--runs", "1", "--json", "-"];
+    let report = run(catamount().args(["bench", "layer"]).arg(&model).args(arguments)).fine().json();
+    let section = &report["sections"][0];
+    let lines = section["lines"].as_array().unwrap();
+    lines.iter().for_each(assert_adds_up);
+    assert_adds_up(&section["whole"]);
+    assert!(
+        lines.iter().all(|l| l["name"].as_str().unwrap().starts_with(['a', 'f'])),
+        "attention and feed-forward only"
+    );
+    let cost = run(catamount().args(["inspect", "--json", "-"]).arg(&model)).fine().json();
+    assert_eq!(section["whole"]["measured"]["exchanges"], cost["exchanges_by_layer"]);
+    run(catamount().args(["bench", "layer"]).arg(&model).args(["--tokens", "0"]))
+        .refused(&["measure nothing"]);
+}
+
+/// One slice: process, name, start and end in nanoseconds.
+fn slices(trace: &Value) -> Vec<(u64, String, i64, i64)> {
+    let all = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X");
+    let ns = |v: &Value| (v.as_f64().unwrap() * 1000.0).round() as i64;
+    let slice = |e: &Value| {
+        let start = ns(&e["ts"]);
+        (e["pid"].as_u64().unwrap(), e["name"].as_str().unwrap().to_string(), start, start + ns(&e["dur"]))
+    };
+    all.map(slice).collect()
+}
+
+#[test]
+fn traces_have_all_processes_on_one_time_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let file = folder.path().join("demo.trace");
+    for reveal in ["logits", "tokens"] {
+        let arguments = ["demo", "--prompt", "Hello", "--max-tokens", "4", "--reveal", reveal, "--trace"];
+        run(catamount().args(arguments).arg(&file).arg("--model").arg(&model)).fine();
+        let trace: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let names: Vec<&Value> =
+            trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "M").collect();
+        assert!(names.iter().any(|e| e["args"]["name"] == "P1 (evaluator)") && names.len() == 8);
+        let all = slices(&trace);
+        assert!(all.is_sorted_by_key(|s| s.2), "events come in order of time");
+        let waits: Vec<_> = all.iter().filter(|s| s.1 == "wait for the parties").collect();
+        for pid in 1..=4 {
+            // Slices of a thread lie within each other or apart.
+            let mut open: Vec<i64> = vec![];
+            for (_, name, start, end) in all.iter().filter(|s| s.0 == pid) {
+                open.retain(|until| until > start);
+                assert!(open.last().is_none_or(|until| end <= until), "{name} of {pid} sticks out");
+                open.push(*end);
+            }
+        }
+        for pid in 1..=3 {
+            let passes: Vec<_> = all.iter().filter(|s| s.0 == pid && s.1.starts_with("pass ")).collect();
+            assert_eq!(passes.len(), 4, "{reveal}");
+            for (_, name, start, end) in passes {
+                // Where the parties go on by themselves, they may be a token ahead of the client's waits.
+                let (first, last) = (waits[0].2, waits.iter().map(|w| w.3).max().unwrap());
+                let within = |from: i64, to: i64| from <= *start && *end <= to;
+                assert!(within(first, last), "{name} of {pid} outside the client's waits");
+                let one = waits.iter().any(|w| within(w.2, w.3));
+                assert!(one || reveal == "tokens", "{name} of {pid} is in no wait of the client");
+            }
+            assert!(all.iter().any(|s| s.0 == pid && s.1 == "layer.1"));
+        }
+        assert!(all.iter().any(|s| s.0 == 2 && s.1 == "exchange with peer"));
+        assert!(!all.iter().any(|s| s.0 == 1 && s.1 == "exchange with peer"), "the dealer waits for nobody");
+    }
+}
+
+#[test]
+fn parties_keep_their_times_to_themselves() {
+    let mut cluster = Cluster::with_model();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let pass = async |cluster: &Cluster, timed: bool| {
+        let client = Client::connect(&cluster.files.client()).await.unwrap();
+        let model = PrivateModel::open(&client, "tiny").await.unwrap();
+        let model = if timed { model.timed() } else { model };
+        let mut run = model.run(OutputRows::Last, 8).await.map_err(|e| e.to_string())?;
+        run.pass(Pass { tokens: &[72, 105], segment: None }).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>(run.take_times())
+    };
+    let refusal = runtime.block_on(pass(&cluster, true)).unwrap_err();
+    assert!(refusal.contains("report_times"), "{refusal}");
+    assert!(runtime.block_on(pass(&cluster, false)).unwrap().is_empty());
+    // One that keeps silent is enough.
+    for role in [0, 1, 2] {
+        cluster.stop(role);
+        cluster.edit(role, |text| text.replace("[limits]", "[limits]\nreport_times = true"));
+        if role < 2 {
+            cluster.start(role);
+        }
+    }
+    cluster.edit(2, |text| text.replace("report_times = true", "report_times = false"));
+    cluster.start(2);
+    let refusal = runtime.block_on(pass(&cluster, true)).unwrap_err();
+    assert!(refusal.contains("P2") && refusal.contains("report_times"), "{refusal}");
+    cluster.stop(2);
+    cluster.edit(2, |text| text.replace("report_times = false", "report_times = true"));
+    cluster.start(2);
+    let times = runtime.block_on(pass(&cluster, true)).unwrap();
+    assert_eq!(times.len(), 1);
+    assert!(times[0].parties.iter().all(|p| p.is_sound() && p.wall > 0));
+    cluster.finish();
+}
