@@ -81,13 +81,13 @@ pub const EXP_BITS: u32 = 13;
 pub const fn exp_fraction(a: u64, s: u32) -> u64 {
     // Interpolation of degree 5 at the Chebyshev points of [0, 1], error 1.2e-6, with 29 fractional bits.
     const C: [u64; 6] = [536_870_348, 536_911_427, 267_967_380, 91_435_588, 18_738_680, 7_442_371];
-    let y = a << (64 - s) >> 33;
-    let r = C[5];
-    let r = (r * y >> 31) + C[4];
-    let r = (r * y >> 31) + C[3];
-    let r = (r * y >> 31) + C[2];
-    let r = (r * y >> 31) + C[1];
-    let r = (r * y >> 31) + C[0];
+    let y = (a << (64 - s)) >> 33;
+    let mut r = C[5];
+    let mut degree = 5;
+    while degree > 0 {
+        degree -= 1;
+        r = ((r * y) >> 31) + C[degree];
+    }
     (r + (1 << (28 - EXP_BITS))) >> (29 - EXP_BITS)
 }
 
