@@ -6,14 +6,16 @@ use crate::buffer;
 pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
     check(bits);
     out.reserve(bytes(a.len(), bits));
-    if bits == 64 {
-        let from = out.len();
-        out.resize(from + 8 * a.len(), 0);
-        out[from..].as_chunks_mut::<8>().0.iter_mut().zip(a).for_each(|(o, w)| *o = w.to_le_bytes());
-        return;
-    }
-    if bits.is_multiple_of(8) {
-        return pack_bytes(a, bits as usize / 8, out);
+    match bits {
+        64 => return pack_bytes::<8>(a, out),
+        56 => return pack_bytes::<7>(a, out),
+        48 => return pack_bytes::<6>(a, out),
+        40 => return pack_bytes::<5>(a, out),
+        32 => return pack_bytes::<4>(a, out),
+        24 => return pack_bytes::<3>(a, out),
+        16 => return pack_bytes::<2>(a, out),
+        8 => return pack_bytes::<1>(a, out),
+        _ => {}
     }
     let (mut acc, mut held) = (0u64, 0);
     for w in a {
@@ -64,18 +66,15 @@ pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
     out
 }
 
-/// Words of whole bytes, fewer than 8: each is written in full, and the next one over its upper bytes.
-fn pack_bytes(a: &[u64], size: usize, out: &mut Vec<u8>) {
-    let from = out.len();
-    out.resize(from + size * a.len(), 0);
-    let mut rest = &mut out[from..];
-    for w in a {
-        let bytes = w.to_le_bytes();
-        match rest.first_chunk_mut::<8>() {
-            Some(place) => *place = bytes,
-            None => rest[..size].copy_from_slice(&bytes[..size]),
+/// Words of `SIZE` bytes: each is written in full, and the next one over its upper bytes, in a piece that stays in the cache.
+fn pack_bytes<const SIZE: usize>(a: &[u64], out: &mut Vec<u8>) {
+    const WORDS: usize = 512;
+    let mut piece = [0; 8 * WORDS];
+    for words in a.chunks(WORDS) {
+        for (j, w) in words.iter().enumerate() {
+            piece[j * SIZE..][..8].copy_from_slice(&w.to_le_bytes());
         }
-        rest = &mut rest[size..];
+        out.extend_from_slice(&piece[..words.len() * SIZE]);
     }
 }
 

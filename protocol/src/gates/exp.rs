@@ -129,14 +129,14 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
         let sum = u.select(&e.tables, &index, &phase).remove(0);
         if cx.is_p1() { sum } else { -sum }
     });
-    let item = Item { op, purpose: Purpose::Power, index: 0, n, bits: cx.ring().bits(), group: Group::Add };
+    let item = Item { op, purpose: Purpose::Power, index: 0, n, bits: 64, group: Group::Add };
     let power = cx.open(item, half).await?;
 
     let dealer = row.sigma.map(|sigma| {
         let signed = sigma * &fraction;
         [signed.clone(), signed * &power.lambda]
     });
-    let constants = deal_constants(cx, op, 0, n, dealer)?;
+    let constants = deal_constants(cx, op, n, 64, dealer)?;
     let half = match (constants, &power.delta) {
         (Some([a, b]), Some(d)) => Some(cx.reduce((a * d + b) * &fraction)),
         _ => None,

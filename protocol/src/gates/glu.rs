@@ -8,7 +8,7 @@
 //! ```
 //! As in [`quadratic`](super::quadratic), a ring of k bits that holds the product is enough until the truncation.
 
-use super::lut::{deal_constants_modulo, one_hot_bytes, select_modulo};
+use super::lut::{deal_constants, one_hot_bytes, select};
 use super::table::{Table, TableSpec};
 use super::truncate::{cost_from, truncate_from};
 use crate::{Cost, Cx, Product, Result, Share, bytes};
@@ -17,7 +17,7 @@ use crate::{Cost, Cx, Product, Result, Share, bytes};
 pub async fn gated(cx: &Cx<'_>, g: &Share, u: &Share, table: &Table, bits: u32, scale: u32) -> Result<Share> {
     assert_eq!(g.shape, u.shape, "gate and value of different shapes");
     let op = cx.op("gated activation");
-    let s = select_modulo(cx, op, g, table, bits).await?;
+    let s = select(cx, op, g, table, bits).await?;
     let dealer = s.sigma.as_ref().map(|sigma| {
         let (la, lb, l, lu) = (&s.slope.lambda, &s.intercept.lambda, &s.local, &u.lambda);
         let line = [sigma.clone(), sigma * l, sigma * la, sigma * &(la * l + lb)];
@@ -25,7 +25,7 @@ pub async fn gated(cx: &Cx<'_>, g: &Share, u: &Share, table: &Table, bits: u32, 
         let [e, f, g, h] = line;
         [e, f, g, h, a, b, c, d]
     });
-    let constants = deal_constants_modulo(cx, op, 0, g.len(), bits, dealer)?;
+    let constants = deal_constants(cx, op, g.len(), bits, dealer)?;
     let half = constants.map(|k| {
         let (da, db) =
             (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"));

@@ -81,19 +81,9 @@ pub(crate) fn read(cx: &Cx, op: Op, x: &Share, t: &TableSpec, tables: &Tables) -
     Ok(Read { halves, local: local >> t.drop, sigma: row.sigma })
 }
 
-/// Selects an entry for each element. Cost: one exchange of 16 bytes each way; N/8 bytes dealt.
-pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table) -> Result<Selected> {
-    select_modulo(cx, op, x, table, cx.ring().bits()).await
-}
-
-/// [`select`] with coefficients opened modulo 2^bits.
-pub(crate) async fn select_modulo(
-    cx: &Cx<'_>,
-    op: Op,
-    x: &Share,
-    table: &Table,
-    bits: u32,
-) -> Result<Selected> {
+/// Selects an entry for each element and opens its coefficients modulo 2^bits. Cost: one exchange of 2·bits an element
+/// each way; N/8 bytes dealt.
+pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table, bits: u32) -> Result<Selected> {
     let read = read(cx, op, x, &table.spec, &table.tables)?;
     let (slope, intercept) =
         read.halves.map(|h| <[Words; 2]>::try_from(h).expect("two columns").into()).unzip();
@@ -103,29 +93,17 @@ pub(crate) async fn select_modulo(
     Ok(Selected { slope, intercept, local: read.local, sigma: read.sigma })
 }
 
-/// Deals shares of constants that the dealer knows; empty vectors stand for the other parties' ignorance.
+/// Deals shares modulo 2^bits of constants that the dealer knows.
 pub(crate) fn deal_constants<const C: usize>(
     cx: &Cx,
     op: Op,
-    first: usize,
-    n: usize,
-    values: Option<[Words; C]>,
-) -> Result<Option<[Words; C]>> {
-    deal_constants_modulo(cx, op, first, n, cx.ring().bits(), values)
-}
-
-/// [`deal_constants`] modulo 2^bits.
-pub(crate) fn deal_constants_modulo<const C: usize>(
-    cx: &Cx,
-    op: Op,
-    first: usize,
     n: usize,
     bits: u32,
     values: Option<[Words; C]>,
 ) -> Result<Option<[Words; C]>> {
     let mut values = values.map(|v| v.into_iter());
     let mut shares = Vec::with_capacity(C);
-    for index in first..first + C {
+    for index in 0..C {
         let item = Item { op, purpose: Purpose::Constant0, index, n, bits, group: Group::Add };
         let value = values.as_mut().and_then(Iterator::next);
         shares.extend(cx.deal(item, || value.expect("the dealer knows the constants"))?);
@@ -134,14 +112,14 @@ pub(crate) fn deal_constants_modulo<const C: usize>(
 }
 
 /// The dealer's four constants σ, σl, σλa, σ(λa·l + λb).
-pub(crate) fn line_constants(s: &Selected) -> Option<[Words; 4]> {
+fn line_constants(s: &Selected) -> Option<[Words; 4]> {
     let sigma = s.sigma.as_ref()?;
     let (la, lb, l) = (&s.slope.lambda, &s.intercept.lambda, &s.local);
     Some([sigma.clone(), sigma * l, sigma * la, sigma * &(la * l + lb)])
 }
 
 /// An evaluator's half of slope·loc + intercept, given its shares of the four constants.
-pub(crate) fn line(s: &Selected, c: &[Words; 4]) -> Words {
+fn line(s: &Selected, c: &[Words; 4]) -> Words {
     let (da, db, x) = (
         s.slope.delta.as_ref().expect("evaluator"),
         s.intercept.delta.as_ref().expect("evaluator"),
@@ -154,8 +132,9 @@ pub(crate) fn line(s: &Selected, c: &[Words; 4]) -> Words {
 pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Table) -> Result<Product> {
     assert_eq!(x.scale, table.spec.in_scale, "table for another scale");
     let op = cx.op("table");
-    let selected = select(cx, op, x, table).await?;
-    let constants = deal_constants(cx, op, 0, x.len(), line_constants(&selected))?;
+    let bits = cx.ring().bits();
+    let selected = select(cx, op, x, table, bits).await?;
+    let constants = deal_constants(cx, op, x.len(), bits, line_constants(&selected))?;
     let half = constants.map(|c| cx.reduce(line(&selected, &c)));
     Ok(Product { shape: x.shape, scale: table.spec.out_scale(), half })
 }

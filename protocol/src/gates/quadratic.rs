@@ -13,7 +13,7 @@
 //! bits, and [`truncate_from`] lifts the result to the full ring, exactly.
 //! Sources: as for [`lut`](super::lut); piecewise polynomials on shares: NFGen (Fan et al., CCS 2022).
 
-use super::lut::{Read, deal_constants_modulo, one_hot_bytes, read};
+use super::lut::{Read, deal_constants, one_hot_bytes, read};
 use super::table::{TableSpec, centre, rounded};
 use super::truncate::{cost_from, truncate_from};
 use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes, join};
@@ -129,7 +129,7 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
         let by_local = &sigma * &local;
         [&by_local * &local, by_local, &sigma * value, &sigma * derivative, &sigma * &square.lambda, sigma]
     });
-    let half = deal_constants_modulo(cx, op, 0, n, bits, dealer)?.map(|constants| {
+    let half = deal_constants(cx, op, n, bits, dealer)?.map(|constants| {
         let d = opened.map(|m: &Masked| m.delta.as_ref().expect("evaluator"));
         let [value, derivative] = expand(d, &local);
         let [by_square, by_slope, m0, m1, m2, by_value] = constants;
