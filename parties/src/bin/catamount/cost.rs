@@ -24,7 +24,7 @@ pub(crate) struct CostCommand {
     /// Also what a pass over K drafted tokens costs, after the prompt (`--speculate` of `ask`).
     #[arg(long, value_name = "K", default_value_t = 0)]
     speculate: usize,
-    /// `lan` (10 Gb/s, 0.1 ms), `wan` (100 Mb/s, 40 ms) or BANDWIDTH,LATENCY[,LOSS[,JITTER]],
+    /// `lan` (10 Gb/s, 0.1 ms), `wan` (100 Mb/s, 40 ms) or `BANDWIDTH,LATENCY[,LOSS[,JITTER]]`,
     /// for example `1Gbps,5ms`; half the jitter counts, loss does not.
     #[arg(long, value_name = "NETWORK", default_value = "lan")]
     network: NetworkModel,

@@ -12,7 +12,7 @@ use serde::Serialize;
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(crate) struct NetworkArgument {
     /// Delay and slow down what the three parties send each other, by a relay on this machine that needs no rights:
-    /// `lan` (10 Gb/s, 0.1 ms one way), `wan` (100 Mb/s, 40 ms) or BANDWIDTH,LATENCY[,LOSS[,JITTER]], for example
+    /// `lan` (10 Gb/s, 0.1 ms one way), `wan` (100 Mb/s, 40 ms) or `BANDWIDTH,LATENCY[,LOSS[,JITTER]]`, for example
     /// `1Gbps,5ms,0.1%,1ms`. What the relay gives is measured and printed first. The client is beside the parties.
     #[arg(long, value_name = "NETWORK")]
     network: Option<NetworkModel>,
