@@ -161,6 +161,7 @@ unsafe fn tile<const R: usize, const STRIP: bool>(t: Tile<'_>) {
     // The hardware stops prefetching at each 4 KiB page; the distances were found by measuring.
     const AHEAD: usize = 512;
     let mut acc = [[_mm512_setzero_si512(); 2]; R];
+    // Scratch: an operand without a value has no type, and would be a shorter register.
     let mut product = [_mm512_setzero_si512(); 2];
     let (a, mut b) = (t.a.as_ptr(), t.b.as_ptr());
     for l in 0..t.k {

@@ -23,8 +23,8 @@
 //! Source: own composition of a one-time truth table with the homomorphism. Compare SIRNN's exponential, a product of
 //! looked-up powers of digits (Rathee et al., S&P 2021, eprint 2021/459).
 
-use super::lut::{deal_constants, deal_one_hot, one_hot_bytes};
-use super::table::{fixed, pow2};
+use super::lut::{Read, deal_constants, one_hot_bytes, read};
+use super::table::{TableSpec, fixed, pow2};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
 use kernels::{Device, EXP_BITS, Ring, Tables, exp_fraction};
@@ -52,10 +52,8 @@ pub fn lowest(buckets: usize) -> f64 {
 /// The table of whole powers.
 #[derive(Clone, Debug)]
 pub struct ExpTable {
-    /// Number of entries N.
-    pub entries: usize,
-    /// Fractional bits of u.
-    in_scale: u32,
+    /// Entries of width 1; phases are roundings.
+    spec: TableSpec,
     powers: Vec<u64>,
     tables: Tables,
 }
@@ -68,9 +66,19 @@ impl ExpTable {
     pub fn new(device: &Device, in_scale: u32, buckets: usize) -> ExpTable {
         assert!(buckets.is_power_of_two() && in_scale >= PHASE_BITS, "{buckets} buckets, scale {in_scale}");
         let entries = buckets << BUCKET_LOG2;
+        let first = END - entries as i64;
+        let spec = TableSpec {
+            entries,
+            shift: in_scale,
+            phase_bits: PHASE_BITS,
+            drop: 0,
+            in_scale,
+            slope_scale: 0,
+            first,
+        };
         let phases = 1usize << PHASE_BITS;
         let mut powers = vec![0; entries << PHASE_BITS];
-        for i in END - entries as i64..END {
+        for i in first..END {
             let exact = libm::exp(i.min(TOP) as f64) * pow2(POWER_SCALE as i32);
             // What rounding has left out so far, at the size that E(x) gives it.
             let mut missing = 0.0;
@@ -82,23 +90,21 @@ impl ExpTable {
             }
         }
         let tables = Tables::new(device, std::slice::from_ref(&powers), entries);
-        ExpTable { entries, in_scale, powers, tables }
+        ExpTable { spec, powers, tables }
     }
 
     /// The meaning in the clear at [`OUT_SCALE`]: e^u for u at the table's scale. λ decides the roundings.
     pub fn clear(&self, u: u64, lambda: u64, ring: Ring) -> u64 {
-        let s = self.in_scale;
-        let (delta, lambda) = (ring.reduce(u.wrapping_sub(lambda)), ring.reduce(lambda));
-        let i = (lambda >> s).wrapping_add(delta >> s) as usize % self.entries;
-        let phase = (delta >> (s - PHASE_BITS)) as usize % (1 << PHASE_BITS);
-        let power = self.powers[phase * self.entries + i];
-        ring.reduce(power.wrapping_mul(exp_fraction(delta, s)).wrapping_mul(exp_fraction(lambda, s)))
+        let (at, _) = self.spec.place(u, lambda, ring);
+        let fraction = |v: u64| exp_fraction(ring.reduce(v), self.spec.in_scale);
+        let fractions = fraction(u.wrapping_sub(lambda)) * fraction(lambda);
+        ring.reduce(self.powers[at].wrapping_mul(fractions))
     }
 
     /// The mean of [`clear`](ExpTable::clear) over all masks, but for what remains of the roundings of whole powers.
     pub fn mean(&self, u: u64) -> u64 {
-        let power = libm::exp(((u as i64) >> self.in_scale).min(TOP) as f64);
-        fixed(power, POWER_SCALE + EXP_BITS).wrapping_mul(exp_fraction(u, self.in_scale))
+        let power = libm::exp(((u as i64) >> self.spec.in_scale).min(TOP) as f64);
+        fixed(power, POWER_SCALE + EXP_BITS).wrapping_mul(exp_fraction(u, self.spec.in_scale))
     }
 
     /// Every number of the table, for the program digest.
@@ -109,30 +115,23 @@ impl ExpTable {
     /// Declared cost of [`exp`] for `n` elements.
     pub fn cost(&self, n: usize, scale: u32, ring_bits: u32) -> Cost {
         let word = bytes(n, ring_bits);
-        let select = Cost { rounds: vec![word], dealt: [0, one_hot_bytes(n, self.entries) + 2 * word] };
+        let select = Cost { rounds: vec![word], dealt: [0, one_hot_bytes(n, self.spec.entries) + 2 * word] };
         select.then(super::truncate::cost(n, OUT_SCALE - scale, ring_bits))
     }
 }
 
 /// e^u at `scale`. Three exchanges.
 pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Share> {
-    assert_eq!(u.scale, e.in_scale, "exponential for another scale");
+    assert_eq!(u.scale, e.spec.in_scale, "exponential for another scale");
     assert_eq!(cx.ring().bits(), 64, "exponentials need the ring of 64 bits");
-    let (op, n, s) = (cx.op("exp"), u.len(), e.in_scale);
-    let known = cx.reduce(u.delta.as_ref().unwrap_or(&u.lambda).clone());
-    let index = (&known >> s).low(e.entries.trailing_zeros());
-    let fraction = known.exp(s);
-
-    let row = deal_one_hot(cx, op, Purpose::OneHot, e.entries, n, || index.clone())?;
-    let half = row.share.map(|u| {
-        let phase = (&known >> (s - PHASE_BITS)).low(PHASE_BITS);
-        let sum = u.select(&e.tables, &index, &phase).remove(0);
-        if cx.is_p1() { sum } else { -sum }
-    });
+    let (op, n) = (cx.op("exp"), u.len());
+    let Read { halves, local, sigma } = read(cx, op, u, &e.spec, &e.tables)?;
+    let half = halves.map(|h| h.into_iter().next().expect("one column"));
+    let fraction = local.exp(e.spec.in_scale);
     let item = Item { op, purpose: Purpose::Power, index: 0, n, bits: 64, group: Group::Add };
     let power = cx.open(item, half).await?;
 
-    let dealer = row.sigma.map(|sigma| {
+    let dealer = sigma.map(|sigma| {
         let signed = sigma * &fraction;
         [signed.clone(), signed * &power.lambda]
     });
