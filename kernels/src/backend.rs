@@ -209,8 +209,6 @@ pub trait Backend: Send + Sync + Debug {
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
     /// out bit j of each row = xor of its bits j, j+1, …, width−1.
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage;
-    /// `out[i]` = parity of (row i and mask), `mask` being one row.
-    fn masked_parity(&self, u: &Storage, width: usize, mask: &[u64]) -> Storage;
     /// For each segment s and plane p < planes: `out[s][p]` = xor over i in s of (u row i and `rho[i][p]`); rows of
     /// u, `rho[i][p]` and `out[s][p]` are `width` bits.
     fn masked_xor_segments(

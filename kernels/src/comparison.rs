@@ -10,7 +10,7 @@ pub struct DcfShape {
 }
 
 impl DcfShape {
-    /// Each node at a stop answers for the points of this many more levels: 4.
+    /// Each node at a stop answers for the points of this many more levels.
     pub(crate) const LAST_LEVELS: u32 = 2;
     /// Points below a node at a stop, and its correction words.
     pub(crate) const LAST: usize = 1 << Self::LAST_LEVELS;

@@ -178,11 +178,6 @@ impl Words {
         self.with(self.device.suffix_xor(&self.data, width))
     }
 
-    /// Parity of (row and mask), one word a row.
-    pub fn masked_parity(&self, width: usize, mask: &[u64]) -> Words {
-        self.with(self.device.masked_parity(&self.data, width, mask))
-    }
-
     /// See [`crate::Backend::masked_xor_segments`].
     pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &[usize]) -> Words {
         self.with(self.device.masked_xor_segments(&self.data, &rho.data, width, planes, offsets))

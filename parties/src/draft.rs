@@ -102,9 +102,10 @@ impl ModelDraft {
         let (float, new) = (Float::default(), tokens[same..].to_vec());
         self.cache.cut(&float, same);
         self.read.truncate(same);
-        self.read.extend(&new);
         let scores = complete(self.model.forward(&float, &new, new.len(), &mut self.cache, OutputRows::Last));
-        Sampling::Greedy.choose(&scores.ok()?.data).ok()
+        let scores = scores.ok()?.data;
+        self.read.extend(&new);
+        Sampling::Greedy.choose(&scores).ok()
     }
 }
 

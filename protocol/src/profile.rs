@@ -141,12 +141,14 @@ impl Profile {
         self.marks.iter().copied().zip(ends)
     }
 
-    /// Whether numbers that travelled fit together: marks in order and within the run, scopes that exist, a round for
+    /// Whether numbers that travelled fit together: a run with an end, marks in order and within the run, scopes that exist, a round for
     /// each exchange.
     pub fn is_sound(&self) -> bool {
         let known = |scope: u32| (scope as usize) < self.scopes.len();
         let exchanges = self.marks.iter().filter(|m| m.scope == Mark::EXCHANGE).count();
-        self.marks.is_sorted_by_key(|m| m.at)
+        self.start.checked_add(self.wall).is_some()
+            && self.marks.first().is_some_and(|m| m.at == 0)
+            && self.marks.is_sorted_by_key(|m| m.at)
             && self.marks.last().is_none_or(|m| m.at <= self.wall)
             && self.marks.iter().all(|m| m.scope == Mark::EXCHANGE || known(m.scope))
             && exchanges == self.rounds.len()

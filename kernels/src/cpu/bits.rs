@@ -117,17 +117,6 @@ pub(super) fn suffix_xor(u: &[u64], width: usize) -> Vec<u64> {
     out
 }
 
-pub(super) fn masked_parity(u: &[u64], width: usize, mask: &[u64]) -> Vec<u64> {
-    let row = Row::new(width);
-    row.count(u.len());
-    assert_eq!(mask.len(), row.words, "the mask is one row");
-    let parity = |u: &[u64]| {
-        let x = (0..row.words).fold(0, |x, i| x ^ (row.word(u, i) & mask[i]));
-        (x.count_ones() & 1) as u64
-    };
-    u.chunks_exact(row.words).map(parity).collect()
-}
-
 pub(super) fn masked_xor_segments(
     u: &[u64],
     rho: &[u64],

@@ -200,10 +200,6 @@ impl Backend for Cpu {
         host(bits::suffix_xor(u.host(), width))
     }
 
-    fn masked_parity(&self, u: &Storage, width: usize, mask: &[u64]) -> Storage {
-        host(bits::masked_parity(u.host(), width, mask))
-    }
-
     fn masked_xor_segments(
         &self,
         u: &Storage,

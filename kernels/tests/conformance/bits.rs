@@ -75,20 +75,6 @@ pub(crate) fn suffixes(device: &Device) {
     }
 }
 
-pub(crate) fn parities(device: &Device) {
-    let mut r = Numbers(23);
-    for width in widths() {
-        let words = width.div_ceil(64);
-        let (u, mask) = (r.words(40 * words), r.words(words));
-        let got = up(device, &u).masked_parity(width, &mask).to_vec();
-        for i in 0..40 {
-            let row = &u[i * words..][..words];
-            let ones = (0..width).filter(|&j| bit(row, j) && bit(&mask, j)).count();
-            assert_eq!(got[i], ones as u64 % 2, "width {width}");
-        }
-    }
-}
-
 pub(crate) fn masked_segments(device: &Device) {
     let mut r = Numbers(24);
     for width in widths() {

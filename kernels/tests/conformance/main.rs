@@ -83,7 +83,7 @@ macro_rules! suite {
 suite! {
     elementwise: zips maps broadcasts segments moves large_buffers;
     message: every_width hostile_bytes;
-    bits: single_bits rotations suffixes parities masked_segments transpositions;
+    bits: single_bits rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
     gemm: ragged few_rows large_inputs many_rows thread_counts empty batches batch_layouts properties;
     select: small_tables large_tables indices_wrap;

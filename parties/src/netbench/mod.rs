@@ -9,7 +9,6 @@ mod quic;
 
 use crate::{
     config::{ConfigError, PartyConfig},
-    init::InitError,
     relay::{LOCAL, NetworkModel, Port, RelayError, flood},
     transport::TransportError,
 };
@@ -34,9 +33,6 @@ pub enum NetbenchError {
     /// The network between.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// Keys.
-    #[error(transparent)]
-    Init(#[from] InitError),
     /// Their configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -103,8 +99,7 @@ pub fn run(
     }
     let none = || Duration::ZERO;
     if network.is_none() {
-        let [dealer, one, two] = &configs;
-        let _ = dealer;
+        let [_, one, two] = &configs;
         rows.push(measure("TLS over TCP (tokio-rustls)", &mut Secured::pair(one, two)?, seconds, none)?);
         rows.push(measure("TCP", &mut Plain::pair()?, seconds, none)?);
     }

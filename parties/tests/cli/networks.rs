@@ -152,6 +152,18 @@ fn a_peer_and_we_run_in_turn() {
         assert!(run["seconds"].as_f64().unwrap() > 0.0 && run["max_error"].as_f64().unwrap() < 0.05, "{run}");
         assert_eq!(run["bytes"], ours[0]["bytes"]);
     }
+    let median = |side: &str, what: &str| {
+        let runs = figures[side].as_array().unwrap();
+        let mut all: Vec<f64> = runs.iter().map(|run| run[what].as_f64().unwrap()).collect();
+        all.sort_by(f64::total_cmp);
+        all[1]
+    };
+    for (ratio, what, (above, below)) in
+        [("speed_ratio", "seconds", ("spu", "catamount")), ("bytes_ratio", "bytes", ("catamount", "spu"))]
+    {
+        let expected = median(above, what) / median(below, what);
+        assert!((figures[ratio].as_f64().unwrap() / expected - 1.0).abs() < 1e-2, "{ratio}, not {expected}");
+    }
     assert!(figures["speed_ratio"].as_f64().unwrap() > 1.0);
     assert!((0.0..1.0).contains(&figures["bytes_ratio"].as_f64().unwrap()));
 }

@@ -33,7 +33,7 @@ pub struct SoftmaxTables {
 impl SoftmaxTables {
     /// For scores at `in_scale` in the range of `levels`, rows of at most `longest` scores.
     pub fn new(device: &Device, in_scale: u32, levels: Levels, longest: usize) -> SoftmaxTables {
-        let mut lengths = vec![64];
+        let mut lengths = vec![256];
         while lengths[lengths.len() - 1] < longest {
             lengths.push(lengths[lengths.len() - 1] * 2);
         }

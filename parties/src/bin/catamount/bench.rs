@@ -88,7 +88,7 @@ impl BenchModel {
         anyhow::ensure!(
             self.tokens.saturating_add(self.decode) <= limit,
             "{} tokens, the model takes {limit}; ask for fewer",
-            self.tokens + self.decode
+            self.tokens.saturating_add(self.decode)
         );
         anyhow::ensure!(
             self.decode == 0 || config.is_decoder(),

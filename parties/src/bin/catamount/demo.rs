@@ -132,17 +132,19 @@ impl Demo {
         let tokens = self.generation.tokens(&model, &self.prompt)?;
         self.json.say(&format!("\nprompt: {}\nprivate answer: ", self.prompt));
         let mut answer = stream(&model, &tokens, generation, None, &self.json).await?;
-        self.trace.write(&answer.times)?;
+        let mut times = answer.times.clone();
         let mut ordinary = None;
         if guesser.is_some() {
             self.json.say("the same by speculation: ");
             let speculative = stream(&model, &tokens, generation, guesser, &self.json).await?;
             anyhow::ensure!(
                 speculative.tokens == answer.tokens,
-                "speculation has changed the answer; please report this with prompt and model"
+                "speculation gave other tokens; unless two scores lie closer than the protocol rounds, please report this with prompt and model"
             );
+            times.extend(speculative.times.iter().cloned());
             ordinary = Some(std::mem::replace(&mut answer, speculative));
         }
+        self.trace.write(&times)?;
         let memory = cluster.peak_memory();
         client.close().await;
         let mut figures = self.figures(owned, generation, &tokens, &answer, memory, sharing)?;

@@ -40,6 +40,7 @@ pub(crate) struct NetworkFigures {
     datagrams: u64,
     dropped: u64,
     lost: u64,
+    refused: u64,
     late_p95_us: u128,
     relay_cpu_s: f64,
 }
@@ -48,10 +49,11 @@ impl NetworkFigures {
     /// What passed in a benchmark; says how late the relay was.
     pub(crate) fn of(measured: Measured, seen: Statistics, out: &JsonArgument) -> NetworkFigures {
         out.say(&format!(
-            "relay: {} datagrams, {} found a full queue, {} lost, 95 % at most {} µs late, {:.2} s of processor time\n",
+            "relay: {} datagrams, {} found a full queue, {} lost, {} refused by the system, 95 % at most {} µs late, {:.2} s of processor time\n",
             seen.datagrams,
             seen.dropped,
             seen.lost,
+            seen.refused,
             seen.late_p95.as_micros(),
             seen.cpu.as_secs_f64()
         ));
@@ -60,6 +62,7 @@ impl NetworkFigures {
             datagrams: seen.datagrams,
             dropped: seen.dropped,
             lost: seen.lost,
+            refused: seen.refused,
             late_p95_us: seen.late_p95.as_micros(),
             relay_cpu_s: seen.cpu.as_secs_f64(),
         }

@@ -121,9 +121,9 @@ impl AnswerFigures {
         }
     }
 
-    /// What speculation gave, and gave away; `None` if no pass gave more than one token.
+    /// What speculation gave, and gave away; `None` if there was no pass after the prompt's.
     pub(crate) fn speculation(&self) -> Option<String> {
-        let mean = self.tokens_per_pass.filter(|_| self.gains.iter().any(|&g| g > 1))?;
+        let mean = self.tokens_per_pass?;
         let gains: Vec<String> = self.gains.iter().map(usize::to_string).collect();
         Some(format!(
             "{mean} tokens a pass after the prompt; the parties know how many each gave: {}",

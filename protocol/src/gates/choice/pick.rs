@@ -7,7 +7,7 @@
 //! t takes the values 0 and N with probability 1/2N, those between with 1/N, up to steps of 2^−R from r. So the
 //! probability of an element differs from w_i / Σ w by no more than 1/N + 2^(1−R).
 //! Range: weights are non-negative integers, 2·Σ w < 2^bits and bits + R ≤ 62; callers certify it.
-//! Cost: three exchanges; a comparison key of `bits` levels (about 24 bytes a level, to both) for each element but one.
+//! Cost: three exchanges; a comparison key of `bits` − 2 levels (about 24 bytes a level and 32, to both) for each element but one.
 
 use super::super::at_least::{Thresholds, at_least, exact_cost};
 use super::super::product::{multiply, product_cost, reshare, reshare_cost};

@@ -1,5 +1,6 @@
 //! Three parties in one process, a thread each, over real QUIC on the loopback interface.
 
+use crate::processes::Folder;
 use anyhow::Context as _;
 use kernels::{Device, Ring};
 use parties::config::PartyConfig;
@@ -9,8 +10,6 @@ use parties::keys::SessionKeys;
 use parties::transport::{SessionLinks, SessionSpec, Transport, TransportError};
 use protocol::profile::Profile;
 use protocol::{ChaChaStreams, Cx, Ledger, Role, Session};
-use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Barrier, mpsc};
 use std::thread::{self, JoinHandle};
@@ -32,15 +31,6 @@ struct Node {
 /// The three transports; they end when this is dropped.
 pub(crate) struct Loopback {
     nodes: [Node; 3],
-}
-
-/// Files of a cluster that go when this is dropped.
-struct Files(PathBuf);
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 impl Node {
@@ -79,17 +69,8 @@ impl Drop for Node {
 impl Loopback {
     /// Fresh keys, free ports, three transports that know each other.
     pub(crate) fn start() -> anyhow::Result<Loopback> {
-        let files = Files(std::env::temp_dir().join(format!("catamount-bench-{}", std::process::id())));
-        // Held together, so that the three differ.
-        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
-        let mut hosts = vec![];
-        for socket in sockets {
-            hosts.push(socket.context("no free port on 127.0.0.1")?);
-        }
-        let addresses =
-            hosts.iter().map(|s| Ok(s.local_addr()?.to_string())).collect::<anyhow::Result<Vec<_>>>()?;
-        drop(hosts);
-        let paths = init_cluster(&files.0, &addresses)?;
+        let files = Folder::new("bench");
+        let paths = init_cluster(files.path(), &Folder::free_hosts()?)?;
         let node = |role: usize| Node::start(PartyConfig::load(&paths[role])?);
         let loopback = Loopback { nodes: [node(0)?, node(1)?, node(2)?] };
         // The parties look for each other; the first sessions may find a connection missing.

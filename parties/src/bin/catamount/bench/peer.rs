@@ -251,7 +251,9 @@ impl Spu {
         layers: usize,
     ) -> anyhow::Result<(Spu, Ready)> {
         let folder = Folder::new("bench-peer");
-        std::fs::create_dir_all(folder.path())?;
+        // Fails if somebody else has put a folder there.
+        std::fs::create_dir(folder.path())
+            .with_context(|| format!("cannot make {}", folder.path().display()))?;
         let script = folder.path().join("run_spu.py");
         std::fs::write(&script, SCRIPT)?;
         let log = std::fs::File::create(folder.path().join("log"))?;
