@@ -157,9 +157,37 @@ impl Profile {
     }
 }
 
+/// Nanoseconds since 1970 that never go back: the system's clock when it was made, and the time elapsed since. What one
+/// clock measures does not overlap, whatever the system does to its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    base: Instant,
+    since_1970: u64,
+}
+
+impl Clock {
+    /// Set by the system's clock.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Clock {
+        // A thread that loses its core between the two readings is set wrong: the narrowest of some is taken.
+        let read = |_| {
+            let before = Instant::now();
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            (before.elapsed(), Clock { base: before, since_1970: since.as_nanos() as u64 })
+        };
+        let readings = std::array::from_fn::<_, 5, _>(read);
+        readings.into_iter().min_by_key(|r| r.0).expect("five readings").1
+    }
+
+    /// Now.
+    pub fn now(&self) -> u64 {
+        self.since_1970 + self.base.elapsed().as_nanos() as u64
+    }
+}
+
 /// Makes a profile of one run at a time.
 pub(crate) struct Recorder {
-    base: Instant,
+    clock: Clock,
     scheduled: Option<Scheduled>,
     index: HashMap<String, u32>,
     dealt: HashMap<u32, [u64; 2]>,
@@ -171,7 +199,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn new() -> Recorder {
         Recorder {
-            base: Instant::now(),
+            clock: Clock::new(),
             scheduled: None,
             index: HashMap::new(),
             dealt: HashMap::new(),
@@ -183,9 +211,8 @@ impl Recorder {
 
     /// A run begins.
     pub(crate) fn begin(&mut self) {
-        *self = Recorder { scheduled: scheduled(), ..Recorder::new() };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.profile.start = since.as_nanos() as u64;
+        *self = Recorder { scheduled: scheduled(), clock: self.clock, ..Recorder::new() };
+        self.profile.start = self.clock.now();
         self.scope("");
         self.profile.marks.push(Mark { at: 0, scope: 0, part: Part::Compute });
     }
@@ -193,7 +220,7 @@ impl Recorder {
     /// The run has ended: what it was.
     pub(crate) fn finish(&mut self) -> Profile {
         let mut profile = std::mem::take(&mut self.profile);
-        profile.wall = self.base.elapsed().as_nanos() as u64;
+        profile.wall = self.clock.now() - profile.start;
         profile.dealt = self.dealt.drain().collect();
         profile.dealt.sort_unstable();
         profile.scheduled = self.scheduled.zip(scheduled()).map(|(before, after)| Scheduled {
@@ -218,7 +245,7 @@ impl Recorder {
     pub(crate) fn enter(&mut self, scope: u32, part: Part) {
         if self.now != (scope, part) {
             self.now = (scope, part);
-            let at = self.base.elapsed().as_nanos() as u64;
+            let at = self.clock.now() - self.profile.start;
             self.profile.marks.push(Mark { at, scope, part });
         }
     }
@@ -253,4 +280,21 @@ fn scheduled() -> Option<Scheduled> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let mut numbers = text.split_whitespace().map(str::parse);
     Some(Scheduled { running: numbers.next()?.ok()?, ready: numbers.next()?.ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_follow_each_other_without_overlap() {
+        let (mut recorder, mut end) = (Recorder::new(), 0);
+        for run in 0..2000 {
+            recorder.begin();
+            recorder.turn(Part::Packing);
+            let profile = recorder.finish();
+            assert!(profile.is_sound() && profile.start >= end, "run {run} begins before the one before ends");
+            end = profile.start + profile.wall;
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Where the time of passes goes, at the client and at the parties.
 
-use protocol::profile::Profile;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use protocol::profile::{Clock, Profile};
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,26 +48,26 @@ pub struct PassTimes {
 pub(super) struct Times {
     passes: Option<Vec<PassTimes>>,
     client: Vec<ClientSpan>,
-    now: Option<(Doing, u64, Instant)>,
+    now: Option<(Doing, u64)>,
+    clock: Clock,
 }
 
 impl Times {
     pub(super) fn new(wanted: bool) -> Times {
-        Times { passes: wanted.then(Vec::new), client: vec![], now: None }
+        Times { passes: wanted.then(Vec::new), client: vec![], now: None, clock: Clock::new() }
     }
 
     /// The client turns to something.
     pub(super) fn turn(&mut self, doing: Doing) {
         if self.passes.is_some() {
             self.stop();
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.now = Some((doing, since.as_nanos() as u64, Instant::now()));
+            self.now = Some((doing, self.clock.now()));
         }
     }
 
     fn stop(&mut self) {
-        if let Some((doing, start, since)) = self.now.take() {
-            let length = since.elapsed().as_nanos() as u64;
+        if let Some((doing, start)) = self.now.take() {
+            let length = self.clock.now() - start;
             self.client.push(ClientSpan { doing, start, length });
         }
     }
