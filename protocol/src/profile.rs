@@ -293,7 +293,10 @@ mod tests {
             recorder.begin();
             recorder.turn(Part::Packing);
             let profile = recorder.finish();
-            assert!(profile.is_sound() && profile.start >= end, "run {run} begins before the one before ends");
+            assert!(
+                profile.is_sound() && profile.start >= end,
+                "run {run} begins before the one before ends"
+            );
             end = profile.start + profile.wall;
         }
     }
