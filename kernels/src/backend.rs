@@ -5,6 +5,8 @@
 
 use crate::buffer::Buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::cuda::DeviceWords;
+use crate::failure::DeviceError;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,22 +20,8 @@ pub type Device = Arc<dyn Backend>;
 pub enum Storage {
     /// Main memory.
     Host(Buffer),
-}
-
-impl Storage {
-    /// The words in main memory.
-    pub fn host(&self) -> &[u64] {
-        match self {
-            Storage::Host(v) => v,
-        }
-    }
-
-    /// The words in main memory, writable.
-    pub fn host_mut(&mut self) -> &mut [u64] {
-        match self {
-            Storage::Host(v) => v,
-        }
-    }
+    /// The memory of a device of its own.
+    Device(DeviceWords),
 }
 
 /// Element-wise operation of two buffers.
@@ -151,6 +139,16 @@ pub const fn dpf_key_bytes(points: usize) -> usize {
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
     fn name(&self) -> String;
+    /// Whether everything asked for so far was computed. After a failure (no memory, a lost device) a device does nothing
+    /// more: results are made without content, and [`Backend::download`] and [`Backend::pack`] give zeros. So this is to
+    /// be asked after words were read and before they are sent or believed.
+    fn status(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Bytes of the device's own memory that are free, and all of them; `None` where it is the machine's.
+    fn memory(&self) -> Option<(u64, u64)> {
+        None
+    }
 
     /// Moves words to the device.
     fn upload(&self, words: Vec<u64>) -> Storage;
@@ -185,7 +183,7 @@ pub trait Backend: Send + Sync + Debug {
     fn slice(&self, a: &Storage, range: std::ops::Range<usize>) -> Storage;
     /// The buffers one after the other.
     fn concat(&self, parts: &[&Storage]) -> Storage;
-    /// zeros of length `len`, except `out[idx[i]] = a[i]`.
+    /// zeros of length `len`, except `out[idx[i]] = a[i]`. Indices are distinct.
     fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage;
 
     /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each

@@ -9,6 +9,8 @@ mod backend;
 mod buffer;
 mod comparison;
 pub mod cpu;
+pub mod cuda;
+mod failure;
 mod ring;
 mod words;
 
@@ -18,5 +20,6 @@ pub use backend::{
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
+pub use failure::{DeviceError, Fault};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

@@ -86,6 +86,27 @@ impl Cpu {
     }
 }
 
+impl Storage {
+    /// The words in main memory.
+    ///
+    /// # Panics
+    /// If they are elsewhere: the words of an operation are all on its device.
+    fn host(&self) -> &[u64] {
+        match self {
+            Storage::Host(words) => words,
+            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
+        }
+    }
+
+    /// The same, writable.
+    fn host_mut(&mut self) -> &mut [u64] {
+        match self {
+            Storage::Host(words) => words,
+            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
+        }
+    }
+}
+
 fn host(words: Vec<u64>) -> Storage {
     Storage::Host(Buffer::ours(words))
 }

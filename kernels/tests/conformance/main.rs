@@ -11,6 +11,7 @@ mod stream;
 
 use kernels::cpu::{Cpu, Isa};
 use kernels::{Device, Words};
+use kernels_shim::Order;
 use std::sync::Arc;
 
 /// Numbers that look random, from a seed (SplitMix64).
@@ -51,7 +52,7 @@ fn up(device: &Device, words: &[u64]) -> Words {
     Words::upload(device, words.to_vec())
 }
 
-fn device(isa: Isa) -> Option<Device> {
+fn cpu(isa: Isa) -> Option<Device> {
     let cpu = Cpu::with(isa);
     if cpu.is_none() {
         eprintln!("no {isa:?} here: not tested");
@@ -61,17 +62,19 @@ fn device(isa: Isa) -> Option<Device> {
 
 macro_rules! suite {
     ($($module:ident: $($test:ident)*;)*) => {
-        suite!(@ scalar Isa::Scalar, $($module: $($test)*;)*);
-        suite!(@ avx2 Isa::Avx2, $($module: $($test)*;)*);
-        suite!(@ avx512 Isa::Avx512, $($module: $($test)*;)*);
+        suite!(@ scalar cpu(Isa::Scalar), $($module: $($test)*;)*);
+        suite!(@ avx2 cpu(Isa::Avx2), $($module: $($test)*;)*);
+        suite!(@ avx512 cpu(Isa::Avx512), $($module: $($test)*;)*);
+        suite!(@ cuda_shim kernels_shim::device(Order::Forward), $($module: $($test)*;)*);
+        suite!(@ cuda_shim_reverse kernels_shim::device(Order::Reverse), $($module: $($test)*;)*);
     };
-    (@ $name:ident $isa:expr, $($module:ident: $($test:ident)*;)*) => {
+    (@ $name:ident $device:expr, $($module:ident: $($test:ident)*;)*) => {
         mod $name {
             use super::*;
             $(mod $module {
                 use super::*;
                 $(#[test] fn $test() {
-                    if let Some(device) = device($isa) {
+                    if let Some(device) = $device {
                         crate::$module::$test(&device);
                     }
                 })*
