@@ -16,6 +16,8 @@ mod gemm;
 mod message;
 mod moves;
 mod nvidia;
+pub mod nvrtc;
+pub mod ptx;
 mod select;
 pub mod source;
 mod stream;
