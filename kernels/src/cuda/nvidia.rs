@@ -19,7 +19,9 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum NoDevice {
     /// The driver's library was not found.
-    #[error("no NVIDIA driver on this machine (libcuda.so.1 was not found); install it, or compute with --device cpu")]
+    #[error(
+        "no NVIDIA driver on this machine (libcuda.so.1 was not found); install it, or compute with --device cpu"
+    )]
     NoDriver,
     /// The library lacks what this program needs: it is a stub of the toolkit, or very old.
     #[error(
@@ -63,7 +65,9 @@ pub enum NoDevice {
         minor: i32,
     },
     /// The driver refuses the device.
-    #[error("CUDA device {index} cannot be used, error {code} while {doing}; see `nvidia-smi`, or compute with --device cpu")]
+    #[error(
+        "CUDA device {index} cannot be used, error {code} while {doing}; see `nvidia-smi`, or compute with --device cpu"
+    )]
     Refused {
         /// Which device.
         index: usize,
@@ -164,12 +168,13 @@ impl std::fmt::Debug for Nvidia {
 impl Nvidia {
     /// Errors are told by number here: to ask the driver for their text is one more thing that may fail.
     fn new(index: usize) -> Result<Nvidia, NoDevice> {
-        let refused = |doing: &'static str| {
-            move |e: DriverError| NoDevice::Refused { index, code: e.0 as u32, doing }
-        };
+        let refused =
+            |doing: &'static str| move |e: DriverError| NoDevice::Refused { index, code: e.0 as u32, doing };
         result::init().map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => NoDevice::NoDevices,
-            sys::CUresult::CUDA_ERROR_STUB_LIBRARY => NoDevice::Unusable { what: "a stub of the toolkit".into() },
+            sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
+                NoDevice::Unusable { what: "a stub of the toolkit".into() }
+            }
             code => NoDevice::TooOld { code: code as u32 },
         })?;
         let count = CudaContext::device_count().map_err(refused("counting devices"))? as usize;

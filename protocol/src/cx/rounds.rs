@@ -86,8 +86,19 @@ impl<'n> Core<'n> {
         Ok(message)
     }
 
+    /// Words of a device that failed are zeros, which must not leave.
+    fn check_device(&self) -> Result<()> {
+        let (role, scope) = (self.session.role, &self.scope);
+        self.session.device.status().map_err(|source| Error::Device {
+            role,
+            scope: scope.to_string(),
+            source,
+        })
+    }
+
     /// Sends a message that was made by [`message`] and filled.
     fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
+        self.check_device()?;
         message[..HEADER].copy_from_slice(&self.header(part));
         self.session.ledger.count(self.session.role, to, (message.len() - HEADER) as u64);
         self.session.ledger.messages += 1;
@@ -162,6 +173,7 @@ impl<'n> Core<'n> {
 
     /// One exchange: all openings posted since the last one, in one message each way.
     pub(super) fn exchange(&mut self) -> Result<()> {
+        self.check_device()?;
         self.close_dealt()?;
         if let Some(peer) = peer(self.session.role) {
             self.session.record(Recorder::exchange);
@@ -182,7 +194,9 @@ impl<'n> Core<'n> {
         Ok(())
     }
 
+    /// Ends the program: its results are not those of a device that failed.
     pub(super) fn close(&mut self) -> Result<()> {
+        self.check_device()?;
         self.close_dealt()?;
         self.session.round += 1;
         Ok(())
