@@ -12,6 +12,7 @@ mod dcf;
 mod dpf;
 pub mod driver;
 mod elementwise;
+mod failures;
 mod gemm;
 mod message;
 mod moves;
@@ -77,6 +78,10 @@ impl Backend for Cuda {
 
     fn status(&self) -> Result<(), DeviceError> {
         self.core.status()
+    }
+
+    fn begin(&self) {
+        self.core.begin();
     }
 
     fn memory(&self) -> Option<(u64, u64)> {

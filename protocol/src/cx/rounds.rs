@@ -86,14 +86,9 @@ impl<'n> Core<'n> {
         Ok(message)
     }
 
-    /// Words of a device that failed are zeros, which must not leave.
+    /// What a failed device made must not leave.
     fn check_device(&self) -> Result<()> {
-        let (role, scope) = (self.session.role, &self.scope);
-        self.session.device.status().map_err(|source| Error::Device {
-            role,
-            scope: scope.to_string(),
-            source,
-        })
+        self.session.check_device(&self.scope)
     }
 
     /// Sends a message that was made by [`message`] and filled.
