@@ -47,6 +47,8 @@ pub(crate) struct Kernels {
 impl Kernels {
     /// Compiles `source`, or finds it compiled. The error says why it could not be.
     pub(crate) fn build(source: &str) -> Result<Kernels, String> {
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let _alone = BUILDING.lock().unwrap_or_else(|e| e.into_inner());
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
         let version = run(Command::new(&compiler).arg("--version"))?;
         let table: String = kernels(source)
@@ -113,9 +115,9 @@ fn compile(compiler: &str, folder: &Path, key: &str, text: &str, library: &Path)
     Ok(())
 }
 
-/// The target folder, where cargo marks it, else that of temporary files.
+/// Beside the program, where cargo builds it, else the folder of temporary files.
 fn folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    let target = program.ancestors().find(|p| p.join("CACHEDIR.TAG").exists());
-    target.map_or_else(std::env::temp_dir, Path::to_path_buf).join("kernels-shim")
+    let built = program.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent);
+    built.map_or_else(std::env::temp_dir, Path::to_path_buf).join("kernels-shim")
 }

@@ -18,7 +18,7 @@
 
 #define CATAMOUNT_SHIM 1
 #define __global__
-#define __device__
+#define __device__ static
 #define __host__
 #define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
@@ -26,8 +26,10 @@
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
-// One block runs at a time.
-#define __shared__ static
+// One block runs at a time, in a section that is filled with noise before it.
+#define __shared__ static __attribute__((section("shim_shared")))
+
+extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_shim_shared[], __stop_shim_shared[];
 
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -165,6 +167,7 @@ template <class F> static const char *run(const Launch &l, bool cooperative, F f
         // What an earlier block left in shared memory must not matter.
         memset(dynamic_shared, 0xa5, l.shared);
         if (cooperative) {
+            if (__start_shim_shared) memset(__start_shim_shared, 0xa5, __stop_shim_shared - __start_shim_shared);
             body = [](void *data) { (*static_cast<F *>(data))(); };
             body_data = &f;
             in_fibre = true;
