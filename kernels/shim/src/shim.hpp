@@ -193,8 +193,10 @@ template <class... A, void (*F)(A...)> struct Kernel<F> {
     static const char *call(const Launch &l, bool cooperative, void *const *args, std::index_sequence<I...>) {
         return run(l, cooperative, [&] { F(*static_cast<std::remove_const_t<A> *>(args[I])...); });
     }
+    // Ends with one more, as there may be none.
+    static constexpr unsigned want[] = {kind<A>..., 0};
+    static constexpr unsigned count = sizeof...(A);
     static const char *start(const Launch &l, bool cooperative, void *const *args, const unsigned *kinds, unsigned n) {
-        const unsigned want[] = {kind<A>..., 0};
         if (n != sizeof...(A)) return "wrong number of arguments";
         for (unsigned i = 0; i < n; i++)
             if (kinds[i] != want[i]) {
@@ -209,6 +211,9 @@ struct Entry {
     const char *name;
     const char *(*start)(const Launch &, bool, void *const *, const unsigned *, unsigned);
     bool cooperative;
+    // Kinds of its arguments.
+    const unsigned *kinds;
+    unsigned count;
 };
 
 // The word of another lane.

@@ -94,7 +94,7 @@ pub fn open(index: usize) -> Result<Device, NoDevice> {
 }
 
 /// Functions of the driver that this file calls, by the names of the library.
-const NEEDED: [&str; 34] = [
+const NEEDED: [&str; 35] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -128,6 +128,7 @@ const NEEDED: [&str; 34] = [
     "cuEventCreate",
     "cuEventRecord",
     "cuEventSynchronize",
+    "cuEventDestroy_v2",
     "cuGetErrorString",
 ];
 
