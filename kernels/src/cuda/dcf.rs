@@ -1,8 +1,21 @@
-//! Distributed comparison functions.
+//! Distributed comparison functions: two neighbouring threads make a key, a block walks the trees of some.
 
-use super::Cuda;
-use crate::backend::{Backend, Storage};
+use super::driver::Launch;
+use super::{Cuda, DeviceWords};
+use crate::backend::Storage;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+
+/// Threads of a block, of both kernels.
+const THREADS: usize = 64;
+/// Points that a block can walk to.
+const POINTS: usize = 512;
+/// Blocks that keep a device of 132 multiprocessors busy.
+const BLOCKS: usize = 8 * 132;
+
+/// A bit for each stop.
+fn stops(shape: &DcfShape) -> u64 {
+    shape.stops().iter().fold(0, |all, s| all | 1 << s)
+}
 
 impl Cuda {
     pub(super) fn comparison_keys(
@@ -13,9 +26,37 @@ impl Cuda {
         root0: &Storage,
         root1: &Storage,
     ) -> DcfKeys<Storage> {
-        let (host, [alpha, beta, root0, root1]) = self.on_host([alpha, beta, root0, root1]);
-        let keys = host.dcf_generate(shape, &alpha, &beta, &root0, &root1);
-        keys.map(|w| self.upload(host.download(&w).into_owned()))
+        let [alpha, beta, root0, root1] = [alpha, beta, root0, root1].map(|s| self.words(s));
+        let (n, levels) = (alpha.len(), shape.levels());
+        assert!(
+            beta.len() == n && root0.len() == 2 * n && root1.len() == 2 * n,
+            "one α, β and two roots of two words for each key"
+        );
+        let words = |each: usize| self.core.alloc("dcf_generate", n * each);
+        let keys = DcfKeys {
+            seeds: words(2 * levels),
+            values: words(levels),
+            controls: words(levels),
+            outputs: words(shape.outputs()),
+        };
+        let grid = [(2 * n).div_ceil(THREADS) as u32, 1, 1];
+        let launch = Launch { kernel: "dcf_generate", grid, block: [THREADS as u32, 1, 1], shared: 0 };
+        let args = [
+            shape.bits().into(),
+            (levels as u32).into(),
+            stops(shape).into(),
+            alpha.arg(),
+            beta.arg(),
+            root0.arg(),
+            root1.arg(),
+            keys.seeds.arg(),
+            keys.values.arg(),
+            keys.controls.arg(),
+            keys.outputs.arg(),
+            n.into(),
+        ];
+        self.launch(launch, &args);
+        keys.map(Storage::Device)
     }
 
     pub(super) fn comparisons(
@@ -27,9 +68,55 @@ impl Cuda {
         constant: &Storage,
         thresholds: &DcfThresholds,
     ) -> Storage {
-        let (host, [root, base, constant]) = self.on_host([root, base, constant]);
-        let keys = keys.as_ref().map(|w| host.upload(self.download(w).into_owned()));
-        let out = host.dcf_evaluate(party, &root, &keys.as_ref(), &base, &constant, thresholds);
-        self.upload(host.download(&out).into_owned())
+        let keys: DcfKeys<&DeviceWords> = keys.as_ref().map(|w| self.words(w));
+        let [root, base, constant] = [root, base, constant].map(|s| self.words(s));
+        let (n, count, shape) = (base.len(), thresholds.len(), thresholds.shape());
+        let levels = shape.levels();
+        assert!(party < 2, "evaluator {party}");
+        assert!(
+            root.len() == 2 * n && constant.len() == n,
+            "a root of two words and a constant for each key"
+        );
+        assert!(
+            keys.seeds.len() == n * levels * 2
+                && keys.values.len() == n * levels
+                && keys.controls.len() == n * levels
+                && keys.outputs.len() == n * shape.outputs(),
+            "correction words of {n} keys of {shape:?}"
+        );
+        let out = self.core.alloc("dcf_evaluate", n * count);
+        if n == 0 || count == 0 {
+            return Storage::Device(out);
+        }
+        let list = thresholds.list();
+        let first = |stop: usize| list.partition_point(|t| (t.stop as usize) < stop) as u64;
+        let plan = list.iter().map(|t| t.tau).chain((0..shape.stops().len()).map(first));
+        let plan = self.uploaded("dcf_evaluate", &plan.collect::<Vec<_>>());
+        // Several keys fill a block, as long as there are blocks enough.
+        let chunk = count.min(POINTS);
+        let group = (POINTS / chunk).min(n.div_ceil(BLOCKS).max(THREADS.div_ceil(chunk)));
+        let grid = [n.div_ceil(group) as u32, count.div_ceil(chunk) as u32, 1];
+        let launch = Launch { kernel: "dcf_evaluate", grid, block: [THREADS as u32, 1, 1], shared: 0 };
+        let args = [
+            u32::from(party).into(),
+            shape.bits().into(),
+            (levels as u32).into(),
+            stops(shape).into(),
+            root.arg(),
+            keys.seeds.arg(),
+            keys.values.arg(),
+            keys.controls.arg(),
+            keys.outputs.arg(),
+            base.arg(),
+            constant.arg(),
+            plan.arg(),
+            count.into(),
+            chunk.into(),
+            group.into(),
+            n.into(),
+            out.arg(),
+        ];
+        self.launch(launch, &args);
+        Storage::Device(out)
     }
 }

@@ -1,23 +1,136 @@
-//! Products of matrices. A prepared matrix is as it was given, n × k.
+//! Products of matrices. A prepared matrix is n × k as it was given, its rows filled up with zeros to whole [`DEPTH`]s.
+//!
+//! Up to [`FEW`] rows, a warp reads the weights of four outputs once for all of them (memory decides); with more, the
+//! tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer
+//! units. Where a result has too few tiles to keep the device busy, the inputs are split among blocks.
 
-use super::Cuda;
-use crate::backend::{Backend, GemmBatch, Storage};
+use super::driver::{Arg, Launch};
+use super::{Cuda, DeviceWords};
+use crate::backend::{GemmBatch, Storage, Strides};
+
+/// Inputs of one step of the tensor cores.
+const DEPTH: usize = 32;
+/// Words from row to row of a tile in shared memory.
+const PITCH: usize = DEPTH + 2;
+/// Rows up to which weights are read past shared memory, and the kernel for each number of them.
+const FEW: [&str; 8] =
+    ["few_rows1", "few_rows2", "few_rows3", "few_rows4", "few_rows5", "few_rows6", "few_rows7", "few_rows8"];
+/// Blocks of 128 threads that keep a device of 132 multiprocessors busy with reading.
+const READING: usize = 8 * 132;
+/// Blocks that do so with multiplying.
+const MULTIPLYING: usize = 2 * 132;
+
+/// How the inputs are split among blocks.
+struct Split {
+    parts: u32,
+    span: usize,
+}
+
+impl Split {
+    /// k inputs in parts of at least `least`, a multiple of which each is, for a product that has `tiles` blocks without.
+    fn new(k: usize, least: usize, tiles: usize, blocks: usize) -> Split {
+        let parts = (blocks / tiles).clamp(1, k.div_ceil(least));
+        let span = k.div_ceil(parts).next_multiple_of(least);
+        Split { parts: k.div_ceil(span) as u32, span }
+    }
+}
+
+/// Words that a matrix of `rows` × `cols` with these strides reaches over.
+fn reach(rows: usize, cols: usize, s: Strides) -> usize {
+    (rows - 1).saturating_mul(s.row).saturating_add((cols - 1).saturating_mul(s.col)).saturating_add(1)
+}
 
 impl Cuda {
     pub(super) fn packed_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
-        assert_eq!(self.words(b).len(), k * n, "matrix of {n} × {k}");
-        b.clone()
+        let b = self.words(b);
+        assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
+        Storage::Device(self.padded(b, n, k).unwrap_or_else(|| b.clone()))
+    }
+
+    /// `rows` × k with whole steps of inputs, unless they are so already.
+    fn padded(&self, a: &DeviceWords, rows: usize, k: usize) -> Option<DeviceWords> {
+        let pitch = k.next_multiple_of(DEPTH);
+        (pitch != k).then(|| {
+            let out = self.core.alloc("pack_matrix", rows * pitch);
+            let args = [a.arg(), k.into(), out.arg(), rows.into(), pitch.into()];
+            self.launch(Launch::over("pad_rows", rows * pitch), &args);
+            out
+        })
     }
 
     pub(super) fn product(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        let (host, [a, b]) = self.on_host([a, b]);
-        let c = host.gemm(&a, &host.pack_matrix(&b, k, n), m, k, n);
-        self.upload(host.download(&c).into_owned())
+        let (a, b) = (self.words(a), self.words(b));
+        let depth = k.next_multiple_of(DEPTH);
+        assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
+        assert_eq!(b.len(), n * depth, "packed matrix of {n} × {k}");
+        if m == 0 || n == 0 || k == 0 {
+            return Storage::Device(self.core.zeroed("gemm", m * n));
+        }
+        let padded = self.padded(a, m, k);
+        let a = padded.as_ref().unwrap_or(a);
+        let (launch, split) = if m <= FEW.len() {
+            let blocks = n.div_ceil(16);
+            let split = Split::new(depth, 256, blocks, READING);
+            let grid = [blocks as u32, split.parts, 1];
+            (Launch { kernel: FEW[m - 1], grid, block: [128, 1, 1], shared: 0 }, split)
+        } else {
+            let (kernel, rows, columns) = if m <= 32 { ("tensor16", 16, 128) } else { ("tensor64", 64, 64) };
+            let tiles = [m.div_ceil(rows), n.div_ceil(columns)];
+            let split = Split::new(depth, 4 * DEPTH, tiles[0] * tiles[1], MULTIPLYING);
+            let grid = [tiles[0] as u32, tiles[1] as u32, split.parts];
+            let shared = (2 * 8 * PITCH * (rows + columns)) as u32;
+            (Launch { kernel, grid, block: [128, 1, 1], shared }, split)
+        };
+        // Parts are added up.
+        let c = match split.parts {
+            1 => self.core.alloc("gemm", m * n),
+            _ => self.core.zeroed("gemm", m * n),
+        };
+        let mut args = vec![a.arg(), b.arg(), c.arg()];
+        args.extend((m > FEW.len()).then_some(Arg::from(m)));
+        args.extend([n, depth, split.span].map(Arg::from));
+        self.launch(launch, &args);
+        Storage::Device(c)
     }
 
     pub(super) fn products(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
-        let (host, [a, b]) = self.on_host([a, b]);
-        let c = host.gemm_batch(&a, &b, shape);
-        self.upload(host.download(&c).into_owned())
+        let (a, b) = (self.words(a), self.words(b));
+        let &GemmBatch { m, n, k, a: a_steps, b: b_steps, c_row, ref offsets, c_len } = shape;
+        let c = self.core.zeroed("gemm_batch", c_len);
+        if m == 0 || n == 0 || k == 0 || offsets.is_empty() {
+            return Storage::Device(c);
+        }
+        let reached =
+            [reach(m, k, a_steps), reach(k, n, b_steps), reach(m, n, Strides { row: c_row, col: 1 })];
+        let lengths = [a.len(), b.len(), c_len];
+        for at in offsets {
+            let inside = (0..3).all(|i| at[i].saturating_add(reached[i]) <= lengths[i]);
+            assert!(inside, "product at {at:?} of {reached:?} words in buffers of {lengths:?}");
+        }
+        let (kernel, rows, columns) = if m <= 8 { ("batch8", 8, 128) } else { ("batch64", 64, 64) };
+        let tiles = m.div_ceil(rows) * n.div_ceil(columns);
+        let split = Split::new(k, 64, tiles * offsets.len(), MULTIPLYING);
+        // The kernel goes on to further products.
+        let grid = [tiles as u32, offsets.len().min(1 << 15) as u32, split.parts];
+        let places =
+            self.uploaded("gemm_batch", &offsets.iter().flatten().map(|&w| w as u64).collect::<Vec<_>>());
+        let args = [
+            a.arg(),
+            a_steps.row.into(),
+            a_steps.col.into(),
+            b.arg(),
+            b_steps.row.into(),
+            b_steps.col.into(),
+            c.arg(),
+            c_row.into(),
+            places.arg(),
+            offsets.len().into(),
+            m.into(),
+            n.into(),
+            k.into(),
+            split.span.into(),
+        ];
+        self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
+        Storage::Device(c)
     }
 }

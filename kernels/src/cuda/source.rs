@@ -1,7 +1,7 @@
 //! The kernels' sources: one translation unit.
 
 /// Files in their order, the prelude first.
-pub const FILES: [(&str, &str); 7] = [
+pub const FILES: [(&str, &str); 10] = [
     ("prelude.cuh", include_str!("cu/prelude.cuh")),
     ("elementwise.cu", include_str!("cu/elementwise.cu")),
     ("moves.cu", include_str!("cu/moves.cu")),
@@ -9,6 +9,9 @@ pub const FILES: [(&str, &str); 7] = [
     ("message.cu", include_str!("cu/message.cu")),
     ("bits.cu", include_str!("cu/bits.cu")),
     ("select.cu", include_str!("cu/select.cu")),
+    ("machine.cuh", include_str!("cu/machine.cuh")),
+    ("gemm.cu", include_str!("cu/gemm.cu")),
+    ("dcf.cu", include_str!("cu/dcf.cu")),
 ];
 
 /// All of them, with the names and lines that a compiler shall report.
