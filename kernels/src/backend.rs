@@ -139,12 +139,15 @@ pub const fn dpf_key_bytes(points: usize) -> usize {
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
     fn name(&self) -> String;
-    /// Whether everything asked for so far was computed. After a failure (no memory, a lost device) a device does nothing
-    /// more: results are made without content, and [`Backend::download`] and [`Backend::pack`] give zeros. So this is to
-    /// be asked after words were read and before they are sent or believed.
+    /// Whether everything that this thread asked for since [`Backend::begin`] was computed. After a failure (no memory, a
+    /// lost device) nothing more is: results have no content, and [`Backend::download`] and [`Backend::pack`] give zeros.
+    /// So this is to be asked after words were read, and before they are sent or believed.
     fn status(&self) -> Result<(), DeviceError> {
         Ok(())
     }
+    /// This thread begins a computation, which a lack of memory in an earlier one does not concern. Words that the earlier
+    /// one was to change must not be used any more. A lost device stays lost.
+    fn begin(&self) {}
     /// Bytes of the device's own memory that are free, and all of them; `None` where it is the machine's.
     fn memory(&self) -> Option<(u64, u64)> {
         None

@@ -1,6 +1,6 @@
 //! Why a device stopped.
 
-/// A device that failed once computes nothing any more: what it holds may be wrong. See [`crate::Backend::status`].
+/// What a device computed since may be wrong. See [`crate::Backend::status`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{device}: {operation}: {fault}")]
 pub struct DeviceError {
@@ -26,6 +26,9 @@ pub enum Fault {
         /// Bytes that were free.
         free: u64,
     },
+    /// These words were to be computed when there was no memory.
+    #[error("words that an earlier failure left without content; ask again")]
+    Void,
     /// The driver reports an error: the device was lost, or a kernel went wrong.
     #[error(
         "driver error {code} ({text}); start the party again, and if it returns, test the device or compute with --device cpu"

@@ -13,10 +13,12 @@ mod memory;
 pub use failing::Failing;
 use kernels::cuda::Cuda;
 use kernels::cuda::driver::{Address, Arg, Driver, Launch};
+use kernels::cuda::source::source;
 use kernels::{Device, Fault};
 use library::{Kernels, Shape};
 use memory::Memory;
 use std::ffi::c_void;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// In which order the threads and blocks of a kernel run.
@@ -47,15 +49,29 @@ pub fn device(order: Order) -> Option<Device> {
 /// Catamount's kernels, compiled once for each version of the sources.
 fn ours() -> Option<Arc<Kernels>> {
     static BUILT: OnceLock<Option<Arc<Kernels>>> = OnceLock::new();
-    let build = || match Kernels::build(&kernels::cuda::source::source()) {
-        Ok(kernels) => Some(Arc::new(kernels)),
+    BUILT.get_or_init(|| built(Kernels::new(&source())).map(Arc::new)).clone()
+}
+
+/// `None`, and a line on standard error, if there is no C++ compiler.
+fn built<T>(result: Result<T, String>) -> Option<T> {
+    match result {
+        Ok(built) => Some(built),
         Err(e) if e.contains("--version") => {
             eprintln!("SKIPPED: no C++ compiler, CUDA kernels are not tested ({e})");
             None
         }
         Err(e) => panic!("the kernels do not compile for the host:\n{e}"),
-    };
-    BUILT.get_or_init(build).clone()
+    }
+}
+
+/// A folder with a `libcuda.so` for `LD_LIBRARY_PATH` of another process, which takes the host for a device. It is lazy:
+/// nothing happens before somebody waits for it. `None`, and a line on standard error, if there is no C++ compiler.
+///
+/// `CATAMOUNT_FAKE_CUDA` changes its answers: `init=100` is what `cuInit` returns; `count`, `retain`, `major` and
+/// `module` likewise; `memory` is its size in bytes; `fail=7` loses the device at the seventh operation.
+pub fn driver_folder() -> Option<PathBuf> {
+    let library = built(library::build(&source(), include_str!("libcuda.cpp"), "libcuda.so"))?;
+    library.parent().map(Path::to_path_buf)
 }
 
 impl Shim {
@@ -66,7 +82,7 @@ impl Shim {
 
     /// With other kernels, to test the shim itself. The error is the compiler's.
     pub fn with_kernels(source: &str, order: Order) -> Result<Shim, String> {
-        let kernels = Arc::new(Kernels::build(source)?);
+        let kernels = Arc::new(Kernels::new(source)?);
         Ok(Shim { kernels, order, memory: Mutex::new(Memory::new(CAPACITY)) })
     }
 

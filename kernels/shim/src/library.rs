@@ -1,6 +1,6 @@
 //! The kernels, compiled for the host.
 
-use kernels::cuda::source::{hash, kernels};
+use kernels::cuda::source::{Kernel, hash, kernels};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -44,25 +44,35 @@ pub(crate) struct Kernels {
     _library: Library,
 }
 
+/// Compiles the shim with the kernels of `source` and what comes `after` to a library of this name, or finds it compiled.
+/// The error says why it could not be.
+pub(crate) fn build(source: &str, after: &str, name: &str) -> Result<PathBuf, String> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap_or_else(|e| e.into_inner());
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let version = run(Command::new(&compiler).arg("--version"))?;
+    let entry = |k: &Kernel<'_>| {
+        let (name, meets) = (k.name, k.cooperative);
+        format!("    {{\"{name}\", K<{name}>::start, {meets}, K<{name}>::want, K<{name}>::count}},\n")
+    };
+    let table: String = kernels(source).iter().map(entry).collect();
+    let all = format!(
+        "{SHIM}{source}\n#line 1 \"table\"\ntemplate <auto F> using K = shim::Kernel<F>;\n\
+         static const shim::Entry shim_kernels[] = {{\n{table}}};\n{after}"
+    );
+    let folder = folder().join(format!("{:016x}", hash(&format!("{version}{OPTIONS:?}{all}"))));
+    let library = folder.join(name);
+    if !library.exists() {
+        std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        compile(&compiler, &all, &library)?;
+    }
+    Ok(library)
+}
+
 impl Kernels {
-    /// Compiles `source`, or finds it compiled. The error says why it could not be.
-    pub(crate) fn build(source: &str) -> Result<Kernels, String> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-        let version = run(Command::new(&compiler).arg("--version"))?;
-        let table: String = kernels(source)
-            .iter()
-            .map(|k| format!("    {{\"{0}\", shim::Kernel<{0}>::start, {1}}},\n", k.name, k.cooperative))
-            .collect();
-        let all = format!(
-            "{SHIM}{source}\n#line 1 \"table\"\nstatic const shim::Entry shim_kernels[] = {{\n{table}}};\n{START}"
-        );
-        let key = hash(&format!("{version}{OPTIONS:?}{all}"));
-        let folder = folder();
-        let library = folder.join(format!("kernels-{key:016x}.so"));
-        if !library.exists() {
-            std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-            compile(&compiler, &folder, &format!("{key:016x}"), &all, &library)?;
-        }
+    /// Those of `source`, ready to run. The error says why they could not be compiled.
+    pub(crate) fn new(source: &str) -> Result<Kernels, String> {
+        let library = build(source, START, "kernels.so")?;
         // SAFETY: the library was made from the sources above; loading it runs nothing but the constructors of its globals.
         unsafe {
             let opened = Library::new(&library).map_err(|e| format!("{}: {e}", library.display()))?;
@@ -103,8 +113,8 @@ fn run(command: &mut Command) -> Result<String, String> {
 }
 
 /// Several processes may do this at once: each writes files of its own, and the last step is a renaming.
-fn compile(compiler: &str, folder: &Path, key: &str, text: &str, library: &Path) -> Result<(), String> {
-    let own = |ending: &str| folder.join(format!("{key}-{}.{ending}", std::process::id()));
+fn compile(compiler: &str, text: &str, library: &Path) -> Result<(), String> {
+    let own = |ending: &str| library.with_extension(format!("{}.{ending}", std::process::id()));
     let (source, object) = (own("cpp"), own("so"));
     std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
     run(Command::new(compiler).args(OPTIONS).arg(&source).arg("-o").arg(&object))?;
@@ -113,9 +123,9 @@ fn compile(compiler: &str, folder: &Path, key: &str, text: &str, library: &Path)
     Ok(())
 }
 
-/// The target folder, where cargo marks it, else that of temporary files.
+/// Beside the program, where cargo builds it, else the folder of temporary files.
 fn folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    let target = program.ancestors().find(|p| p.join("CACHEDIR.TAG").exists());
-    target.map_or_else(std::env::temp_dir, Path::to_path_buf).join("kernels-shim")
+    let built = program.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent);
+    built.map_or_else(std::env::temp_dir, Path::to_path_buf).join("kernels-shim")
 }

@@ -18,7 +18,7 @@
 
 #define CATAMOUNT_SHIM 1
 #define __global__
-#define __device__
+#define __device__ static
 #define __host__
 #define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
@@ -26,8 +26,10 @@
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
-// One block runs at a time.
-#define __shared__ static
+// One block runs at a time, in a section that is filled with noise before it.
+#define __shared__ static __attribute__((section("shim_shared")))
+
+extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_shim_shared[], __stop_shim_shared[];
 
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -165,6 +167,7 @@ template <class F> static const char *run(const Launch &l, bool cooperative, F f
         // What an earlier block left in shared memory must not matter.
         memset(dynamic_shared, 0xa5, l.shared);
         if (cooperative) {
+            if (__start_shim_shared) memset(__start_shim_shared, 0xa5, __stop_shim_shared - __start_shim_shared);
             body = [](void *data) { (*static_cast<F *>(data))(); };
             body_data = &f;
             in_fibre = true;
@@ -190,8 +193,10 @@ template <class... A, void (*F)(A...)> struct Kernel<F> {
     static const char *call(const Launch &l, bool cooperative, void *const *args, std::index_sequence<I...>) {
         return run(l, cooperative, [&] { F(*static_cast<std::remove_const_t<A> *>(args[I])...); });
     }
+    // Ends with one more, as there may be none.
+    static constexpr unsigned want[] = {kind<A>..., 0};
+    static constexpr unsigned count = sizeof...(A);
     static const char *start(const Launch &l, bool cooperative, void *const *args, const unsigned *kinds, unsigned n) {
-        const unsigned want[] = {kind<A>..., 0};
         if (n != sizeof...(A)) return "wrong number of arguments";
         for (unsigned i = 0; i < n; i++)
             if (kinds[i] != want[i]) {
@@ -206,6 +211,9 @@ struct Entry {
     const char *name;
     const char *(*start)(const Launch &, bool, void *const *, const unsigned *, unsigned);
     bool cooperative;
+    // Kinds of its arguments.
+    const unsigned *kinds;
+    unsigned count;
 };
 
 // The word of another lane.

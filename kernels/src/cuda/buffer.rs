@@ -1,47 +1,56 @@
-//! Words in a device's memory, and the one place where a failure of the device is noticed.
+//! Words in a device's memory.
 
 use super::driver::{Address, Arg, Driver, Launch};
+use super::failures::Failures;
 use crate::buffer;
 use crate::failure::{DeviceError, Fault};
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-/// A driver, and whether it ever failed. Nothing is asked of a driver that did: its buffers then have a length, but no
-/// memory, and are zero when they are read.
+/// The address of words for which there was no memory, or no device.
+const VOID: Address = Address::MAX;
+
+/// A driver, and what failed. Nothing is asked of a driver for a thread that saw a failure: its results then have a length,
+/// but no memory, and are zero when they are read.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) driver: Arc<dyn Driver>,
-    failure: OnceLock<DeviceError>,
+    failures: Failures,
 }
 
 impl Core {
     pub(super) fn new(driver: Arc<dyn Driver>) -> Core {
-        Core { driver, failure: OnceLock::new() }
+        Core { driver, failures: Failures::default() }
     }
 
-    /// Asks the driver for something, unless it failed before.
+    /// Asks the driver for something, unless this thread saw a failure.
     fn attempt<T>(&self, operation: &str, f: impl FnOnce(&dyn Driver) -> Result<T, Fault>) -> Option<T> {
-        if self.failure.get().is_some() {
+        if self.failures.seen().is_some() {
             return None;
         }
         f(&*self.driver).map_err(|fault| self.fail(operation, fault)).ok()
     }
 
     fn fail(&self, operation: &str, fault: Fault) {
-        let error = || DeviceError { device: self.driver.name(), operation: operation.into(), fault };
-        self.failure.get_or_init(error);
+        let device = self.driver.name();
+        self.failures.add(DeviceError { device, operation: operation.into(), fault });
+    }
+
+    /// Forgets that this thread found no memory.
+    pub(super) fn begin(&self) {
+        self.failures.forget();
     }
 
     pub(super) fn status(&self) -> Result<(), DeviceError> {
         self.attempt("computation", |driver| driver.status());
-        self.failure.get().map_or(Ok(()), |e| Err(e.clone()))
+        self.failures.seen().map_or(Ok(()), Err)
     }
 
     /// Words with anything in them, for the result of `operation`.
     pub(super) fn alloc(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
         let at = match len {
             0 => 0,
-            n => self.attempt(operation, |driver| driver.alloc(8 * n as u64)).unwrap_or(0),
+            n => self.attempt(operation, |driver| driver.alloc(8 * n as u64)).unwrap_or(VOID),
         };
         DeviceWords { core: self.clone(), at, len }
     }
@@ -49,7 +58,7 @@ impl Core {
     /// Zeros, for the result of `operation`.
     pub(super) fn zeroed(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
         let words = self.alloc(operation, len);
-        if words.at != 0 {
+        if words.has_memory() {
             // SAFETY: these are the words' own bytes.
             self.attempt(operation, |driver| unsafe { driver.zero(words.at, 8 * len as u64) });
         }
@@ -59,7 +68,7 @@ impl Core {
     /// Bytes from the host, the last word filled up with anything.
     pub(super) fn upload(self: &Arc<Core>, operation: &'static str, bytes: &[u8]) -> DeviceWords {
         let words = self.alloc(operation, bytes.len().div_ceil(8));
-        if words.at != 0 {
+        if words.has_memory() {
             // SAFETY: there are words for all the bytes.
             self.attempt(operation, |driver| unsafe { driver.copy_in(words.at, bytes) });
         }
@@ -71,6 +80,9 @@ impl Core {
         if launch.grid.contains(&0) {
             return;
         }
+        if args.contains(&Arg::Pointer(VOID)) {
+            return self.fail(launch.kernel, Fault::Void);
+        }
         // SAFETY: pointers come from `DeviceWords`, which live until the kernel is in the driver's queue and are freed
         // in its order. Kernels are private to this module; each one's launch makes sure of the lengths it is given.
         self.attempt(launch.kernel, |driver| unsafe { driver.launch(&launch, args) });
@@ -81,7 +93,7 @@ impl Core {
 #[derive(Debug)]
 pub struct DeviceWords {
     core: Arc<Core>,
-    /// 0 without words, and after a failure.
+    /// 0 if there are none.
     at: Address,
     len: usize,
 }
@@ -90,6 +102,10 @@ impl DeviceWords {
     /// Number of words.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    fn has_memory(&self) -> bool {
+        self.at != 0 && self.at != VOID
     }
 
     /// Whether they belong to this device.
@@ -108,8 +124,11 @@ impl DeviceWords {
         if out.is_empty() {
             return;
         }
-        // SAFETY: these are the words' own bytes; words without an address are those of a device that failed.
-        let read = self.core.attempt(operation, |driver| unsafe { driver.copy_out(out, self.at) });
+        let read = self.core.attempt(operation, |driver| match self.at {
+            VOID => Err(Fault::Void),
+            // SAFETY: these are the words' own bytes.
+            at => unsafe { driver.copy_out(out, at) },
+        });
         if read.is_none() {
             out.fill(0);
         }
@@ -128,8 +147,11 @@ impl DeviceWords {
     pub(super) fn copy_from(&mut self, to: usize, from: &DeviceWords, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= from.len, "words {range:?} of {}", from.len);
         assert!(to + range.len() <= self.len, "{} words at {to} of {}", range.len(), self.len);
-        if range.is_empty() || self.at == 0 || from.at == 0 {
+        if range.is_empty() {
             return;
+        }
+        if self.at == VOID || from.at == VOID {
+            return self.core.fail("copy", Fault::Void);
         }
         let (to, at) = (self.at + 8 * to as u64, from.at + 8 * range.start as u64);
         // SAFETY: both ranges are inside their words, which are not the same ones.
@@ -147,7 +169,7 @@ impl Clone for DeviceWords {
 
 impl Drop for DeviceWords {
     fn drop(&mut self) {
-        if self.at != 0 {
+        if self.has_memory() {
             // SAFETY: nobody else has this address.
             unsafe { self.core.driver.free(self.at) };
         }

@@ -12,10 +12,13 @@ mod dcf;
 mod dpf;
 pub mod driver;
 mod elementwise;
+mod failures;
 mod gemm;
 mod message;
 mod moves;
 mod nvidia;
+pub mod nvrtc;
+pub mod ptx;
 mod select;
 pub mod source;
 mod stream;
@@ -67,6 +70,10 @@ impl Backend for Cuda {
 
     fn status(&self) -> Result<(), DeviceError> {
         self.core.status()
+    }
+
+    fn begin(&self) {
+        self.core.begin();
     }
 
     fn memory(&self) -> Option<(u64, u64)> {

@@ -10,9 +10,10 @@ mod select;
 mod stream;
 
 use kernels::cpu::{Cpu, Isa};
+use kernels::cuda::NoDevice;
 use kernels::{Device, Words};
 use kernels_shim::Order;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Numbers that look random, from a seed (SplitMix64).
 struct Numbers(u64);
@@ -60,11 +61,34 @@ fn cpu(isa: Isa) -> Option<Device> {
     cpu.map(|c| Arc::new(c) as Device)
 }
 
+/// The first GPU, opened once.
+fn nvidia() -> Option<Device> {
+    static OPENED: OnceLock<Result<Device, NoDevice>> = OnceLock::new();
+    let opened = OPENED.get_or_init(|| kernels::cuda::open(0)).clone();
+    opened.inspect_err(|e| eprintln!("not tested: {e}")).ok()
+}
+
+/// The code that talks to NVIDIA's driver, with a library in its place.
+#[test]
+fn cuda_over_a_lazy_driver() {
+    let Some(folder) = kernels_shim::driver_folder() else { return };
+    let program = std::env::current_exe().expect("this program");
+    let run = std::process::Command::new(program)
+        .args(["cuda::", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder)
+        .env_remove("CATAMOUNT_FAKE_CUDA")
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && !said.contains("not tested"), "{said}");
+}
+
 macro_rules! suite {
     ($($module:ident: $($test:ident)*;)*) => {
         suite!(@ scalar cpu(Isa::Scalar), $($module: $($test)*;)*);
         suite!(@ avx2 cpu(Isa::Avx2), $($module: $($test)*;)*);
         suite!(@ avx512 cpu(Isa::Avx512), $($module: $($test)*;)*);
+        suite!(@ cuda nvidia(), $($module: $($test)*;)*);
         suite!(@ cuda_shim kernels_shim::device(Order::Forward), $($module: $($test)*;)*);
         suite!(@ cuda_shim_reverse kernels_shim::device(Order::Reverse), $($module: $($test)*;)*);
     };
