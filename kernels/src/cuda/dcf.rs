@@ -1,4 +1,18 @@
 //! Distributed comparison functions: two neighbouring threads make a key, a block walks the trees of some.
+//!
+//! Most of a walk is shared by points with a common prefix, so a block walks to all points of a key together and has a list
+//! of the nodes of a level. The alternative, a thread for each point that walks from the root, has less to organise, but for
+//! a row gate's key (31 bits, 321 thresholds over 20 octaves, 7 stops; mean over random bases) it needs
+//!
+//! | | expansions | of warps |
+//! |---|---|---|
+//! | each point alone | 6876 | 215 |
+//! | together | 928 for children, 321 for outputs | 61 |
+//!
+//! **Cost.** An expansion is about 700 instructions of a warp, 430 of which (logic and shifts) share the pipe that decides.
+//! It does 64 of them a cycle in each of an H100's 132 multiprocessors, which is 18 · 10^6 of those keys a second at
+//! 1.755 GHz, or 0.23 ms for 4096. This is computed from published rates and was not measured. A key is 1.2 KB to read, its
+//! shares 2.6 KB to write. Making one takes both lanes 36 expansions.
 
 use super::driver::Launch;
 use super::{Cuda, DeviceWords};

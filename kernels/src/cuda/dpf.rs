@@ -1,4 +1,10 @@
 //! Distributed point functions: two neighbouring threads make a key, a block walks a subtree of some.
+//!
+//! **Cost.** A block expands the 1023 nodes of a whole subtree of 2048 points in 36 steps of its warps (its upper five levels
+//! fill less than one), after one step for each level above the subtree. A step is about 675 instructions, 400 of which share
+//! the pipe that decides. On an H100 (132 multiprocessors, 64 of these a cycle each, 1.755 GHz) that allows 66 · 10^9
+//! points a second, which are 0.5 TB of shares; memory would take six times as many. This is computed from published rates
+//! and was not measured.
 
 use super::Cuda;
 use super::driver::Launch;

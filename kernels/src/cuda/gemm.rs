@@ -1,8 +1,27 @@
 //! Products of matrices. A prepared matrix is n × k as it was given, its rows filled up with zeros to whole [`DEPTH`]s.
 //!
-//! Up to [`FEW`] rows, a warp reads the weights of four outputs once for all of them (memory decides); with more, the
-//! tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer
-//! units. Where a result has too few tiles to keep the device busy, the inputs are split among blocks.
+//! Up to [`FEW`] rows, a warp reads the weights of four outputs once for all of them; with more, the tensor cores multiply
+//! byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer units. Where a result
+//! has too few tiles to keep the device busy, the inputs are split among blocks, and sums modulo 2^64 are the same however
+//! they are split.
+//!
+//! **Cost**, counted in the code for compute capability 9.0; MAC is one multiply-add of 64-bit words:
+//!
+//! | kernel | of | instructions | from memory |
+//! |---|---|---|---|
+//! | `few_rows8` | 64 MAC (8 rows, 4 outputs, 2 inputs of a lane) | 248 IMAD, 72 IADD3, 12 LDG | 8 bytes a weight, once |
+//! | `tensor64` | 32 768 MAC (16 × 64 × 32 of a warp) | 288 IMMA, 320 PRMT, 230 IMAD, 161 IADD3, 40 LDS | 8 bytes a weight and 64 rows |
+//! | `batch64` | 64 MAC (4 × 4 × 4 of a thread) | 269 IMAD, 20 IADD3, 16 LDS | 8 bytes an element and tile of 64 × 64 |
+//!
+//! Ceilings that follow from published rates of an H100 (132 multiprocessors, 64 integer multiply-adds a cycle each, counted
+//! at 1.755 GHz; 1979 · 10^12 operations on bytes a second; 3.35 TB/s) and an H200 (the same with 4.8 TB/s). They are
+//! computed; nothing of this was measured.
+//!
+//! - Few rows: 0.42 · 10^12 weights a second (H200: 0.60) by memory, 3.8 · 10^12 MAC a second by multiplication; so memory
+//!   decides up to 9 rows (H200: 6). Two components of 6.6 · 10^9 weights, a model of 7 · 10^9, take 32 ms (H200: 22).
+//! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
+//!   for: 1054 of a warp where the tensor core needs 1152 cycles.
+//! - `batch64`: 3.5 · 10^12 MAC a second.
 
 use super::driver::{Arg, Launch};
 use super::{Cuda, DeviceWords};

@@ -100,9 +100,15 @@ fn check_batch(device: &Device, a: &[u64], b: &[u64], s: &GemmBatch) {
 /// Attention of several heads in one buffer: scores Q·Kᵀ, then weights times V.
 pub(crate) fn batches(device: &Device) {
     let mut r = Numbers(44);
-    for (heads, queries, keys, d) in
-        [(1, 1, 1, 1), (2, 1, 9, 8), (3, 5, 7, 4), (4, 32, 50, 64), (12, 33, 33, 16)]
-    {
+    for (heads, queries, keys, d) in [
+        (1, 1, 1, 1),
+        (2, 1, 9, 8),
+        (3, 5, 7, 4),
+        (4, 32, 50, 64),
+        (12, 33, 33, 16),
+        (2, 1, 331, 8),
+        (1, 9, 200, 130),
+    ] {
         let width = heads * d;
         let (q, kv) = (r.words(queries * width), r.words(keys * width));
         let rows = Strides { row: width, col: 1 };
