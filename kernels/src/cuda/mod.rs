@@ -25,7 +25,6 @@ mod stream;
 
 use crate::backend::{Backend, DpfKeys, GemmBatch, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
-use crate::cpu::Cpu;
 use crate::failure::DeviceError;
 pub use buffer::DeviceWords;
 use buffer::{Core, bytes};
@@ -61,13 +60,6 @@ impl Cuda {
 
     fn launch(&self, launch: Launch, args: &[Arg]) {
         self.core.launch(launch, args);
-    }
-
-    /// The processor, and buffers copied there.
-    fn on_host<const N: usize>(&self, buffers: [&Storage; N]) -> (Cpu, [Storage; N]) {
-        let host = Cpu::detect();
-        let copies = buffers.map(|b| host.upload(self.download(b).into_owned()));
-        (host, copies)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernels' sources: one translation unit.
 
 /// Files in their order, the prelude first.
-pub const FILES: [(&str, &str); 10] = [
+pub const FILES: [(&str, &str); 11] = [
     ("prelude.cuh", include_str!("cu/prelude.cuh")),
     ("elementwise.cu", include_str!("cu/elementwise.cu")),
     ("moves.cu", include_str!("cu/moves.cu")),
@@ -12,6 +12,7 @@ pub const FILES: [(&str, &str); 10] = [
     ("machine.cuh", include_str!("cu/machine.cuh")),
     ("gemm.cu", include_str!("cu/gemm.cu")),
     ("dcf.cu", include_str!("cu/dcf.cu")),
+    ("dpf.cu", include_str!("cu/dpf.cu")),
 ];
 
 /// All of them, with the names and lines that a compiler shall report.
