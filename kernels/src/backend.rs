@@ -197,6 +197,19 @@ pub trait Backend: Send + Sync + Debug {
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// One row times two matrices, of which one is kept nowhere: `out[j] = Σ_l x[l]·S[j][l] + y[l]·R[j][l]` for n outputs.
+    /// S is from `pack_matrix`. The words of R, row by row, are the first of the ChaCha12 stream (key, nonce), and made
+    /// where they are used. With weights one of whose components is such a stream, a product of shares takes half the
+    /// memory and reads half as much.
+    fn gemv_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        n: usize,
+        key: &[u8; 32],
+        nonce: u64,
+    ) -> Storage;
     /// Many small products, see [`GemmBatch`].
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;
 

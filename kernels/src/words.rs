@@ -390,6 +390,14 @@ impl Matrix {
         assert_eq!(x.len(), m * self.k, "input width");
         Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
     }
+
+    /// x · self^T + y · R^T for single rows x and y, where R is as large as this matrix and its words are those of the
+    /// ChaCha12 stream (key, nonce), see [`crate::Backend::gemv_regenerated`].
+    pub fn apply_regenerated(&self, x: &Words, y: &Words, key: &[u8; 32], nonce: u64) -> Words {
+        assert!(x.len() == self.k && y.len() == self.k, "input width");
+        let data = self.device.gemv_regenerated(&x.data, &y.data, &self.data, self.n, key, nonce);
+        Words { device: self.device.clone(), data }
+    }
 }
 
 /// Public tables for [`Words::select`].

@@ -186,6 +186,35 @@ impl Product<'_> {
     }
 }
 
+/// Words of a stream that are made together.
+const MADE: usize = 1 << 13;
+
+/// c[j] + Σ_l y[l]·R[j][l], where R's words, row by row, are those of the ChaCha12 stream.
+pub(super) fn add_regenerated(
+    lanes: &dyn Lanes,
+    mut c: Vec<u64>,
+    y: &[u64],
+    key: &[u8; 32],
+    nonce: u64,
+) -> Vec<u64> {
+    let k = y.len();
+    if k == 0 {
+        return c;
+    }
+    let rows = (MADE / k).max(1);
+    par::chunks_if(c.len() * k >= par::WORDS, &mut c, rows, |i, c| {
+        let (from, to) = (i * rows * k, (i * rows + c.len()) * k);
+        // Streams are made from every sixteenth block on.
+        let start = from / 128 * 128;
+        let mut words = buffer::zeroed(to - start);
+        lanes.chacha12(key, nonce, start as u64 / 8, u64::MAX, &mut words);
+        for (c, row) in c.iter_mut().zip(words[from - start..].chunks_exact(k)) {
+            *c = c.wrapping_add(lanes.dot(y, row));
+        }
+    });
+    c
+}
+
 pub(super) fn gemm_batch(lanes: &dyn Lanes, a: &[u64], b: &[u64], s: &GemmBatch) -> Vec<u64> {
     let mut c = buffer::zeroed(s.c_len);
     let (m, n, k) = (s.m, s.n, s.k);

@@ -201,6 +201,19 @@ impl Backend for Cpu {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }
 
+    fn gemv_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        n: usize,
+        key: &[u8; 32],
+        nonce: u64,
+    ) -> Storage {
+        let stored = gemm::gemm(self.lanes, x.host(), stored.host(), 1, x.host().len(), n);
+        host(gemm::add_regenerated(self.lanes, stored, y.host(), key, nonce))
+    }
+
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
         host(gemm::gemm_batch(self.lanes, a.host(), b.host(), shape))
     }

@@ -169,6 +169,18 @@ impl Backend for Cuda {
         self.product(a, b, m, k, n)
     }
 
+    fn gemv_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        n: usize,
+        key: &[u8; 32],
+        nonce: u64,
+    ) -> Storage {
+        self.regenerated(x, y, stored, n, key, nonce)
+    }
+
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
         self.products(a, b, shape)
     }
