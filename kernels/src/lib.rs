@@ -9,6 +9,7 @@ mod backend;
 mod buffer;
 mod comparison;
 pub mod cpu;
+pub mod rates;
 mod ring;
 mod words;
 

@@ -1,5 +1,6 @@
 //! Inner loops with 512-bit vectors.
 
+mod peak;
 mod tree;
 
 use super::bits::rotate;
@@ -24,6 +25,12 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
         all.then_some(&AVX512)
+    }
+
+    /// Multiplies registers; see [`peak::multiply`].
+    pub(super) fn multiply(&self, rounds: usize) -> usize {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { peak::multiply(rounds) }
     }
 }
 
