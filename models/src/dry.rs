@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 const RING: u32 = 64;
+/// Bytes of a ring element.
+const WORD: u64 = 8;
 
 /// Multiplications in the ring, and costs on the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -30,6 +32,50 @@ pub struct Work {
     pub ledger: Ledger,
     /// Products with weights, of all three parties together.
     pub weight_macs: u64,
+    /// What each party does by itself: P0, P1, P2.
+    pub local: [Local; 3],
+}
+
+/// Products of matrices at one party, and the memory that they must read. Tables of gates, comparison keys, random words and
+/// element-wise operations are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Local {
+    /// Multiplications in the ring with weights.
+    pub weights: u64,
+    /// Multiplications in the ring of scores and of weighted sums of values.
+    pub attention: u64,
+    /// Bytes of weights, and of the keys and values of all tokens so far, each read once a product.
+    pub read: u64,
+}
+
+impl Local {
+    /// Multiplications.
+    pub fn products(&self) -> u64 {
+        self.weights + self.attention
+    }
+
+    /// Both together.
+    pub fn add(&mut self, other: &Local) {
+        self.weights += other.weights;
+        self.attention += other.attention;
+        self.read += other.read;
+    }
+
+    /// Of a product of two shared matrices, once at the dealer and twice at each evaluator: f(Δx, Δy + λy) and
+    /// f(λx, Δy).
+    pub fn bilinear(self) -> [Local; 3] {
+        [self, self.twice(), self.twice()]
+    }
+
+    /// Of a product with the two components of a table that each party knows.
+    pub fn table(self) -> [Local; 3] {
+        [self.twice(); 3]
+    }
+
+    fn twice(mut self) -> Local {
+        self.add(&self.clone());
+        self
+    }
 }
 
 /// What one gate, or one product with a weight, takes.
@@ -43,6 +89,8 @@ pub struct Charge {
     pub sent: [[u64; 3]; 3],
     /// Products with weights, of all three parties together.
     pub weight_macs: u64,
+    /// What each party does by itself.
+    pub local: [Local; 3],
 }
 
 /// The reading.
@@ -198,7 +246,8 @@ impl Dry {
         let mut l = Ledger::default();
         l += &cost;
         let exchange = (!cost.rounds.is_empty()).then(|| self.work.borrow().ledger.exchanges);
-        self.item(Charge { scope: self.path.clone(), exchange, sent: l.sent, weight_macs: 0 });
+        let (scope, sent) = (self.path.clone(), l.sent);
+        self.item(Charge { scope, exchange, sent, weight_macs: 0, local: Default::default() });
         let mut work = self.work.borrow_mut();
         for (a, b) in work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
             *a += b;
@@ -211,17 +260,27 @@ impl Dry {
         }
     }
 
-    fn weights(&self, macs: usize) {
-        let weight_macs = macs as u64;
-        self.work.borrow_mut().weight_macs += weight_macs;
-        self.item(Charge { scope: self.path.clone(), exchange: None, sent: [[0; 3]; 3], weight_macs });
+    fn compute(&self, local: [Local; 3]) {
+        let weight_macs = local.iter().map(|l| l.weights).sum();
+        let mut work = self.work.borrow_mut();
+        work.weight_macs += weight_macs;
+        work.local.iter_mut().zip(&local).for_each(|(all, more)| all.add(more));
+        drop(work);
+        let scope = self.path.clone();
+        self.item(Charge { scope, exchange: None, sent: [[0; 3]; 3], weight_macs, local });
     }
 
-    /// Products with a weight matrix: two for each evaluator, one for the dealer.
     fn multiply(&self, x: &Act<Dry>, w: &Shape) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
-        self.weights(5 * x.rows * w.len());
+        let read = WORD * w.len() as u64;
+        self.compute(Local { weights: (x.rows * w.len()) as u64, attention: 0, read }.bilinear());
         Shape::new(x.rows, w.rows)
+    }
+
+    /// Scores, or the weighted sum of values: all of the square, of which masked pairs are dropped afterwards.
+    fn attention(&self, s: &AttentionShape) {
+        let read = WORD * (s.keys * s.kv_heads * s.head_dim) as u64;
+        self.compute(Local { weights: 0, attention: (s.square_len() * s.head_dim) as u64, read }.bilinear());
     }
 
     async fn product_truncated(&self, n: usize, shift: u32) {
@@ -238,8 +297,12 @@ impl Algebra for Dry {
     }
 
     async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
-        // Two components at each party.
-        self.weights(6 * tokens * table.len());
+        let one = Local {
+            weights: (tokens * table.len()) as u64,
+            attention: 0,
+            read: WORD * (tokens.div_ceil(embedding::TOGETHER) * table.len()) as u64,
+        };
+        self.compute(one.table());
         self.charge(embedding::cost(*tokens, table.rows, RING)).await;
         Ok(Shape::new(*tokens, table.rows))
     }
@@ -293,6 +356,7 @@ impl Algebra for Dry {
     }
 
     async fn scores(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
+        self.attention(s);
         self.charge(product_cost(s.scores(), RING).then(reshare_cost(s.scores(), RING))).await;
         Ok(Shape::new(s.scores(), 1))
     }
@@ -305,6 +369,7 @@ impl Algebra for Dry {
     }
 
     async fn weighted_sum(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
+        self.attention(s);
         let y = Shape::new(s.queries, s.heads * s.head_dim);
         self.product_truncated(y.len(), EXP_SCALE).await;
         Ok(y)
@@ -368,6 +433,9 @@ mod tests {
             }
             assert_eq!(sent, whole.ledger.sent);
             assert_eq!(items.iter().map(|c| c.weight_macs).sum::<u64>(), whole.weight_macs);
+            let mut local = [Local::default(); 3];
+            items.iter().for_each(|c| local.iter_mut().zip(&c.local).for_each(|(sum, l)| sum.add(l)));
+            assert_eq!(local, whole.local);
             let exchanges: std::collections::BTreeSet<u64> =
                 items.iter().filter_map(|c| c.exchange).collect();
             assert!(exchanges.into_iter().eq(0..whole.ledger.exchanges));

@@ -1,7 +1,9 @@
 //! A model shared among three parties in this process, over the in-memory network.
 #![allow(dead_code, unreachable_pub)] // Each test file uses a part of this.
 
-use kernels::{Ring, Words};
+pub mod counting;
+
+use kernels::{Device, Ring, Words};
 use models::calibrate;
 use models::checkpoint::{Head, TensorSource};
 use models::folded;
@@ -19,12 +21,18 @@ use std::sync::Arc;
 /// A model shared among three parties in this process.
 pub struct Shared {
     pub parties: [Arc<PartyModel>; 3],
+    /// Where each of them computes.
+    pub devices: [Device; 3],
     pub public: PublicModel,
 }
 
 /// Calibrates a model on `texts` and shares it.
 pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
-    let device = kernels::cpu::Cpu::best();
+    share_on(source, texts, [(); 3].map(|()| kernels::cpu::Cpu::best()))
+}
+
+/// The same, each party on a device of its own.
+pub fn share_on(source: &mut dyn TensorSource, texts: &[Vec<u32>], devices: [Device; 3]) -> Shared {
     let config = source.config().clone();
     let plan = calibrate::calibrate(source, texts, |_, _| {}).unwrap();
     let labels = match config.head {
@@ -35,6 +43,7 @@ pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
         PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
     let parties = Role::ALL.map(|role| {
+        let device = devices[role.index()].clone();
         let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();
         if role != Role::Dealer {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
@@ -51,7 +60,7 @@ pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
         Arc::new(a.finish(public.clone(), tables).unwrap())
     });
     assert!(parties.iter().all(|p| p.digest == parties[0].digest));
-    Shared { parties, public }
+    Shared { parties, devices, public }
 }
 
 /// A pass over tokens that follow the first `keep` of the tokens so far.
@@ -96,9 +105,10 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
             .zip(MemoryNetwork::three())
             .map(|(role, mut net)| {
                 let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
+                let device = shared.devices[role.index()].clone();
                 s.spawn(move || {
                     let streams = Box::new(world.chacha(role));
-                    let session = Session::new(role, kernels::cpu::Cpu::best(), Ring::Z64, streams);
+                    let session = Session::new(role, device, Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
                     let mut session = PartySession::within(model, session);
                     let (mut out, mut told) = (vec![], 0);

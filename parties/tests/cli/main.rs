@@ -11,6 +11,7 @@ mod tiny;
 mod bench;
 mod demo;
 mod encoders;
+mod floors;
 mod identity;
 mod input;
 mod networks;

@@ -31,8 +31,8 @@ use super::product::{product_cost, reshare, reshare_cost, ring_item};
 use crate::{Cost, Cx, Key, Product, Purpose, Result, Role, Shape, Share};
 use kernels::{Device, DpfKeys, Matrix, Words, dpf_key_bytes};
 
-/// Tokens whose one-hot rows are held at the same time, 16·V bytes each.
-const TOGETHER: usize = 32;
+/// Tokens whose one-hot rows are held at the same time, 16·V bytes each: so many share one reading of the table.
+pub const TOGETHER: usize = 32;
 
 /// The two parties of each pair of keys: for λ1, λ0 and Δ.
 const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2], [Role::P1, Role::P2]];

@@ -1,9 +1,11 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+pub(crate) mod floors;
 mod gates;
 mod html;
 mod layer;
 mod loopback;
+mod passes;
 pub(crate) mod peer;
 mod rates;
 mod report;
@@ -14,19 +16,16 @@ use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
-use loopback::Loopback;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
-use parties::private::{Pass, PassTimes};
-use protocol::Ledger;
+use parties::private::PassTimes;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
 use scopes::{Measured, fastest};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 pub(crate) use gates::BenchGates;
 pub(crate) use layer::BenchLayer;
@@ -104,39 +103,17 @@ impl BenchModel {
         drop(float);
         // Recording takes time of its own: only where it is wanted.
         let timed = self.html.wanted() || self.trace.wanted();
-        let rates = self
-            .html
-            .wanted()
-            .then(|| Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens));
-        let rates = rates.transpose()?;
+        let measure = || Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, self.network.model());
+        let rates = self.html.wanted().then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
             let host = Host::local(&owned, self.network.model()).await?;
-            let model = host.model().await?;
-            let model = if timed { model.timed() } else { model };
-            let mut times: Vec<Vec<PassTimes>> = vec![];
-            let (mut pass_s, mut decode_s, mut spent, mut max_error) =
-                (vec![], vec![], Ledger::default(), 0f32);
-            for _ in 0..self.runs {
-                let mut run = model.run(OutputRows::Last, self.tokens + self.decode).await?;
-                let start = Instant::now();
-                let (outputs, cost) = run.pass(Pass { tokens: &tokens, segment: None }).await?;
-                pass_s.push(start.elapsed().as_secs_f64());
-                spent = cost;
-                let errors = outputs.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-                max_error = errors.fold(max_error, f32::max);
-                for _ in 0..self.decode {
-                    let start = Instant::now();
-                    run.pass(Pass { tokens: &all[..1], segment: None }).await?;
-                    decode_s.push(start.elapsed().as_secs_f64());
-                }
-                times.push(run.take_times());
-                run.close().await?;
-            }
+            let work = passes::Plan { tokens: &tokens, next: all[0], decode: self.decode, runs: self.runs };
+            let passes = work.run(&host, timed).await?;
             let dry = Dry::model(&config, &owned.tables);
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
-            self.trace.write(&times.concat())?;
-            let sections = || self.sections(&dry, &times, rates.as_ref()?);
+            self.trace.write(&passes.times.concat())?;
+            let sections = || self.sections(&dry, &passes.times, rates.as_ref()?);
             let report = sections().zip(rates).map(|(sections, rates)| Report {
                 title: format!("{} tokens through {}", self.tokens, self.model),
                 command: command(),
@@ -145,21 +122,25 @@ impl BenchModel {
                 sections,
             });
             let memory = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
-            let bytes = links(&spent);
+            let (bytes, spent) = (links(&passes.cost), passes.cost);
             let figures = Figures {
                 model: self.model.clone(),
                 family: config.family.name(),
                 layers: config.layers,
                 tokens: self.tokens,
-                pass_median_s: median(&pass_s),
-                pass_s,
-                decode_s,
+                pass_median_s: median(&passes.pass_s),
+                pass_s: passes.pass_s,
+                decode_s: passes.decode_s,
                 exchanges: spent.exchanges,
                 bytes_total: bytes.values().sum(),
                 bytes,
                 declared: (spent.exchanges, spent.sent) == (work.ledger.exchanges, work.ledger.sent),
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
-                max_error,
+                max_error: passes
+                    .outputs
+                    .iter()
+                    .map(|o| largest_difference(o, &expected))
+                    .fold(0.0, f32::max),
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
                 report,
                 network: network
@@ -225,6 +206,10 @@ impl BenchModel {
         }
         Some(sections)
     }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {

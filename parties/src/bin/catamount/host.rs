@@ -12,6 +12,7 @@ use parties::relay::NetworkModel;
 use parties::server::stop_signal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Which parties compute, and with which model.
 #[derive(clap::Args, Clone, Debug)]
@@ -65,6 +66,15 @@ pub(crate) async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T
         done = work => done,
         () = stop => anyhow::bail!("interrupted; parties that this command had started have been ended"),
     }
+}
+
+/// Runs what blocks on a thread of its own, which is left to itself if nobody waits any more.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (done, result) = oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.await.map_err(|_| anyhow::anyhow!("a thread of this command has failed"))?
 }
 
 impl Host {

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
+use parties::config::PartyConfig;
 use parties::init::init_cluster;
 use parties::relay::{NetworkModel, Relay, Route, Statistics};
 use parties::transport::dials;
@@ -20,6 +21,14 @@ impl Folder {
     /// Names it; whoever writes into it makes it.
     pub(crate) fn new(purpose: &str) -> Folder {
         Folder(std::env::temp_dir().join(format!("catamount-{purpose}-{}", std::process::id())))
+    }
+
+    /// A folder with the keys and configuration of three parties on free ports of this machine.
+    pub(crate) fn of_parties(purpose: &str) -> anyhow::Result<(Folder, [PartyConfig; 3])> {
+        let folder = Folder::new(purpose);
+        let [zero, one, two, _] = init_cluster(folder.path(), &Folder::free_hosts()?)?;
+        let configs = [PartyConfig::load(&zero)?, PartyConfig::load(&one)?, PartyConfig::load(&two)?];
+        Ok((folder, configs))
     }
 
     /// Where it is.

@@ -5,6 +5,7 @@ use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
+use models::dry::Local;
 use models::plan::{Step, TablePlan};
 use protocol::gates::choice;
 use protocol::gates::compare::{self, Window};
@@ -55,7 +56,7 @@ struct Gate {
     name: &'static str,
     size: String,
     declared: Cost,
-    products: u64,
+    local: [Local; 3],
     programs: [Program; 3],
 }
 
@@ -71,7 +72,7 @@ impl BenchGates {
         kernels::cpu::use_threads((cores / 2).max(1));
         let device = kernels::cpu::Cpu::best();
         let loopback = Loopback::start()?;
-        let rates = Rates::measure(&device, &loopback, self.tokens)?;
+        let rates = Rates::measure(&device, self.tokens, None)?;
         let gates = Inputs::new(device.clone(), self.tokens)?.gates()?;
         let bar = step_bar("gates");
         bar.set_length(gates.len() as u64);
@@ -84,7 +85,7 @@ impl BenchGates {
             let (profiles, _) = fastest.ok_or_else(|| anyhow::anyhow!("no runs"))?;
             let mut cost = Ledger::default();
             cost += &gate.declared;
-            let expected = Expected { cost, products: gate.products };
+            let expected = Expected { cost, local: gate.local };
             lines
                 .push(Line { size: gate.size, ..Line::whole(gate.name.into(), &profiles, expected, &rates) });
             bar.inc(1);
@@ -186,7 +187,7 @@ impl Inputs {
             name: "activation (GELU)",
             size: format!("{inner} elements, {} entries", gelu.spec.entries),
             declared: gelu.cost(inner, SCALE, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let table = gelu.clone();
                 Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await.map(drop) })
@@ -197,7 +198,7 @@ impl Inputs {
             name: "gated activation (SiLU)",
             size: format!("{inner} elements, {} entries", silu.table.spec.entries),
             declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let silu = silu.clone();
                 Box::pin(
@@ -209,7 +210,7 @@ impl Inputs {
             name: "comparison",
             size: format!("{inner} elements with one threshold"),
             declared: compare::cost(inner, 1, Window::EXACT31),
-            products: 0,
+            local: Default::default(),
             programs: programs(x, |cx, x| {
                 Box::pin(async move { compare::less_than(&cx, &x, &[0], Window::EXACT31).await.map(drop) })
             }),
@@ -224,7 +225,7 @@ impl Inputs {
             name: "coarse maximum",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let offsets = offsets.clone();
                 Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels).await.map(drop) })
@@ -235,7 +236,7 @@ impl Inputs {
             name: "exponential",
             size: format!("{} scores", scores.len()),
             declared: exponential.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(Shape::new(scores.len(), 1), SCORES, 4.0), move |cx, x| {
                 let t = tables.clone();
                 Box::pin(async move { exp::exp(&cx, &x, &t.exp, EXP_SCALE).await.map(drop) })
@@ -248,7 +249,7 @@ impl Inputs {
             name: "row gate (reciprocal)",
             size: format!("{} row sums", scores.rows),
             declared: reciprocal.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(sums, move |cx, x| {
                 let t = tables.clone();
                 let longest = x.len() / HEADS;
@@ -266,7 +267,7 @@ impl Inputs {
                 .then(reciprocal)
                 .then(product::product_cost(scores.len(), RING))
                 .then(truncate::cost(scores.len(), dropped, RING)),
-            products: 0,
+            local: Default::default(),
             programs: programs(x, move |cx, x| {
                 let t = softmax.clone();
                 Box::pin(async move { softmax::softmax(&cx, &x, &t).await.map(drop) })
@@ -278,7 +279,7 @@ impl Inputs {
             name: "row gate and norm (RMSNorm)",
             size: sized(activations),
             declared: norm.cost(t, WIDTH, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(activations, SCALE, 2.0), move |cx, x| {
                 let t = norm.clone();
                 Box::pin(async move { norm::norm(&cx, &x, &t).await.map(drop) })
@@ -290,7 +291,7 @@ impl Inputs {
             name: "argmax",
             size: format!("1 row of {CHOICES} scores"),
             declared: choice::argmax_cost(1, CHOICES, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(row, SCALE, 30.0), |cx, x| {
                 Box::pin(async move { choice::argmax(&cx, &x).await.map(drop) })
             }),
@@ -312,7 +313,8 @@ impl Inputs {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
             declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
-            products: 5 * (t * square.len()) as u64,
+            local: Local { weights: (t * square.len()) as u64, attention: 0, read: 8 * square.len() as u64 }
+                .bilinear(),
             programs: programs(inputs, |cx, (x, w)| {
                 Box::pin(async move {
                     truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await.map(drop)
@@ -341,7 +343,12 @@ impl Inputs {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),
-            products: 6 * (t * shape.len()) as u64,
+            local: Local {
+                weights: (t * shape.len()) as u64,
+                attention: 0,
+                read: 8 * (t.div_ceil(embedding::TOGETHER) * shape.len()) as u64,
+            }
+            .table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
                 Box::pin(async move { embedding::embed(&cx, &keys, &table).await.map(drop) })
             }),

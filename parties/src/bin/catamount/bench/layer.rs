@@ -1,7 +1,6 @@
 //! `catamount bench layer`: one layer of a shape, where its time goes.
 
 use super::gates::table;
-use super::loopback::Loopback;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
@@ -51,7 +50,7 @@ impl BenchLayer {
             "{} tokens, the model takes {limit}; ask for fewer",
             self.tokens
         );
-        let rates = Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens)?;
+        let rates = Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, None)?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {

@@ -5,7 +5,6 @@ use anyhow::Context as _;
 use kernels::{Device, Ring};
 use parties::config::PartyConfig;
 use parties::ids::{Digest, SessionId};
-use parties::init::init_cluster;
 use parties::keys::SessionKeys;
 use parties::transport::{SessionLinks, SessionSpec, Transport, TransportError};
 use protocol::profile::Profile;
@@ -69,10 +68,8 @@ impl Drop for Node {
 impl Loopback {
     /// Fresh keys, free ports, three transports that know each other.
     pub(crate) fn start() -> anyhow::Result<Loopback> {
-        let files = Folder::new("bench");
-        let paths = init_cluster(files.path(), &Folder::free_hosts()?)?;
-        let node = |role: usize| Node::start(PartyConfig::load(&paths[role])?);
-        let loopback = Loopback { nodes: [node(0)?, node(1)?, node(2)?] };
+        let (_keys, [zero, one, two]) = Folder::of_parties("bench")?;
+        let loopback = Loopback { nodes: [Node::start(zero)?, Node::start(one)?, Node::start(two)?] };
         // The parties look for each other; the first sessions may find a connection missing.
         let end = Instant::now() + Duration::from_secs(20);
         loop {
