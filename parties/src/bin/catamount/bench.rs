@@ -1,5 +1,6 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+mod batch;
 mod gates;
 mod html;
 mod layer;
@@ -42,6 +43,10 @@ pub(crate) struct BenchModel {
     /// Tokens after the first, for models that generate.
     #[arg(long, value_name = "N", default_value_t = 0)]
     decode: usize,
+    /// Also B sequences of different lengths side by side in one session, beside one alone; several numbers, as in
+    /// `2,4,8`, take turns.
+    #[arg(long, value_name = "B", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
@@ -72,6 +77,8 @@ struct Figures {
     declared: bool,
     upload_bytes: u64,
     max_error: f32,
+    /// Sequences side by side, with `--batch`.
+    batches: Vec<batch::Batch>,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     /// Where the time went, with `--html`.
     report: Option<Report>,
@@ -82,6 +89,7 @@ impl BenchModel {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
+        anyhow::ensure!(!self.batch.contains(&0), "a batch of 0 sequences measures nothing");
         let owned = model::load(&self.model)?;
         let config = owned.config().clone();
         let limit = owned.public.plan.longest;
@@ -134,6 +142,7 @@ impl BenchModel {
                 run.close().await?;
             }
             let dry = Dry::model(&config, &owned.tables);
+            let batches = batch::measure(&model, &dry, &all, &self).await?;
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
             self.trace.write(&times.concat())?;
             let sections = || self.sections(&dry, &times, rates.as_ref()?);
@@ -160,6 +169,7 @@ impl BenchModel {
                 declared: (spent.exchanges, spent.sent) == (work.ledger.exchanges, work.ledger.sent),
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
                 max_error,
+                batches,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
                 report,
                 network: network
@@ -187,6 +197,7 @@ impl BenchModel {
             figures.upload_bytes,
             if figures.declared { "" } else { "NOT " }
         ));
+        figures.batches.iter().for_each(|b| self.json.say(&format!("{b}\n")));
         if let Some(report) = &figures.report {
             self.html.write(report)?;
         }
