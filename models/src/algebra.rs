@@ -99,8 +99,8 @@ pub trait Algebra: Clone {
     fn append(&self, cache: Option<&Act<Self>>, x: &Act<Self>) -> Act<Self>;
     /// x + y.
     fn add(&self, x: &Act<Self>, y: &Act<Self>) -> Act<Self>;
-    /// Scores q · k^T of every head, flat (see [`AttentionShape`]).
-    async fn scores(&self, q: &Act<Self>, k: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
+    /// Scores q · k^T of every head, flat (see [`AttentionShape`]); q of all sequences, k sequence by sequence.
+    async fn scores(&self, q: &Act<Self>, k: &[Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
     /// e^(score − some shift of its row).
     async fn exponentials(
         &self,
@@ -108,8 +108,8 @@ pub trait Algebra: Clone {
         s: &AttentionShape,
         p: &Softmax<Self>,
     ) -> Result<Act<Self>>;
-    /// Σ e · v for every head and query.
-    async fn weighted_sum(&self, e: &Act<Self>, v: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
+    /// Σ e · v for every head and query; v sequence by sequence.
+    async fn weighted_sum(&self, e: &Act<Self>, v: &[Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
     /// 1 / Σ e for every head and query.
     async fn reciprocal_sums(
         &self,
@@ -125,6 +125,12 @@ pub trait Algebra: Clone {
     async fn gated(&self, g: &Act<Self>, u: &Act<Self>, f: &Activation<Self>) -> Result<Act<Self>>;
     /// Scores x · W^T + b, for the client.
     fn scores_out(&self, x: &Act<Self>, w: &Linear<Self::V>) -> Result<Output<Self>>;
-    /// The sum over all rows of gain ∘ x + bias, one row, for the client.
-    fn pooled_out(&self, x: &Act<Self>, gain: &Rows<Self>, bias: &Rows<Self>) -> Result<Output<Self>>;
+    /// Sums over the rows of each sequence of gain ∘ x + bias, one row each, for the client; `counts` says how many rows.
+    fn pooled_out(
+        &self,
+        x: &Act<Self>,
+        counts: &[usize],
+        gain: &Rows<Self>,
+        bias: &Rows<Self>,
+    ) -> Result<Output<Self>>;
 }

@@ -13,8 +13,9 @@ pub(crate) async fn layer<A: Algebra>(a: &A, layer: &Layer<A::V>, h: Act<A>, pas
     let gains = layer.attention_gain.as_ref().zip(layer.feed_forward_gain.as_ref());
     let (attention_gain, feed_forward_gain) = gains.expect("a BERT has gains beside its residuals");
 
+    let mut forgotten: Vec<_> = pass.spans.iter().map(|_| None).collect();
     let qkv = attention.scope("qkv").linear(&h, &layer.qkv).await?;
-    let heads = attend(&attention, &qkv, &mut None, &pass.attention, &layer.softmax).await?;
+    let heads = attend(&attention, &qkv, &mut forgotten, &pass.attention, &layer.softmax).await?;
     let x = attention.scope("o").linear_beside(&heads, &layer.o, &h, attention_gain).await?;
     let h = attention.scope("norm").norm(&x, &layer.attention_norm).await?;
 

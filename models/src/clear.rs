@@ -4,7 +4,7 @@
 //! A value outside a gate's range is an error that names the gate.
 
 use crate::algebra::{Algebra, Linear, SCALE, Values};
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::folded;
 use crate::model::{ActivationId, Model, NormId, Parts};
@@ -232,9 +232,12 @@ impl Algebra for Clear {
         Ints { data: x.data.iter().zip(&y.data).map(|(a, b)| a.wrapping_add(*b)).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Ints, k: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let square = self.upload(q).gemm_batch(&self.upload(k), &s.score_products());
-        Ok(Ints::new(s.scores(), 1, square.gather(&s.square).to_vec()))
+    async fn scores(&self, q: &Ints, k: &[Ints], s: &AttentionShape) -> Result<Ints> {
+        let q = self.upload(q);
+        let scores = |(k, b): (&Ints, &Block)| {
+            q.gemm_batch(&self.upload(k), &s.score_products(b)).gather(&b.square).to_vec()
+        };
+        Ok(Ints::new(s.scores(), 1, k.iter().zip(&s.blocks).flat_map(scores).collect()))
     }
 
     async fn exponentials(&self, x: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
@@ -251,15 +254,19 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }
 
-    async fn weighted_sum(&self, e: &Ints, v: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let square = self.upload(e).scatter(&s.square, s.square_len());
-        let z = square.gemm_batch(&self.upload(v), &s.value_products()).to_vec();
-        Ok(Ints::new(s.queries, s.heads * s.head_dim, self.truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?))
+    async fn weighted_sum(&self, e: &Ints, v: &[Ints], s: &AttentionShape) -> Result<Ints> {
+        let e = self.upload(e);
+        let sums = |(v, b): (&Ints, &Block)| {
+            let square = e.slice(b.scores.clone()).scatter(&b.square, s.square_len(b));
+            square.gemm_batch(&self.upload(v), &s.value_products(b)).to_vec()
+        };
+        let z = v.iter().zip(&s.blocks).flat_map(sums).collect();
+        Ok(Ints::new(s.queries(), s.heads * s.head_dim, self.truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?))
     }
 
     async fn reciprocal_sums(&self, e: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
         let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
-        let table = t.reciprocal(s.keys);
+        let table = t.reciprocal(s.longest());
         self.check("sum", &sums, EXP_SCALE, table.low, table.high)?;
         let data = sums.into_iter().map(|v| table.clear(v, RECIPROCAL_SCALE)).collect();
         Ok(Ints::new(s.score_rows(), 1, data))
@@ -305,12 +312,16 @@ impl Algebra for Clear {
         Ok(self.affine(x, w))
     }
 
-    fn pooled_out(&self, x: &Ints, gain: &Ints, bias: &Ints) -> Result<Ints> {
-        let mut sum: Vec<u64> = bias.data.iter().map(|b| b.wrapping_mul(x.rows as u64)).collect();
-        for row in x.data.chunks_exact(x.cols) {
-            let terms = row.iter().zip(&gain.data);
-            sum.iter_mut().zip(terms).for_each(|(s, (x, g))| *s = s.wrapping_add(x.wrapping_mul(*g)));
+    fn pooled_out(&self, x: &Ints, counts: &[usize], gain: &Ints, bias: &Ints) -> Result<Ints> {
+        let (mut rows, mut sums) = (x.data.chunks_exact(x.cols), vec![]);
+        for &count in counts {
+            let mut sum: Vec<u64> = bias.data.iter().map(|b| b.wrapping_mul(count as u64)).collect();
+            for row in rows.by_ref().take(count) {
+                let terms = row.iter().zip(&gain.data);
+                sum.iter_mut().zip(terms).for_each(|(s, (x, g))| *s = s.wrapping_add(x.wrapping_mul(*g)));
+            }
+            sums.extend(sum);
         }
-        Ok(Ints::new(1, x.cols, sum))
+        Ok(Ints::new(counts.len(), x.cols, sums))
     }
 }

@@ -2,9 +2,9 @@
 //! side share their exchanges here exactly as in the protocol.
 
 use crate::algebra::{Act, Algebra, Linear, SCALE, Values};
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::ModelConfig;
-use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts};
+use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts, Pass, Sequence, Span};
 use crate::parameter::Parameter;
 use crate::plan::{FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
@@ -162,10 +162,16 @@ impl Dry {
         }
     }
 
-    /// Cost of one pass of `count` new tokens.
+    /// Cost of one pass of `count` new tokens of one sequence.
     pub fn pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, rows: OutputRows) -> Work {
+        Dry::batch(model, &mut [Sequence::new(cache, count)], rows)
+    }
+
+    /// Cost of one pass over several sequences.
+    pub fn batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], rows: OutputRows) -> Work {
         let dry = Dry::default();
-        dry.exchanging(model.forward(&dry, &count, count, cache, rows));
+        let count = sequences.iter().map(|s| s.count).sum();
+        dry.exchanging(model.batch(&dry, &count, sequences, rows));
         dry.charged()
     }
 
@@ -183,12 +189,18 @@ impl Dry {
 
     /// Cost of a pass of `count` new tokens after which the parties choose the next one.
     pub fn choosing_pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, choice: Choice) -> Work {
+        Dry::choosing_batch(model, &mut [Sequence::new(cache, count)], choice)
+    }
+
+    /// Cost of a pass over several sequences after which the parties choose the next token of each.
+    pub fn choosing_batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], choice: Choice) -> Work {
         let dry = Dry::default();
+        let count = sequences.iter().map(|s| s.count).sum();
         dry.exchanging(async {
-            let hidden = model.hidden(&dry, &count, count, None, cache, OutputRows::Last).await?;
+            let hidden = model.hidden(&dry, &count, sequences, OutputRows::Last).await?;
             if let Back::LanguageModel { output, .. } = &model.back {
                 let scores = dry.multiply(&hidden, &output.weight);
-                dry.charge(choice.cost(scores.cols)).await;
+                dry.charge(choice.cost(scores.rows, scores.cols)).await;
             }
             Ok(())
         });
@@ -216,11 +228,11 @@ impl Dry {
 
     /// Exchanges of each layer in a pass of one token.
     pub fn exchanges_by_layer(model: &Model<Dry>) -> Vec<u64> {
-        let pass = crate::model::Pass::new(&model.config, 0, 1, None);
+        let pass = Pass::new(&model.config, vec![Span { first: 0, count: 1, segment: None }]);
         let exchanges = |layer: &crate::model::Layer<Dry>| {
             let dry = Dry::default();
             let x = Shape::new(1, model.config.d_model);
-            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut None, &pass));
+            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut [None], &pass));
             dry.charged().ledger.exchanges
         };
         model.layers.iter().map(exchanges).collect()
@@ -277,10 +289,11 @@ impl Dry {
         Shape::new(x.rows, w.rows)
     }
 
-    /// Scores, or the weighted sum of values: all of the square, of which masked pairs are dropped afterwards.
+    /// Scores, or the weighted sum of values: all of each sequence's square, of which masked pairs are dropped afterwards.
     fn attention(&self, s: &AttentionShape) {
-        let read = WORD * (s.keys * s.kv_heads * s.head_dim) as u64;
-        self.compute(Local { weights: 0, attention: (s.square_len() * s.head_dim) as u64, read }.bilinear());
+        let sum = |f: &dyn Fn(&Block) -> usize| (s.blocks.iter().map(f).sum::<usize>() * s.head_dim) as u64;
+        let (attention, read) = (sum(&|b| s.square_len(b)), WORD * sum(&|b| b.keys * s.kv_heads));
+        self.compute(Local { weights: 0, attention, read }.bilinear());
     }
 
     async fn product_truncated(&self, n: usize, shift: u32) {
@@ -355,7 +368,7 @@ impl Algebra for Dry {
         *x
     }
 
-    async fn scores(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
+    async fn scores(&self, _: &Shape, _: &[Shape], s: &AttentionShape) -> Result<Shape> {
         self.attention(s);
         self.charge(product_cost(s.scores(), RING).then(reshare_cost(s.scores(), RING))).await;
         Ok(Shape::new(s.scores(), 1))
@@ -368,16 +381,16 @@ impl Algebra for Dry {
         Ok(*x)
     }
 
-    async fn weighted_sum(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
+    async fn weighted_sum(&self, _: &Shape, _: &[Shape], s: &AttentionShape) -> Result<Shape> {
         self.attention(s);
-        let y = Shape::new(s.queries, s.heads * s.head_dim);
+        let y = Shape::new(s.queries(), s.heads * s.head_dim);
         self.product_truncated(y.len(), EXP_SCALE).await;
         Ok(y)
     }
 
     async fn reciprocal_sums(&self, _: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
         self.scope("reciprocal")
-            .charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
+            .charge(t.reciprocal(s.longest()).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
             .await;
         Ok(Shape::new(s.score_rows(), 1))
     }
@@ -404,9 +417,10 @@ impl Algebra for Dry {
         Ok(y)
     }
 
-    fn pooled_out(&self, x: &Shape, _: &Shape, _: &Shape) -> Result<Shape> {
-        self.note(product_cost(x.cols, RING));
-        Ok(Shape::new(1, x.cols))
+    fn pooled_out(&self, x: &Shape, counts: &[usize], _: &Shape, _: &Shape) -> Result<Shape> {
+        let sums = Shape::new(counts.len(), x.cols);
+        self.note(product_cost(sums.len(), RING));
+        Ok(sums)
     }
 }
 

@@ -2,7 +2,7 @@
 //! gates of the other readings have to cover.
 
 use crate::algebra::{Algebra, Linear, Values};
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{Activation, CheckpointError, Family, TensorSource};
 use crate::float_math::{gelu, gelu_tanh, matmul_t, silu};
 use crate::folded;
@@ -244,9 +244,12 @@ impl Algebra for Float {
         Mat { data: x.data.iter().zip(&y.data).map(|(a, b)| a + b).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Mat, k: &Mat, s: &AttentionShape) -> Result<Mat> {
-        let square = products(&q.data, &k.data, &s.score_products());
-        let flat: Vec<f32> = s.square.iter().map(|&i| square[i as usize]).collect();
+    async fn scores(&self, q: &Mat, k: &[Mat], s: &AttentionShape) -> Result<Mat> {
+        let scores = |(k, b): (&Mat, &Block)| -> Vec<f32> {
+            let square = products(&q.data, &k.data, &s.score_products(b));
+            b.square.iter().map(|&i| square[i as usize]).collect()
+        };
+        let flat: Vec<f32> = k.iter().zip(&s.blocks).flat_map(scores).collect();
         self.see("score", flat.iter().copied());
         Ok(Mat::new(flat.len(), 1, flat))
     }
@@ -261,10 +264,14 @@ impl Algebra for Float {
         Ok(Mat { data, ..*scores })
     }
 
-    async fn weighted_sum(&self, e: &Mat, v: &Mat, s: &AttentionShape) -> Result<Mat> {
-        let mut square = vec![0.0; s.square_len()];
-        e.data.iter().zip(&s.square).for_each(|(v, &i)| square[i as usize] = *v);
-        Ok(Mat::new(s.queries, s.heads * s.head_dim, products(&square, &v.data, &s.value_products())))
+    async fn weighted_sum(&self, e: &Mat, v: &[Mat], s: &AttentionShape) -> Result<Mat> {
+        let sums = |(v, b): (&Mat, &Block)| {
+            let mut square = vec![0.0; s.square_len(b)];
+            e.data[b.scores.clone()].iter().zip(&b.square).for_each(|(e, &i)| square[i as usize] = *e);
+            products(&square, &v.data, &s.value_products(b))
+        };
+        let data = v.iter().zip(&s.blocks).flat_map(sums).collect();
+        Ok(Mat::new(s.queries(), s.heads * s.head_dim, data))
     }
 
     async fn reciprocal_sums(&self, e: &Mat, s: &AttentionShape, (): &()) -> Result<Mat> {
@@ -293,13 +300,17 @@ impl Algebra for Float {
         Ok(affine(x, w))
     }
 
-    fn pooled_out(&self, x: &Mat, gain: &Mat, bias: &Mat) -> Result<Mat> {
-        let mut sum = vec![0f64; x.cols];
-        for row in x.data.chunks_exact(x.cols) {
-            let terms = row.iter().zip(&gain.data).zip(&bias.data);
-            sum.iter_mut().zip(terms).for_each(|(s, ((x, g), b))| *s += f64::from(x * g) + f64::from(*b));
+    fn pooled_out(&self, x: &Mat, counts: &[usize], gain: &Mat, bias: &Mat) -> Result<Mat> {
+        let (mut rows, mut sums) = (x.data.chunks_exact(x.cols), vec![]);
+        for &count in counts {
+            let mut sum = vec![0f64; x.cols];
+            for row in rows.by_ref().take(count) {
+                let terms = row.iter().zip(&gain.data).zip(&bias.data);
+                sum.iter_mut().zip(terms).for_each(|(s, ((x, g), b))| *s += f64::from(x * g) + f64::from(*b));
+            }
+            sums.extend(sum.into_iter().map(|v| v as f32));
         }
-        Ok(Mat::new(1, x.cols, sum.into_iter().map(|v| v as f32).collect()))
+        Ok(Mat::new(counts.len(), x.cols, sums))
     }
 }
 

@@ -151,10 +151,12 @@ impl Algebra for Secure<'_> {
         x.add(y)
     }
 
-    async fn scores(&self, q: &Share, k: &Share, s: &AttentionShape) -> Result<Share> {
-        let batch = s.score_products();
+    async fn scores(&self, q: &Share, k: &[Share], s: &AttentionShape) -> Result<Share> {
+        let products: Vec<_> = s.blocks.iter().map(|b| s.score_products(b)).collect();
         let flat = Shape::new(s.scores(), 1);
-        let z = product::bilinear(&self.cx, q, k, flat, |a, b| a.gemm_batch(b, &batch).gather(&s.square))?;
+        let z = product::bilinear_parts(&self.cx, q, k, flat, |i, q, k| {
+            q.gemm_batch(k, &products[i]).gather(&s.blocks[i].square)
+        })?;
         product::reshare(&self.cx, z).await
     }
 
@@ -162,11 +164,12 @@ impl Algebra for Secure<'_> {
         softmax::exponentials(&self.cx, x, &s.offsets, &s.row_of, t).await
     }
 
-    async fn weighted_sum(&self, e: &Share, v: &Share, s: &AttentionShape) -> Result<Share> {
-        let batch = s.value_products();
-        let shape = Shape::new(s.queries, s.heads * s.head_dim);
-        let z = product::bilinear(&self.cx, e, v, shape, |a, b| {
-            a.scatter(&s.square, s.square_len()).gemm_batch(b, &batch)
+    async fn weighted_sum(&self, e: &Share, v: &[Share], s: &AttentionShape) -> Result<Share> {
+        let products: Vec<_> = s.blocks.iter().map(|b| s.value_products(b)).collect();
+        let shape = Shape::new(s.queries(), s.heads * s.head_dim);
+        let z = product::bilinear_parts(&self.cx, e, v, shape, |i, e, v| {
+            let (block, square) = (&s.blocks[i], s.square_len(&s.blocks[i]));
+            e.slice(block.scores.clone()).scatter(&block.square, square).gemm_batch(v, &products[i])
         })?;
         truncate(&self.cx, z, EXP_SCALE).await
     }
@@ -193,13 +196,23 @@ impl Algebra for Secure<'_> {
         Ok(reveal(&self.cx, self.affine(x, w)?, Reveal::LOGITS))
     }
 
-    fn pooled_out(&self, x: &Share, gain: &Share, bias: &Share) -> Result<Option<Words>> {
-        let (count, cols) = (x.shape.rows as u64, x.shape.cols);
-        let columns: Vec<u32> =
-            (0..cols).flat_map(|c| (0..x.shape.rows).map(move |r| (r * cols + c) as u32)).collect();
-        let sum = x.linear(Shape::new(1, cols), |w| w.gather(&columns).sum_rows(x.shape.rows));
-        let bias = bias.linear(bias.shape, |w| w * count);
+    fn pooled_out(&self, x: &Share, counts: &[usize], gain: &Share, bias: &Share) -> Result<Option<Words>> {
+        let cols = x.shape.cols;
+        let sums = Shape::new(counts.len(), cols);
+        // Column by column of each sequence.
+        let (mut columns, mut ends, mut first) = (vec![], vec![0], 0);
+        for &count in counts {
+            for c in 0..cols {
+                columns.extend((first..first + count).map(|r| (r * cols + c) as u32));
+                ends.push(columns.len());
+            }
+            first += count;
+        }
+        let sum = x.linear(sums, |w| w.gather(&columns).sum_segments(&ends));
         let sum = product::scale_columns(&self.cx, &sum, gain)?;
+        let column: Vec<u32> = (0..sums.len()).map(|i| (i % cols) as u32).collect();
+        let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
+        let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));
         Ok(reveal(&self.cx, sum.plus(product::halves(&self.cx, &bias)), Reveal::POOLED))
     }
 }

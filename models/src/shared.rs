@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use assembly::{Assembly, PartyModel};
 pub use choice::Choice;
-pub use session::{Account, PartySession, Request, SessionOptions, Work};
+pub use session::{Account, Part, PartySession, Request, SessionOptions, Work};
 
 /// Everything public about a shared model.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -194,7 +194,7 @@ fn softmax() {
                 let unit = 2f64.powi(2 * SCALE as i32);
                 let data: Vec<u64> = row.iter().map(|v| (v * unit).round() as i64 as u64).collect();
                 let exact = exact_softmax(&data);
-                let (a, s) = (Clear::new(&device), AttentionShape::causal(1, 1, 2, 1, n));
+                let (a, s) = (Clear::new(&device), AttentionShape::causal(1, 1, 2, &[(1, n)]));
                 let scores = Ints { rows: n, cols: 1, data };
                 let e = complete(a.exponentials(&scores, &s, &tables)).unwrap();
                 let r = complete(a.reciprocal_sums(&e, &s, &tables)).unwrap();

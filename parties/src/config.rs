@@ -109,6 +109,9 @@ pub struct ClientEntry {
     pub permissions: Vec<Permission>,
 }
 
+/// More sequences would make heads of passes too long.
+const MOST_SEQUENCES: u32 = 256;
+
 /// Limits of one party.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,8 +122,10 @@ pub struct Limits {
     pub idle_session_seconds: u64,
     /// How long a party waits for the others' halves of a session.
     pub rendezvous_seconds: u64,
-    /// Largest context of a session, in tokens.
+    /// Largest context of a sequence, in tokens, and most tokens of a pass.
     pub max_context_tokens: u32,
+    /// Most sequences that a session works on at once.
+    pub max_sequences: u32,
     /// Most tokens of a pass that a client drafts (speculative decoding); 0 refuses drafts.
     pub max_drafted_tokens: u32,
     /// Largest message between parties, or body of a client's message.
@@ -140,6 +145,7 @@ impl Default for Limits {
             idle_session_seconds: 600,
             rendezvous_seconds: 10,
             max_context_tokens: 4096,
+            max_sequences: 8,
             max_drafted_tokens: 16,
             max_message_bytes: 256 << 20,
             threads: 0,
@@ -294,6 +300,9 @@ impl PartyConfig {
         }
         if raw.limits.max_sessions == 0 || raw.limits.max_sessions > 1000 {
             return Err(at("limits.max_sessions").error("out of range", "give 1 to 1000"));
+        }
+        if !(1..=MOST_SEQUENCES).contains(&raw.limits.max_sequences) {
+            return Err(at("limits.max_sequences").error("out of range", "give 1 to 256"));
         }
         if !(4096..=1 << 30).contains(&raw.limits.max_message_bytes) {
             return Err(at("limits.max_message_bytes").error("out of range", "give 4096 to 1073741824"));

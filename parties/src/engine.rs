@@ -6,7 +6,7 @@ use crate::{
     ids::{Digest, SessionId},
     keys::SessionKeys,
     tls::ClientIdentity,
-    wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel},
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, PutModel},
 };
 use protocol::{Network, Role};
 use std::sync::Arc;
@@ -42,15 +42,9 @@ pub struct SessionContext {
 pub struct PassRequest {
     /// Number of this pass: 0, 1, …
     pub counter: u64,
-    /// Position of the first token: later tokens of earlier passes, all of them drafted, are forgotten.
-    pub position: u64,
-    /// How many tokens.
-    pub tokens: u32,
-    /// How many of them are drafts; at most the party's limit.
-    pub drafted: u32,
-    /// How many of them are of the first token type; all if `None`.
-    pub segment: Option<u32>,
-    /// How many tokens to choose after them.
+    /// Sequence by sequence, in ascending order, at least one; lengths and drafts are within the party's limits.
+    pub parts: Vec<Part>,
+    /// How many tokens to choose after each part.
     pub new_tokens: u32,
     /// This party's input share.
     pub share: Vec<u8>,
@@ -58,12 +52,9 @@ pub struct PassRequest {
 
 impl std::fmt::Debug for PassRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { counter, position, tokens, drafted, new_tokens, share, .. } = self;
+        let Self { counter, parts, new_tokens, share } = self;
         let size = share.len();
-        write!(
-            f,
-            "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {drafted} drafted, {size} bytes redacted)"
-        )
+        write!(f, "PassRequest({counter}, {parts:?} + {new_tokens} tokens, {size} bytes redacted)")
     }
 }
 

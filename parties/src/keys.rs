@@ -14,7 +14,7 @@ use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Version of the key derivation and of everything that follows from the keys.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Why no key came out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

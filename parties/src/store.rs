@@ -291,7 +291,8 @@ impl Engine for ModelStore {
             key(Role::Dealer, Role::P2),
             key(Role::P1, Role::P2),
         ]);
-        let mut session = PartySession::new(model, Box::new(streams));
+        let mut session =
+            PartySession::new(model, Box::new(streams)).with_sequences(request.sequences as usize);
         if options.profile {
             session = session.with_profile();
         }

@@ -9,7 +9,7 @@ use parties::{
     engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
     ids::{Digest, SessionId},
     tls::ClientIdentity,
-    wire::{Failure, FailureCode, ModelInfo, OpenSession, Pass, PutModel},
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, Pass, PutModel},
 };
 use protocol::{Network, Role};
 use std::{
@@ -189,11 +189,12 @@ async fn share(client: &Client, megabytes: u32) {
 }
 
 fn pass(position: u64, tokens: u32) -> Pass {
-    Pass { counter: 0, position, tokens, drafted: 0, segment: None, new_tokens: 0 }
+    Pass::new(Part::new(position, tokens))
 }
 
 fn options() -> SessionOptions {
-    SessionOptions { model: "echo".into(), digest: DIGEST, context_tokens: 100, options: Vec::new() }
+    let (model, options) = ("echo".into(), Vec::new());
+    SessionOptions { model, digest: DIGEST, sequences: 1, context_tokens: 100, options }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -318,6 +319,41 @@ fn failures_reach_the_client_and_free_the_session() {
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
         assert!(start.elapsed() < Duration::from_secs(1));
         drop(client.open_session(options()).await.unwrap());
+    });
+}
+
+#[test]
+fn sessions_and_passes_over_sequences_that_cannot_be_are_refused() {
+    let cluster = cluster(|config| config.limits.max_context_tokens = 200);
+    block_on(async {
+        let client = Client::connect(&cluster.files.client()).await.unwrap();
+        assert_eq!(client.limits().max_sequences, 8);
+        share(&client, 1).await;
+        for sequences in [0, 9] {
+            let error = client.open_session(SessionOptions { sequences, ..options() }).await.unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!("{sequences} sequences")), "{error}");
+            assert!(error.contains("allows 8") && error.contains("limits.max_sequences"), "{error}");
+        }
+        // Parts of a pass that make no sense together: each ends its session, none the party.
+        let part = |sequence, position, tokens| Part { sequence, ..Part::new(position, tokens) };
+        for (parts, words) in [
+            (vec![], "no sequence"),
+            (vec![part(0, 0, 1), part(0, 0, 1)], "out of order"),
+            (vec![part(2, 0, 1), part(1, 0, 1)], "out of order"),
+            (vec![part(1, 0, 1), part(3, 0, 1)], "sequence 3 of 3"),
+            (vec![part(u32::MAX, 0, 1)], "sequence 4294967295 of 3"),
+            (vec![part(0, 0, 1), part(1, 100, 1)], "101 tokens of context"),
+            (vec![part(0, 0, 1), part(1, u64::MAX, u32::MAX)], "tokens of context"),
+            (vec![part(0, 0, 90), part(1, 0, 90), part(2, 0, 21)], "201 tokens in a pass, P"),
+        ] {
+            let three = SessionOptions { sequences: 3, ..options() };
+            let mut session = client.open_session(three).await.unwrap();
+            let pass = Pass { counter: 0, parts, new_tokens: 0 };
+            let error = session.pass(pass, [vec![], vec![], vec![]]).await.unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains('P'), "{words}: {error}");
+        }
+        wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
     });
 }
 

@@ -2,7 +2,7 @@
 
 use super::choice::Choice;
 use super::{PartyModel, SharedModelError, revealed};
-use crate::model::{Cache, OutputRows};
+use crate::model::{Cache, OutputRows, Sequence};
 use crate::secure::{Secure, SecureValues, Tokens};
 use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
@@ -59,21 +59,32 @@ pub enum Work {
 /// The tokens of a pass.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// As the client sent them to this party.
+    /// As the client sent them to this party, those of the first part first.
     pub keys: EmbeddingKeys,
-    /// How many of them are of the first token type; all if `None`.
-    pub segment: Option<usize>,
-    /// How many of the tokens so far they follow; those after it are forgotten.
-    pub keep: usize,
+    /// Sequence by sequence, in ascending order; the others stay as they are.
+    pub parts: Vec<Part>,
     /// What to do with them.
     pub work: Work,
 }
 
-/// One session's state at one party: keys and values of all tokens so far.
+/// The tokens of one sequence in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which of the session's sequences: 0, 1, …
+    pub sequence: usize,
+    /// How many tokens.
+    pub count: usize,
+    /// How many of them are of the first token type; all if `None`.
+    pub segment: Option<usize>,
+    /// How many of the sequence's tokens so far they follow; those after it are forgotten.
+    pub keep: usize,
+}
+
+/// One session's state at one party: keys and values of all tokens so far, sequence by sequence.
 pub struct PartySession {
     model: Arc<PartyModel>,
     session: Session,
-    cache: Cache<SecureValues>,
+    caches: Vec<Cache<SecureValues>>,
 }
 
 impl PartySession {
@@ -85,8 +96,14 @@ impl PartySession {
 
     /// A session that the caller has prepared, of the model's role.
     pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
-        let cache = Cache::new(&model.model.config);
-        PartySession { model, session, cache }
+        let caches = vec![Cache::new(&model.model.config)];
+        PartySession { model, session, caches }
+    }
+
+    /// The same for so many sequences instead of one.
+    pub fn with_sequences(mut self, sequences: usize) -> PartySession {
+        self.caches = (0..sequences).map(|_| Cache::new(&self.model.model.config)).collect();
+        self
     }
 
     /// The same, recording where the time of each pass goes.
@@ -100,9 +117,9 @@ impl PartySession {
         &self.session
     }
 
-    /// Tokens so far.
-    pub fn tokens(&self) -> usize {
-        self.cache.tokens()
+    /// Tokens so far, sequence by sequence.
+    pub fn tokens(&self) -> impl Iterator<Item = usize> {
+        self.caches.iter().map(Cache::tokens)
     }
 
     /// Whether tokens of earlier passes count in later ones: a decoder.
@@ -125,8 +142,8 @@ impl PartySession {
             .map_err(|e| SharedModelError::Keys(e.to_string()))
     }
 
-    /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with this
-    /// party's account of what led to it; `None` stands for the dealer's part.
+    /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token of each sequence after the other,
+    /// each time with this party's account of what led to it; `None` stands for the dealer's part.
     ///
     /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
     /// their positions is masked by streams that never masked anything.
@@ -135,35 +152,39 @@ impl PartySession {
     /// A party is lost, the programs have diverged, or `reply` fails.
     ///
     /// # Panics
-    /// More tokens are kept than there are.
+    /// The parts are none, not those of the keys, not in order or of sequences that the session does not have, or more
+    /// tokens are kept than there are.
     pub fn pass<E: From<protocol::Error>>(
         &mut self,
         net: &mut dyn Network,
         r: &Request,
         reply: &mut dyn FnMut(Account, Option<Vec<u8>>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut tokens = Tokens::Keys(r.keys.clone());
-        let (mut count, mut keep) = (r.keys.tokens(), r.keep);
+        let (mut tokens, mut parts) = (Tokens::Keys(r.keys.clone()), r.parts.clone());
+        assert_eq!(r.keys.tokens(), parts.iter().map(|p| p.count).sum::<usize>(), "keys of all parts");
         let choices = match r.work {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
         };
         for _ in 0..choices {
             let before = *self.session.ledger();
-            let (model, sampling, cache) = (&self.model.model, &self.model.sampling, &mut self.cache);
+            let (model, sampling, caches) = (&self.model.model, &self.model.sampling, &mut self.caches);
             let (words, chosen) = self.session.run(net, |cx| {
-                let tokens = &tokens;
+                let (tokens, parts) = (&tokens, &parts);
                 async move {
                     let a = Secure::new(cx);
-                    cache.cut(&a, keep);
+                    let mut sequences = sequences(&a, caches, parts);
                     let rows = match r.work {
                         Work::Outputs(rows) => rows,
                         _ => OutputRows::Last,
                     };
-                    let hidden = model.hidden(&a, tokens, count, r.segment, cache, rows).await?;
+                    let hidden = model.hidden(&a, tokens, &mut sequences, rows).await?;
                     Ok(match r.work {
                         Work::Read => (None, None),
-                        Work::Outputs(_) => (model.back.output(&a, &hidden)?, None),
+                        Work::Outputs(_) => {
+                            let counts: Vec<usize> = parts.iter().map(|p| p.count).collect();
+                            (model.back.output(&a, &hidden, &counts)?, None)
+                        }
                         Work::Choose { choice, .. } => {
                             let (word, row) = choice.make(&a, &model.back, &hidden, sampling).await?;
                             (word, Some(row))
@@ -181,11 +202,30 @@ impl PartySession {
             self.session.check_device("the answer")?;
             reply(account, message)?;
             if let Some(row) = chosen {
-                (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
+                tokens = Tokens::OneHot(row);
+                let next = |p: &Part| Part { count: 1, keep: p.keep + p.count, segment: None, ..*p };
+                parts = parts.iter().map(next).collect();
             }
         }
         Ok(())
     }
+}
+
+/// The sequences that a pass is about, each cut to what it keeps.
+fn sequences<'c>(
+    a: &Secure<'_>,
+    caches: &'c mut [Cache<SecureValues>],
+    parts: &[Part],
+) -> Vec<Sequence<'c, SecureValues>> {
+    let (mut caches, mut parts) = (caches.iter_mut().enumerate(), parts.iter());
+    let sequences = parts.by_ref().map_while(|part| {
+        let (_, cache) = caches.find(|(i, _)| *i == part.sequence)?;
+        cache.cut(a, part.keep);
+        Some(Sequence { cache, count: part.count, segment: part.segment })
+    });
+    let sequences: Vec<_> = sequences.collect();
+    assert!(parts.len() == 0, "parts in ascending order, of sequences that there are");
+    sequences
 }
 
 fn packed(words: &Words, bits: u32) -> Vec<u8> {

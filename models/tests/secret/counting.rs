@@ -137,6 +137,21 @@ impl Backend for Counting {
         self.inner.gemm(a, b, m, k, n)
     }
 
+    fn gemv_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        n: usize,
+        key: &[u8; 32],
+        nonce: u64,
+    ) -> Storage {
+        let k = self.len(x);
+        self.count(k, n, 2 * k * n, k * n);
+        self.counts.lock().unwrap().random += 8 * (k * n) as u64;
+        self.inner.gemv_regenerated(x, y, stored, n, key, nonce)
+    }
+
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
         let products = shape.m * shape.n * shape.k * shape.offsets.len();
         self.count_batch(products, self.len(b));

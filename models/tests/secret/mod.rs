@@ -11,7 +11,7 @@ use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
 use models::shared::{
-    Account, Assembly, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
+    Account, Assembly, Part, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
 };
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
@@ -64,9 +64,18 @@ pub fn share_on(source: &mut dyn TensorSource, texts: &[Vec<u32>], devices: [Dev
 }
 
 /// A pass over tokens that follow the first `keep` of the tokens so far.
+#[derive(Clone)]
 pub struct Step {
     pub keep: usize,
     pub tokens: Vec<u32>,
+}
+
+/// A sequence's tokens in a pass over several.
+#[derive(Clone)]
+pub struct Turn {
+    pub sequence: usize,
+    pub step: Step,
+    pub segment: Option<usize>,
 }
 
 /// What a pass yielded, what it cost, what the parties sent.
@@ -90,13 +99,30 @@ pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) ->
     run_steps(shared, seed, &steps, rows).into_iter().map(|d| (d.outputs, d.cost)).collect()
 }
 
-/// Runs the passes of a session, with the pad registry on. Passes at the same position get the same keys from the client.
+/// Runs the passes of a session of one sequence.
 pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -> Vec<Done> {
+    let turns = |s: &Step| vec![Turn { sequence: 0, step: s.clone(), segment: None }];
+    run_batches(shared, seed, 1, &steps.iter().map(turns).collect::<Vec<_>>(), rows)
+}
+
+/// Runs the passes of a session of some sequences, with the pad registry on. Passes at the same position of their first
+/// sequence get the same keys from the client.
+pub fn run_batches(
+    shared: &Shared,
+    seed: u64,
+    sequences: usize,
+    steps: &[Vec<Turn>],
+    rows: OutputRows,
+) -> Vec<Done> {
     let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
     let config = &shared.public.config;
+    let tokens = |turns: &[Turn]| turns.iter().flat_map(|t| t.step.tokens.clone()).collect::<Vec<u32>>();
     let inputs: Vec<[Vec<u8>; 3]> = steps
         .iter()
-        .map(|s| client::split_tokens(&device, config.vocab, &s.tokens, &[s.keep as u8 + 10; 32]).unwrap())
+        .map(|turns| {
+            let key = [turns[0].step.keep as u8 + 10; 32];
+            client::split_tokens(&device, config.vocab, &tokens(turns), &key).unwrap()
+        })
         .collect();
     type Own = (Option<Vec<u8>>, Ledger, Vec<Sent>);
     let mut own: [Vec<Own>; 3] = std::thread::scope(|s| {
@@ -110,12 +136,13 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
                     let streams = Box::new(world.chacha(role));
                     let session = Session::new(role, device, Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
-                    let mut session = PartySession::within(model, session);
+                    let mut session = PartySession::within(model, session).with_sequences(sequences);
                     let (mut out, mut told) = (vec![], 0);
-                    for (step, parts) in steps.iter().zip(inputs) {
-                        let keys = session.keys(&parts[role.index()], step.tokens.len()).unwrap();
-                        let work = Work::Outputs(rows);
-                        let request = Request { keys, segment: None, keep: step.keep, work };
+                    for (turns, input) in steps.iter().zip(inputs) {
+                        let parts: Vec<Part> = turns.iter().map(part).collect();
+                        let count = parts.iter().map(|p| p.count).sum();
+                        let keys = session.keys(&input[role.index()], count).unwrap();
+                        let request = Request { keys, parts, work: Work::Outputs(rows) };
                         let mut yielded = None;
                         let mut reply = |account: Account, outputs| {
                             yielded = Some((outputs, account.cost));
@@ -144,4 +171,9 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
             Done { outputs, cost: Ledger::merge(&[dealer.1, p1.1, p2.1]), sent: [dealer.2, p1.2, p2.2] }
         })
         .collect()
+}
+
+fn part(t: &Turn) -> Part {
+    let Turn { sequence, step: Step { keep, tokens }, segment } = t;
+    Part { sequence: *sequence, count: tokens.len(), segment: *segment, keep: *keep }
 }

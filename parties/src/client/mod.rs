@@ -151,6 +151,7 @@ impl Client {
         let [a, b, c] = self.parties.each_ref().map(|party| party.limits);
         PublicLimits {
             max_context_tokens: a.max_context_tokens.min(b.max_context_tokens).min(c.max_context_tokens),
+            max_sequences: a.max_sequences.min(b.max_sequences).min(c.max_sequences),
             max_drafted_tokens: a.max_drafted_tokens.min(b.max_drafted_tokens).min(c.max_drafted_tokens),
             max_body_bytes: a.max_body_bytes.min(b.max_body_bytes).min(c.max_body_bytes),
         }
@@ -265,7 +266,8 @@ async fn connect(
         Ok(Err(error)) => return Err(explain(&error)),
         Err(_) => return Err(unreachable("no answer".into(), running)),
     };
-    let limits = PublicLimits { max_context_tokens: 0, max_drafted_tokens: 0, max_body_bytes: 0 };
+    let limits =
+        PublicLimits { max_context_tokens: 0, max_sequences: 0, max_drafted_tokens: 0, max_body_bytes: 0 };
     let mut link = PartyLink { role: party, x25519: peer.x25519, connection, limits };
     let welcome = async {
         let mut call = link.call("connecting").await?;

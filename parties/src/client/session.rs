@@ -17,7 +17,9 @@ pub struct SessionOptions {
     pub model: String,
     /// Its digest, from [`Client::model_info`].
     pub digest: Digest,
-    /// Most tokens that the session will hold.
+    /// How many sequences it works on.
+    pub sequences: u32,
+    /// Most tokens that each of them will have.
     pub context_tokens: u32,
     /// For the engine; opaque here, and not secret.
     pub options: Vec<u8>,
@@ -68,6 +70,7 @@ impl Client {
             attempt: 0,
             model: options.model,
             digest: options.digest,
+            sequences: options.sequences,
             context_tokens: options.context_tokens,
         });
         let body = Bytes::from(options.options);
@@ -102,8 +105,8 @@ impl Session {
         let (pass, sealed) = self.seal(pass, shares)?;
         let [a, b, c] = &mut self.calls;
         let outputs = all(
-            one(a, pass, sealed[0].clone()),
-            one(b, pass, sealed[1].clone()),
+            one(a, pass.clone(), sealed[0].clone()),
+            one(b, pass.clone(), sealed[1].clone()),
             one(c, pass, sealed[2].clone()),
         )
         .await?;
@@ -119,7 +122,7 @@ impl Session {
         let [a, b, c] = &mut self.calls;
         let begin = async |call: &mut Call, sealed: &Bytes| {
             call.doing = "in a pass";
-            call.send(&Request::Pass(pass), sealed.clone()).await
+            call.send(&Request::Pass(pass.clone()), sealed.clone()).await
         };
         all(begin(a, &sealed[0]), begin(b, &sealed[1]), begin(c, &sealed[2])).await.map(drop)
     }
@@ -148,14 +151,14 @@ impl Session {
     /// Numbers the pass and seals its shares.
     fn seal(&mut self, pass: Pass, shares: [Vec<u8>; 3]) -> Result<(Pass, Vec<Bytes>), ClientError> {
         let pass = Pass { counter: self.counter, ..pass };
-        let position = pass.position;
+        let about = pass.about();
         self.counter += 1;
         let mut sealed = Vec::with_capacity(3);
         for ((role, key), share) in Role::ALL.into_iter().zip(&self.keys).zip(shares) {
             let aad = Aad {
                 session: self.id,
                 counter: pass.counter,
-                position,
+                about,
                 party: role,
                 purpose: Purpose::PassInput,
             };
@@ -181,13 +184,14 @@ impl Session {
 
 async fn one(call: &mut Call, pass: Pass, sealed: Bytes) -> Result<Vec<u8>, ClientError> {
     call.doing = "in a pass";
+    let sent = pass.counter;
     call.send(&Request::Pass(pass), sealed).await?;
     let mut output = Vec::new();
     loop {
         match call.receive().await? {
             (Reply::Output, piece) if output.is_empty() => output = piece,
             (Reply::Output, piece) => output.extend_from_slice(&piece),
-            (Reply::PassDone { counter }, _) if counter == pass.counter => return Ok(output),
+            (Reply::PassDone { counter }, _) if counter == sent => return Ok(output),
             (other, _) => return Err(call.nonsense(&other)),
         }
     }

@@ -91,6 +91,7 @@ async fn dispatch(
         Request::Welcome => {
             let limits = PublicLimits {
                 max_context_tokens: shared.limits.max_context_tokens,
+                max_sequences: shared.limits.max_sequences,
                 max_drafted_tokens: shared.limits.max_drafted_tokens,
                 max_body_bytes: shared.limits.max_message_bytes as u64,
             };

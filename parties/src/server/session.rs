@@ -10,7 +10,7 @@ use crate::{
     seal::{self, Aad, Purpose},
     tls::ClientIdentity,
     transport::{AbortHandle, SessionLinks, SessionSpec, TransportError},
-    wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Pass, Reply, Request},
+    wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Part, Pass, Reply, Request},
 };
 use bytes::Bytes;
 use protocol::{NetError, Role};
@@ -69,8 +69,7 @@ pub(super) async fn serve(
         keys,
         client: client.clone(),
     };
-    let context_tokens = u64::from(open.context_tokens);
-    let drafts = shared.limits.max_drafted_tokens;
+    let (sequences, context_tokens) = (open.sequences, u64::from(open.context_tokens));
     let session = open.session;
     let (jobs, job_queue) = blocking::channel();
     let (events, mut from_worker) = mpsc::channel(OUTPUT_QUEUE);
@@ -96,7 +95,15 @@ pub(super) async fn serve(
         }
     });
     let idle = Duration::from_secs(shared.limits.idle_session_seconds);
-    let mut state = State { next_counter: 0, running: 1, idle_since: Instant::now(), context_tokens, drafts };
+    let mut state = State {
+        next_counter: 0,
+        running: 1,
+        idle_since: Instant::now(),
+        sequences,
+        context_tokens,
+        drafts: shared.limits.max_drafted_tokens,
+        pass_tokens: shared.limits.max_context_tokens,
+    };
     let result = loop {
         let expiry = state.idle_since + idle;
         tokio::select! {
@@ -153,6 +160,12 @@ fn admit(shared: &Shared, open: &OpenSession) -> Result<OwnedSemaphorePermit, Fa
     if open.context_tokens > limits.max_context_tokens {
         return Err(too_long(role, u64::from(open.context_tokens), limits.max_context_tokens));
     }
+    if !(1..=limits.max_sequences).contains(&open.sequences) {
+        let message =
+            format!("{} sequences in a session, {role} allows {}", open.sequences, limits.max_sequences);
+        let remedy = "ask fewer prompts at a time, at least one, or raise limits.max_sequences";
+        return Err(Failure::new(FailureCode::Limit, message, remedy));
+    }
     shared.sessions.clone().try_acquire_owned().map_err(|_| {
         let message = format!("{role} has {} sessions open, no more are allowed", limits.max_sessions);
         Failure::new(FailureCode::Busy, message, "try again later, or raise limits.max_sessions")
@@ -172,9 +185,13 @@ struct State {
     /// Passes that the worker has not finished; its opening counts as one.
     running: usize,
     idle_since: Instant,
+    sequences: u32,
+    /// Most tokens of a sequence.
     context_tokens: u64,
-    /// Most drafted tokens of a pass.
+    /// Most drafted tokens of a sequence in a pass.
     drafts: u32,
+    /// Most tokens of a pass.
+    pass_tokens: u32,
 }
 
 impl State {
@@ -184,24 +201,46 @@ impl State {
             let message = format!("pass {} came to {role} instead of {}", pass.counter, self.next_counter);
             return Err(bad(message));
         }
-        let new = u64::from(pass.tokens).saturating_add(u64::from(pass.new_tokens));
-        let end = pass.position.saturating_add(new);
-        if end > self.context_tokens {
-            return Err(too_long(role, end, self.context_tokens as u32));
+        if !pass.parts.is_sorted_by(|a, b| a.sequence < b.sequence) {
+            return Err(bad(format!("a pass over sequences that are out of order came to {role}")));
         }
-        if pass.drafted > self.drafts {
-            let message = format!("{} drafted tokens, {role} allows {} in a pass", pass.drafted, self.drafts);
-            return Err(Failure::new(
-                FailureCode::Limit,
-                message,
-                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
-            ));
+        match pass.parts.last() {
+            None => return Err(bad(format!("a pass over no sequence came to {role}"))),
+            Some(last) if last.sequence >= self.sequences => {
+                let message = format!("sequence {} of {} at {role}", last.sequence, self.sequences);
+                return Err(bad(message));
+            }
+            Some(_) => {}
+        }
+        pass.parts.iter().try_for_each(|part| self.admit_part(role, part, pass.new_tokens))?;
+        if pass.tokens() > u64::from(self.pass_tokens) {
+            let message = format!("{} tokens in a pass, {role} allows {}", pass.tokens(), self.pass_tokens);
+            let remedy = "send fewer at a time, or raise limits.max_context_tokens";
+            return Err(Failure::new(FailureCode::Limit, message, remedy));
         }
         if self.running > 1 {
             return Err(bad("a pass waits already"));
         }
         self.next_counter += 1;
         self.running += 1;
+        Ok(())
+    }
+
+    /// One sequence's tokens.
+    fn admit_part(&self, role: Role, part: &Part, new_tokens: u32) -> Result<(), Failure> {
+        let new = u64::from(part.tokens).saturating_add(u64::from(new_tokens));
+        let end = part.position.saturating_add(new);
+        if end > self.context_tokens {
+            return Err(too_long(role, end, self.context_tokens as u32));
+        }
+        if part.drafted > self.drafts {
+            let message = format!("{} drafted tokens, {role} allows {} in a pass", part.drafted, self.drafts);
+            return Err(Failure::new(
+                FailureCode::Limit,
+                message,
+                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
+            ));
+        }
         Ok(())
     }
 
@@ -296,11 +335,12 @@ impl Worker {
     }
 
     fn open_share(&self, job: Job) -> Result<PassRequest, Failure> {
-        let Pass { counter, position, tokens, drafted, segment, new_tokens } = job.pass;
+        let about = job.pass.about();
+        let Pass { counter, parts, new_tokens } = job.pass;
         let aad = Aad {
             session: self.links.id(),
             counter,
-            position,
+            about,
             party: self.links.role(),
             purpose: Purpose::PassInput,
         };
@@ -312,6 +352,6 @@ impl Worker {
                 "see that the client's cluster file has this party's key",
             )
         })?;
-        Ok(PassRequest { counter, position, tokens, drafted, segment, new_tokens, share })
+        Ok(PassRequest { counter, parts, new_tokens, share })
     }
 }

@@ -3,10 +3,10 @@
 use super::bad;
 use crate::{
     engine::{PassRequest, SessionRunner},
-    wire::{Failure, FailureCode},
+    wire::{self, Failure, FailureCode},
 };
 use models::model::OutputRows;
-use models::shared::{Account, PartySession, Request, SessionOptions, Work};
+use models::shared::{Account, Part, PartySession, Request, SessionOptions, Work};
 use protocol::{Network, Role};
 
 /// Output goes to the client in pieces of this size.
@@ -17,20 +17,29 @@ pub(super) struct Runner {
     role: Role,
     session: PartySession,
     options: SessionOptions,
-    /// How many of the last tokens are drafts, which the client may take back.
-    drafted: u64,
+    /// How many of the last tokens of each sequence are drafts, which the client may take back.
+    drafted: Vec<u64>,
 }
 
 impl Runner {
     pub(super) fn new(role: Role, session: PartySession, options: SessionOptions) -> Runner {
-        Runner { role, session, options, drafted: 0 }
+        let drafted = session.tokens().map(|_| 0).collect();
+        Runner { role, session, options, drafted }
     }
 
-    /// Whether a pass follows what was read, and its drafts can be verified.
-    fn check(&self, r: &PassRequest) -> Result<(), Failure> {
-        let (role, read, drafted) = (self.role, self.session.tokens() as u64, self.drafted);
-        let PassRequest { tokens, position, segment, .. } = *r;
+    /// Whether a sequence's part follows what was read, and its drafts can be verified.
+    fn check(&self, part: &wire::Part) -> Result<(), Failure> {
+        let role = self.role;
+        let wire::Part { sequence, tokens, position, segment, drafted: drafts } = *part;
         let refuse = |what, remedy: &str| Err(Failure::new(FailureCode::BadRequest, what, remedy));
+        let of = self.session.tokens().zip(&self.drafted).nth(sequence as usize);
+        let Some((read, &drafted)) = of else {
+            return refuse(
+                format!("{role} has no sequence {sequence} in this session"),
+                "open a new session",
+            );
+        };
+        let read = read as u64;
         if tokens == 0 || position > read {
             return refuse(
                 format!("{tokens} tokens at {position} after {read} tokens"),
@@ -47,11 +56,11 @@ impl Runner {
             let what = format!("a first segment of {} of {tokens} tokens", segment.unwrap_or(0));
             return refuse(what, "open a new session");
         }
-        if r.drafted == 0 {
+        if drafts == 0 {
             return Ok(());
         }
-        if r.drafted != tokens - 1 {
-            let what = format!("{} drafts in a pass of {tokens} tokens at {role}", r.drafted);
+        if drafts != tokens - 1 {
+            let what = format!("{drafts} drafts in a pass of {tokens} tokens at {role}");
             return refuse(what, "send one token and its drafts");
         }
         if self.options.choice.is_some() || !self.session.remembers() {
@@ -69,13 +78,15 @@ impl SessionRunner for Runner {
         request: PassRequest,
         reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        self.check(&request)?;
-        let keys =
-            self.session.keys(&request.share, request.tokens as usize).map_err(|e| bad(e.to_string()))?;
-        let (segment, keep) = (request.segment.map(|s| s as usize), request.position as usize);
-        self.drafted = u64::from(request.drafted);
+        request.parts.iter().try_for_each(|part| self.check(part))?;
+        let parts: Vec<Part> = request.parts.iter().map(part).collect();
+        let count = parts.iter().map(|p| p.count).sum();
+        let keys = self.session.keys(&request.share, count).map_err(|e| bad(e.to_string()))?;
+        for part in &request.parts {
+            self.drafted[part.sequence as usize] = u64::from(part.drafted);
+        }
         let work = match self.options.choice {
-            None if request.drafted > 0 => Work::Outputs(OutputRows::All),
+            None if request.parts.iter().any(|p| p.drafted > 0) => Work::Outputs(OutputRows::All),
             None => Work::Outputs(self.options.rows),
             Some(_) if request.new_tokens == 0 => Work::Read,
             Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
@@ -91,8 +102,18 @@ impl SessionRunner for Runner {
             }
             output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
         };
-        let request = Request { keys, segment, keep, work };
+        let request = Request { keys, parts, work };
         self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
+    }
+}
+
+/// For the model.
+fn part(p: &wire::Part) -> Part {
+    Part {
+        sequence: p.sequence as usize,
+        count: p.tokens as usize,
+        segment: p.segment.map(|s| s as usize),
+        keep: p.position as usize,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+mod batch;
 pub(crate) mod floors;
 mod gates;
 mod html;
@@ -41,6 +42,10 @@ pub(crate) struct BenchModel {
     /// Tokens after the first, for models that generate.
     #[arg(long, value_name = "N", default_value_t = 0)]
     decode: usize,
+    /// Also B sequences of different lengths side by side in one session, beside one alone; several numbers, as in
+    /// `2,4,8`, take turns.
+    #[arg(long, value_name = "B", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
@@ -71,6 +76,8 @@ struct Figures {
     declared: bool,
     upload_bytes: u64,
     max_error: f32,
+    /// Sequences side by side, with `--batch`.
+    batches: Vec<batch::Batch>,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     /// Where the time went, with `--html`.
     report: Option<Report>,
@@ -81,6 +88,7 @@ impl BenchModel {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
+        anyhow::ensure!(!self.batch.contains(&0), "a batch of 0 sequences measures nothing");
         let owned = model::load(&self.model)?;
         let config = owned.config().clone();
         let limit = owned.public.plan.longest;
@@ -111,6 +119,7 @@ impl BenchModel {
             let work = passes::Plan { tokens: &tokens, next: all[0], decode: self.decode, runs: self.runs };
             let passes = work.run(&host, timed).await?;
             let dry = Dry::model(&config, &owned.tables);
+            let batches = batch::measure(&host.model().await?, &dry, &all, &self).await?;
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
             self.trace.write(&passes.times.concat())?;
             let sections = || self.sections(&dry, &passes.times, rates.as_ref()?);
@@ -141,6 +150,7 @@ impl BenchModel {
                     .iter()
                     .map(|o| largest_difference(o, &expected))
                     .fold(0.0, f32::max),
+                batches,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
                 report,
                 network: network
@@ -168,6 +178,7 @@ impl BenchModel {
             figures.upload_bytes,
             if figures.declared { "" } else { "NOT " }
         ));
+        figures.batches.iter().for_each(|b| self.json.say(&format!("{b}\n")));
         if let Some(report) = &figures.report {
             self.html.write(report)?;
         }

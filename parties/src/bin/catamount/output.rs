@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use parties::private::Answer;
+use parties::private::{Answer, Answers};
 use protocol::{Ledger, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -129,6 +129,39 @@ impl AnswerFigures {
             "{mean} tokens a pass after the prompt; the parties know how many each gave: {}",
             gains.join(" ")
         ))
+    }
+}
+
+/// Figures of answers that were made side by side.
+#[derive(Serialize)]
+pub(crate) struct AnswersFigures {
+    /// Seconds to the first token of all.
+    pub(crate) first_token_s: f64,
+    /// Tokens of all a second after that.
+    pub(crate) tokens_per_s: Option<f64>,
+    /// Tokens of all.
+    pub(crate) tokens: usize,
+    /// Exchanges between the evaluators.
+    pub(crate) exchanges: u64,
+    /// Bytes by link, prompts and answers together.
+    pub(crate) bytes: BTreeMap<String, u64>,
+    /// Bytes by link up to the first tokens.
+    pub(crate) first_token_bytes: BTreeMap<String, u64>,
+}
+
+impl AnswersFigures {
+    /// Of answers.
+    pub(crate) fn of(a: &Answers) -> AnswersFigures {
+        let mut all = a.prompt_cost;
+        all.add(&a.decode_cost);
+        AnswersFigures {
+            first_token_s: seconds(a.first_token()),
+            tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
+            tokens: a.tokens(),
+            exchanges: all.exchanges,
+            bytes: links(&all),
+            first_token_bytes: links(&a.prompt_cost),
+        }
     }
 }
 
