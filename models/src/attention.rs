@@ -21,12 +21,13 @@ pub(crate) async fn attend<A: Algebra>(
     let (old_k, old_v) = kept.take().unzip();
     let k = a.append(old_k.as_ref(), &a.columns(qkv, q, q + kv));
     let v = a.append(old_v.as_ref(), &a.columns(qkv, q + kv, q + 2 * kv));
-    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
+    // Back in their place before anything is awaited: a dealer that breaks off goes on from there.
+    let (k, v) = &*kept.insert((k, v));
+    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), k, s).await?;
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
     let (sum, reciprocal) =
-        join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
+        join(a.scope("values").weighted_sum(&e, v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
             .await?;
-    *kept = Some((k, v));
     a.scope("divide").scale_heads(&sum, &reciprocal, s).await
 }
 

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub enum Tokens {
     /// From a client: keys of point functions.
     Keys(EmbeddingKeys),
+    /// So many that the client has yet to send: at the dealer, which deals ahead.
+    Expected(usize),
     /// Chosen among the parties: one-hot rows at scale 0.
     OneHot(Share),
 }
@@ -86,6 +88,7 @@ impl Algebra for Secure<'_> {
     async fn embed(&self, tokens: &Tokens, table: &SharedTable) -> Result<Share> {
         match tokens {
             Tokens::Keys(keys) => embedding::embed(&self.cx, keys, table).await,
+            Tokens::Expected(tokens) => embedding::embed_ahead(&self.cx, *tokens, table).await,
             Tokens::OneHot(rows) => {
                 product::reshare(&self.cx, embedding::matmul(&self.cx, rows, table)?).await
             }

@@ -1,16 +1,20 @@
 //! One session's passes at one party.
 
+use super::ahead::{Dealing, Dealt, Lent, Place, Queue, Stepwise, working};
 use super::choice::Choice;
 use super::{PartyModel, SharedModelError, revealed};
 use crate::model::{Cache, OutputRows};
-use crate::secure::{Secure, SecureValues, Tokens};
+use crate::secure::{Secure, Tokens};
 use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
 use protocol::gates::reveal::Reveal;
 use protocol::profile::Profile;
-use protocol::{Ledger, Network, Session, Streams};
+use protocol::{Ledger, Network, Role, Session, Streams};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a client settles when it opens a session. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct SessionOptions {
     /// The parties say where their time went, if their configuration allows it.
     #[serde(default)]
     pub profile: bool,
+    /// For which passes the dealer may deal before they are asked for.
+    #[serde(default)]
+    pub stepwise: Option<Stepwise>,
 }
 
 /// What a party says of a pass.
@@ -32,11 +39,14 @@ pub struct Account {
     pub cost: Ledger,
     /// Where its time went, if the client has asked.
     pub profile: Option<Profile>,
+    /// When it dealt, if it is the dealer.
+    #[serde(default)]
+    pub dealing: Option<Dealing>,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { rows: OutputRows::Last, choice: None, profile: false }
+        SessionOptions { rows: OutputRows::Last, choice: None, profile: false, stepwise: None }
     }
 }
 
@@ -69,11 +79,23 @@ pub struct Request {
     pub work: Work,
 }
 
+impl Request {
+    /// Whether this pass, after `read` tokens, is one that a dealer deals ahead: all parties see it alike.
+    fn is_foreseen(&self, read: usize) -> bool {
+        let single = self.keys.tokens() == 1 && self.segment.is_none();
+        single && self.keep == read && self.work == Work::Outputs(OutputRows::Last)
+    }
+}
+
 /// One session's state at one party: keys and values of all tokens so far.
 pub struct PartySession {
-    model: Arc<PartyModel>,
-    session: Session,
-    cache: Cache<SecureValues>,
+    pub(super) model: Arc<PartyModel>,
+    pub(super) session: Session,
+    /// With the tokens of passes that are dealt ahead.
+    pub(super) cache: Place,
+    /// Tokens of passes that were asked for.
+    pub(super) read: usize,
+    pub(super) ahead: Queue,
 }
 
 impl PartySession {
@@ -85,8 +107,8 @@ impl PartySession {
 
     /// A session that the caller has prepared, of the model's role.
     pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
-        let cache = Cache::new(&model.model.config);
-        PartySession { model, session, cache }
+        let cache = Rc::new(Cell::new(Some(Cache::new(&model.model.config))));
+        PartySession { model, session, cache, read: 0, ahead: Queue::default() }
     }
 
     /// The same, recording where the time of each pass goes.
@@ -102,7 +124,7 @@ impl PartySession {
 
     /// Tokens so far.
     pub fn tokens(&self) -> usize {
-        self.cache.tokens()
+        self.read
     }
 
     /// Whether tokens of earlier passes count in later ones: a decoder.
@@ -128,8 +150,9 @@ impl PartySession {
     /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token after the other, each with this
     /// party's account of what led to it; `None` stands for the dealer's part.
     ///
-    /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
-    /// their positions is masked by streams that never masked anything.
+    /// Keys and values of tokens that are forgotten are cut off; passes are numbered on, so what is computed again at
+    /// their positions is masked by streams that never masked anything. The same holds where a dealer has dealt ahead for
+    /// another pass than this one.
     ///
     /// # Errors
     /// A party is lost, the programs have diverged, or `reply` fails.
@@ -148,10 +171,18 @@ impl PartySession {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
         };
+        let foreseen = r.is_foreseen(self.read);
+        if foreseen && let Some(pass) = self.ahead.take() {
+            let account = self.serve(net, pass, &r.keys)?;
+            return reply(account, None);
+        }
+        self.ahead.throw_away();
+        let dealer = self.session.role() == Role::Dealer;
         for _ in 0..choices {
-            let before = *self.session.ledger();
-            let (model, sampling, cache) = (&self.model.model, &self.model.sampling, &mut self.cache);
-            let (words, chosen) = self.session.run(net, |cx| {
+            let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());
+            let mut lent = Lent::of(&self.cache);
+            let (model, sampling, cache) = (&self.model.model, &self.model.sampling, &mut *lent);
+            let program = |cx| {
                 let tokens = &tokens;
                 async move {
                     let a = Secure::new(cx);
@@ -170,16 +201,26 @@ impl PartySession {
                         }
                     })
                 }
-            })?;
+            };
+            let (words, chosen) = match foreseen && !dealer {
+                true => self.session.run_next(net, program)?,
+                false => self.session.run(net, program)?,
+            };
+            self.read = lent.tokens();
             let bits = match r.work {
                 Work::Choose { .. } => Reveal::TOKEN.bits,
                 _ => revealed(&self.model.public.config).bits,
             };
-            let account =
-                Account { cost: self.session.ledger().since(&before), profile: self.session.profile() };
+            let cost = self.session.ledger().since(&before);
+            let dealing = dealer.then(|| Dealing {
+                asked: Dealt::new(&cost, working(&self.session, start, blocked)),
+                wasted: std::mem::take(&mut self.ahead.wasted),
+                ..Dealing::default()
+            });
+            let account = Account { cost, profile: self.session.profile(), dealing };
             reply(account, words.map(|w| packed(&w, bits)))?;
             if let Some(row) = chosen {
-                (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
+                (tokens, count, keep) = (Tokens::OneHot(row), 1, self.read);
             }
         }
         Ok(())

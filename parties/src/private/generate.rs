@@ -1,11 +1,10 @@
 //! Answers to prompts.
 
-use super::run::split_outputs;
 use super::times::Doing;
 use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen, Speculation};
 use crate::client::PassOutput;
 use crate::sampling::Sampling;
-use models::shared::{SessionOptions, client as shares};
+use models::shared::{Dealing, SessionOptions, Stepwise, client as shares};
 use models::tokenizer::StreamDecoder;
 use protocol::Ledger;
 use std::time::{Duration, Instant};
@@ -74,6 +73,8 @@ pub struct Answer {
     pub prompt_cost: Ledger,
     /// The same for the tokens after it.
     pub decode_cost: Ledger,
+    /// When the dealer worked for the tokens after the first.
+    pub decode_dealing: Dealing,
     /// What each party saw of the prompt.
     pub seen: Seen,
     /// Where the time of each pass went, if the model is [`PrivateModel::timed`].
@@ -91,6 +92,7 @@ impl Answer {
             gains: vec![],
             prompt_cost: Ledger::default(),
             decode_cost: Ledger::default(),
+            decode_dealing: Dealing::default(),
             seen: Seen::default(),
             times: vec![],
         }
@@ -145,7 +147,10 @@ impl PrivateModel<'_> {
         if let Some(choice) = &choice {
             choice.check(self.public()).map_err(PrivateError::Choice)?;
         }
-        let options = SessionOptions { choice, ..SessionOptions::default() };
+        // One token a pass from the prompt on; the last token of the answer goes through no pass any more.
+        let single = choice.is_none() && speculation.is_none();
+        let stepwise = single.then(|| Stepwise { from: prompt.len(), to: prompt.len() + new - 1 });
+        let options = SessionOptions { choice, stepwise, ..SessionOptions::default() };
         let run = self.open_run(options, prompt.len() + new).await?;
         let start = Instant::now();
         let tokenizer = self.tokenizer.as_ref();
@@ -189,6 +194,7 @@ impl Making<'_> {
             self.answer.prompt_cost.add(&cost);
             (self.progress)(Progress::Prompt(run.position, prompt.len()));
         }
+        run.take_dealing();
         let mut drafts = vec![];
         while let Some(gained) = self.take(&scores, &drafts, how)? {
             run.take_back(drafts.len() + 1 - gained);
@@ -210,6 +216,7 @@ impl Making<'_> {
     fn keep(&mut self, run: &mut Run<'_>) {
         self.answer.seen = run.seen.take().unwrap_or_default();
         self.answer.times = run.take_times();
+        self.answer.decode_dealing = run.take_dealing();
     }
 
     /// Takes the tokens that a pass gives: the one after the token that was sent, and one more after each draft that is what
@@ -257,7 +264,7 @@ impl Making<'_> {
             run.session.begin(pass, parts).await?;
             run.advance(tokens.len());
             while let Some(PassOutput(outputs)) = run.session.next_output().await? {
-                let (cost, [_, p1, p2]) = split_outputs(&outputs, &mut run.times)?;
+                let (cost, [_, p1, p2]) = run.told(&outputs)?;
                 run.times.end();
                 run.times.turn(Doing::Waits);
                 let first = self.answer.tokens.is_empty();
@@ -269,7 +276,9 @@ impl Making<'_> {
                 if first {
                     (self.progress)(Progress::Prompt(run.position, prompt.len()));
                 }
-                if !first {
+                if first {
+                    run.take_dealing();
+                } else {
                     self.answer.gains.push(1);
                 }
                 let token = shares::combine_token(&m.device, m.config().vocab, p1, p2)?;

@@ -7,7 +7,7 @@ use crate::{
 };
 use models::model::OutputRows;
 use models::shared::{Account, PartySession, Request, SessionOptions, Work};
-use protocol::{Network, Role};
+use protocol::{Network, Role, Step};
 
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
@@ -93,6 +93,10 @@ impl SessionRunner for Runner {
         };
         let request = Request { keys, segment, keep, work };
         self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
+    }
+
+    fn run_ahead(&mut self, network: &mut dyn Network) -> Step {
+        self.session.deal_ahead(network)
     }
 }
 

@@ -11,7 +11,7 @@ mod scopes;
 
 use crate::host::{Host, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
-use crate::output::{JsonArgument, links, megabytes};
+use crate::output::{self, JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
 use loopback::Loopback;
@@ -19,7 +19,8 @@ use models::calibrate::spread_tokens;
 use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
-use parties::private::{Pass, PassTimes};
+use models::shared::Dealing;
+use parties::private::{Pass, PassTimes, Run};
 use protocol::Ledger;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
@@ -45,6 +46,9 @@ pub(crate) struct BenchModel {
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    /// Beside each run with tokens after the first another one, for which the dealer deals nothing ahead.
+    #[arg(long)]
+    compare_ahead: bool,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -66,6 +70,10 @@ struct Figures {
     pass_median_s: f64,
     /// Each further token.
     decode_s: Vec<f64>,
+    /// The same where the dealer deals nothing ahead, with `--compare-ahead`.
+    decode_without_ahead_s: Vec<f64>,
+    /// When the dealer worked for all further tokens.
+    dealing: Dealing,
     exchanges: u64,
     bytes: BTreeMap<String, u64>,
     bytes_total: u64,
@@ -117,19 +125,24 @@ impl BenchModel {
             let mut times: Vec<Vec<PassTimes>> = vec![];
             let (mut pass_s, mut decode_s, mut spent, mut max_error) =
                 (vec![], vec![], Ledger::default(), 0f32);
+            let (mut without_s, mut dealing) = (vec![], Dealing::default());
             for _ in 0..self.runs {
-                let mut run = model.run(OutputRows::Last, self.tokens + self.decode).await?;
+                if self.compare_ahead {
+                    let mut run = model.run(OutputRows::Last, self.tokens + self.decode).await?;
+                    run.pass(Pass { tokens: &tokens, segment: None }).await?;
+                    without_s.extend(self.decode(&mut run, all[0]).await?);
+                    run.close().await?;
+                }
+                let mut run = model.run_stepwise(self.tokens, self.decode).await?;
                 let start = Instant::now();
                 let (outputs, cost) = run.pass(Pass { tokens: &tokens, segment: None }).await?;
                 pass_s.push(start.elapsed().as_secs_f64());
                 spent = cost;
                 let errors = outputs.iter().zip(&expected).map(|(a, b)| (a - b).abs());
                 max_error = errors.fold(max_error, f32::max);
-                for _ in 0..self.decode {
-                    let start = Instant::now();
-                    run.pass(Pass { tokens: &all[..1], segment: None }).await?;
-                    decode_s.push(start.elapsed().as_secs_f64());
-                }
+                run.take_dealing();
+                decode_s.extend(self.decode(&mut run, all[0]).await?);
+                dealing += run.take_dealing();
                 times.push(run.take_times());
                 run.close().await?;
             }
@@ -154,6 +167,8 @@ impl BenchModel {
                 pass_median_s: median(&pass_s),
                 pass_s,
                 decode_s,
+                decode_without_ahead_s: without_s,
+                dealing,
                 exchanges: spent.exchanges,
                 bytes_total: bytes.values().sum(),
                 bytes,
@@ -180,7 +195,13 @@ impl BenchModel {
             figures.max_error
         ));
         if !figures.decode_s.is_empty() {
+            let tokens = figures.decode_s.len();
             self.json.say(&format!("each further token: {:.3} s (median)\n", median(&figures.decode_s)));
+            self.json.say(&(output::dealing(&figures.dealing, tokens) + "\n"));
+        }
+        if !figures.decode_without_ahead_s.is_empty() {
+            let without = median(&figures.decode_without_ahead_s);
+            self.json.say(&format!("each further token, nothing dealt ahead: {without:.3} s (median)\n"));
         }
         self.json.say(&format!(
             "{} bytes of keys a token from the client; the cost is {}the declared one\n",
@@ -191,6 +212,17 @@ impl BenchModel {
             self.html.write(report)?;
         }
         self.json.write(&figures)
+    }
+
+    /// Further tokens, one a pass: seconds of each.
+    async fn decode(&self, run: &mut Run<'_>, token: u32) -> anyhow::Result<Vec<f64>> {
+        let mut all = vec![];
+        for _ in 0..self.decode {
+            let start = Instant::now();
+            run.pass(Pass { tokens: &[token], segment: None }).await?;
+            all.push(start.elapsed().as_secs_f64());
+        }
+        Ok(all)
     }
 
     /// The pass, and a further token, each in the fastest of its runs.
