@@ -100,7 +100,7 @@ pub trait Algebra: Clone {
     /// x + y.
     fn add(&self, x: &Act<Self>, y: &Act<Self>) -> Act<Self>;
     /// Scores q · k^T of every head, flat (see [`AttentionShape`]); q of all sequences, k sequence by sequence.
-    async fn scores(&self, q: &Act<Self>, k: &[Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
+    async fn scores(&self, q: &Act<Self>, k: &[&Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
     /// e^(score − some shift of its row).
     async fn exponentials(
         &self,
@@ -109,7 +109,7 @@ pub trait Algebra: Clone {
         p: &Softmax<Self>,
     ) -> Result<Act<Self>>;
     /// Σ e · v for every head and query; v sequence by sequence.
-    async fn weighted_sum(&self, e: &Act<Self>, v: &[Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
+    async fn weighted_sum(&self, e: &Act<Self>, v: &[&Act<Self>], s: &AttentionShape) -> Result<Act<Self>>;
     /// 1 / Σ e for every head and query.
     async fn reciprocal_sums(
         &self,

@@ -26,17 +26,17 @@ pub(crate) async fn attend<A: Algebra>(
     for (kept, block) in kept.iter_mut().zip(&s.blocks) {
         let (old_k, old_v) = kept.take().unzip();
         let new = |x| a.rows(x, block.queries.start, block.queries.end);
-        k.push(a.append(old_k.as_ref(), &new(&new_k)));
-        v.push(a.append(old_v.as_ref(), &new(&new_v)));
+        // Back in their place before anything is awaited: a dealer that breaks off goes on from there.
+        let all = (a.append(old_k.as_ref(), &new(&new_k)), a.append(old_v.as_ref(), &new(&new_v)));
+        let all = &*kept.insert(all);
+        k.push(&all.0);
+        v.push(&all.1);
     }
     let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
     let (sum, reciprocal) =
         join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
             .await?;
-    for (kept, both) in kept.iter_mut().zip(k.into_iter().zip(v)) {
-        *kept = Some(both);
-    }
     a.scope("divide").scale_heads(&sum, &reciprocal, s).await
 }
 

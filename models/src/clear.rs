@@ -232,9 +232,9 @@ impl Algebra for Clear {
         Ints { data: x.data.iter().zip(&y.data).map(|(a, b)| a.wrapping_add(*b)).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Ints, k: &[Ints], s: &AttentionShape) -> Result<Ints> {
+    async fn scores(&self, q: &Ints, k: &[&Ints], s: &AttentionShape) -> Result<Ints> {
         let q = self.upload(q);
-        let scores = |(k, b): (&Ints, &Block)| {
+        let scores = |(k, b): (&&Ints, &Block)| {
             q.gemm_batch(&self.upload(k), &s.score_products(b)).gather(&b.square).to_vec()
         };
         Ok(Ints::new(s.scores(), 1, k.iter().zip(&s.blocks).flat_map(scores).collect()))
@@ -254,9 +254,9 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }
 
-    async fn weighted_sum(&self, e: &Ints, v: &[Ints], s: &AttentionShape) -> Result<Ints> {
+    async fn weighted_sum(&self, e: &Ints, v: &[&Ints], s: &AttentionShape) -> Result<Ints> {
         let e = self.upload(e);
-        let sums = |(v, b): (&Ints, &Block)| {
+        let sums = |(v, b): (&&Ints, &Block)| {
             let square = e.slice(b.scores.clone()).scatter(&b.square, s.square_len(b));
             square.gemm_batch(&self.upload(v), &s.value_products(b)).to_vec()
         };

@@ -368,7 +368,7 @@ impl Algebra for Dry {
         *x
     }
 
-    async fn scores(&self, _: &Shape, _: &[Shape], s: &AttentionShape) -> Result<Shape> {
+    async fn scores(&self, _: &Shape, _: &[&Shape], s: &AttentionShape) -> Result<Shape> {
         self.attention(s);
         self.charge(product_cost(s.scores(), RING).then(reshare_cost(s.scores(), RING))).await;
         Ok(Shape::new(s.scores(), 1))
@@ -381,7 +381,7 @@ impl Algebra for Dry {
         Ok(*x)
     }
 
-    async fn weighted_sum(&self, _: &Shape, _: &[Shape], s: &AttentionShape) -> Result<Shape> {
+    async fn weighted_sum(&self, _: &Shape, _: &[&Shape], s: &AttentionShape) -> Result<Shape> {
         self.attention(s);
         let y = Shape::new(s.queries(), s.heads * s.head_dim);
         self.product_truncated(y.len(), EXP_SCALE).await;

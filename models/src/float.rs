@@ -244,8 +244,8 @@ impl Algebra for Float {
         Mat { data: x.data.iter().zip(&y.data).map(|(a, b)| a + b).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Mat, k: &[Mat], s: &AttentionShape) -> Result<Mat> {
-        let scores = |(k, b): (&Mat, &Block)| -> Vec<f32> {
+    async fn scores(&self, q: &Mat, k: &[&Mat], s: &AttentionShape) -> Result<Mat> {
+        let scores = |(k, b): (&&Mat, &Block)| -> Vec<f32> {
             let square = products(&q.data, &k.data, &s.score_products(b));
             b.square.iter().map(|&i| square[i as usize]).collect()
         };
@@ -264,8 +264,8 @@ impl Algebra for Float {
         Ok(Mat { data, ..*scores })
     }
 
-    async fn weighted_sum(&self, e: &Mat, v: &[Mat], s: &AttentionShape) -> Result<Mat> {
-        let sums = |(v, b): (&Mat, &Block)| {
+    async fn weighted_sum(&self, e: &Mat, v: &[&Mat], s: &AttentionShape) -> Result<Mat> {
+        let sums = |(v, b): (&&Mat, &Block)| {
             let mut square = vec![0.0; s.square_len(b)];
             e.data[b.scores.clone()].iter().zip(&b.square).for_each(|(e, &i)| square[i as usize] = *e);
             products(&square, &v.data, &s.value_products(b))

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub enum Tokens {
     /// From a client: keys of point functions.
     Keys(EmbeddingKeys),
+    /// So many that the client has yet to send: at the dealer, which deals ahead.
+    Expected(usize),
     /// Chosen among the parties: one-hot rows at scale 0.
     OneHot(Share),
 }
@@ -86,6 +88,7 @@ impl Algebra for Secure<'_> {
     async fn embed(&self, tokens: &Tokens, table: &SharedTable) -> Result<Share> {
         match tokens {
             Tokens::Keys(keys) => embedding::embed(&self.cx, keys, table).await,
+            Tokens::Expected(tokens) => embedding::embed_ahead(&self.cx, *tokens, table).await,
             Tokens::OneHot(rows) => {
                 product::reshare(&self.cx, embedding::matmul(&self.cx, rows, table)?).await
             }
@@ -151,7 +154,7 @@ impl Algebra for Secure<'_> {
         x.add(y)
     }
 
-    async fn scores(&self, q: &Share, k: &[Share], s: &AttentionShape) -> Result<Share> {
+    async fn scores(&self, q: &Share, k: &[&Share], s: &AttentionShape) -> Result<Share> {
         let products: Vec<_> = s.blocks.iter().map(|b| s.score_products(b)).collect();
         let flat = Shape::new(s.scores(), 1);
         let z = product::bilinear_parts(&self.cx, q, k, flat, |i, q, k| {
@@ -164,7 +167,7 @@ impl Algebra for Secure<'_> {
         softmax::exponentials(&self.cx, x, &s.offsets, &s.row_of, t).await
     }
 
-    async fn weighted_sum(&self, e: &Share, v: &[Share], s: &AttentionShape) -> Result<Share> {
+    async fn weighted_sum(&self, e: &Share, v: &[&Share], s: &AttentionShape) -> Result<Share> {
         let products: Vec<_> = s.blocks.iter().map(|b| s.value_products(b)).collect();
         let shape = Shape::new(s.queries(), s.heads * s.head_dim);
         let z = product::bilinear_parts(&self.cx, e, v, shape, |i, e, v| {

@@ -1,5 +1,6 @@
 //! A model as it is shared: what is public, what each party stores, one session's passes over it, and the client's side.
 
+mod ahead;
 mod assembly;
 mod choice;
 pub mod client;
@@ -15,6 +16,7 @@ use protocol::{Key, Role};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use ahead::{Dealing, Dealt, Stepwise};
 pub use assembly::{Assembly, PartyModel};
 pub use choice::Choice;
 pub use session::{Account, Part, PartySession, Request, SessionOptions, Work};

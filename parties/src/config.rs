@@ -128,6 +128,8 @@ pub struct Limits {
     pub max_sequences: u32,
     /// Most tokens of a pass that a client drafts (speculative decoding); 0 refuses drafts.
     pub max_drafted_tokens: u32,
+    /// Most tokens that the dealer deals for before they are asked for; 0 for none.
+    pub max_tokens_ahead: u32,
     /// Largest message between parties, or body of a client's message.
     pub max_message_bytes: usize,
     /// Threads that compute; 0: one for each core. Fewer help where several parties share a machine.
@@ -147,6 +149,7 @@ impl Default for Limits {
             max_context_tokens: 4096,
             max_sequences: 8,
             max_drafted_tokens: 16,
+            max_tokens_ahead: 4,
             max_message_bytes: 256 << 20,
             threads: 0,
             report_times: false,

@@ -8,7 +8,7 @@ use crate::{
     tls::ClientIdentity,
     wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, PutModel},
 };
-use protocol::{Network, Role};
+use protocol::{Network, Role, Step};
 use std::sync::Arc;
 
 /// A stored model and its public metadata.
@@ -117,8 +117,8 @@ pub trait Upload: Send {
     fn commit(self: Box<Self>) -> Result<Digest, Failure>;
 }
 
-/// One session's state, used by its own thread only.
-pub trait SessionRunner: Send {
+/// One session's state, made and used by its own thread only.
+pub trait SessionRunner {
     /// One pass. Output goes out in pieces through `reply`.
     ///
     /// # Errors
@@ -130,13 +130,12 @@ pub trait SessionRunner: Send {
         reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
     ) -> Result<(), Failure>;
 
-    /// Called after each pass while no request waits: a dealer may deal for the next pass.
-    ///
-    /// # Errors
-    /// As for [`SessionRunner::pass`].
-    fn run_ahead(&mut self, network: &mut dyn Network) -> Result<(), Failure> {
+    /// Called while no request waits: a dealer may deal for passes to come. It must return soon, and not wait for the
+    /// network. Says when to call again: at once after [`Step::More`], in a while after [`Step::Full`], after the next pass
+    /// after [`Step::Complete`].
+    fn run_ahead(&mut self, network: &mut dyn Network) -> Step {
         let _ = network;
-        Ok(())
+        Step::Complete
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, SessionOptions};
+use models::shared::{Assembly, PartyModel, PartySession, PublicModel, SessionOptions, Stepwise};
 use protocol::{ChaChaStreams, Role};
 use runner::Runner;
 use sha2::{Digest as _, Sha256};
@@ -68,6 +68,8 @@ pub struct ModelStore {
     directory: Option<PathBuf>,
     /// Whether clients may know where this party's time goes.
     report_times: bool,
+    /// Passes that the dealer deals ahead.
+    passes_ahead: usize,
     models: Models,
     claims: Arc<Mutex<HashSet<String>>>,
 }
@@ -85,6 +87,7 @@ impl ModelStore {
             device: kernels::cpu::Cpu::best(),
             directory,
             report_times: config.limits.report_times,
+            passes_ahead: config.limits.max_tokens_ahead as usize,
             models: Models::default(),
             claims: Arc::default(),
         };
@@ -291,8 +294,12 @@ impl Engine for ModelStore {
             key(Role::Dealer, Role::P2),
             key(Role::P1, Role::P2),
         ]);
-        let mut session =
-            PartySession::new(model, Box::new(streams)).with_sequences(request.sequences as usize);
+        // Never beyond the session's context.
+        let context = request.context_tokens as usize;
+        let stepwise = options.stepwise.map(|s| Stepwise { to: s.to.min(context), ..s });
+        let mut session = PartySession::new(model, Box::new(streams))
+            .with_sequences(request.sequences as usize)
+            .dealing_ahead(self.passes_ahead, stepwise);
         if options.profile {
             session = session.with_profile();
         }

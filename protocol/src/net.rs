@@ -31,4 +31,13 @@ pub trait Network: Send {
     fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError>;
     /// The next message from `from`; blocks until it is there or the link is lost.
     fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError>;
+    /// Whether a message of so many bytes can be handed over without blocking: what nobody has asked for is sent only then.
+    fn room(&self, to: Role, bytes: usize) -> bool {
+        let _ = (to, bytes);
+        false
+    }
+    /// Bytes that wait at most at one end of a link (one larger message by itself does, too).
+    fn capacity(&self) -> usize {
+        0
+    }
 }

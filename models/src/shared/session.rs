@@ -1,5 +1,6 @@
 //! One session's passes at one party.
 
+use super::ahead::{Dealing, Dealt, Lent, Place, Queue, Stepwise, working};
 use super::choice::Choice;
 use super::{PartyModel, SharedModelError, revealed};
 use crate::model::{Cache, OutputRows, Sequence};
@@ -8,9 +9,12 @@ use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
 use protocol::gates::reveal::Reveal;
 use protocol::profile::Profile;
-use protocol::{Ledger, Network, Session, Streams};
+use protocol::{Ledger, Network, Role, Session, Streams};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a client settles when it opens a session. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct SessionOptions {
     /// The parties say where their time went, if their configuration allows it.
     #[serde(default)]
     pub profile: bool,
+    /// For which passes the dealer may deal before they are asked for.
+    #[serde(default)]
+    pub stepwise: Option<Stepwise>,
 }
 
 /// What a party says of a pass.
@@ -32,11 +39,14 @@ pub struct Account {
     pub cost: Ledger,
     /// Where its time went, if the client has asked.
     pub profile: Option<Profile>,
+    /// When it dealt, if it is the dealer.
+    #[serde(default)]
+    pub dealing: Option<Dealing>,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { rows: OutputRows::Last, choice: None, profile: false }
+        SessionOptions { rows: OutputRows::Last, choice: None, profile: false, stepwise: None }
     }
 }
 
@@ -80,11 +90,24 @@ pub struct Part {
     pub keep: usize,
 }
 
+impl Request {
+    /// Whether this pass, after `read` tokens of each sequence, is one that a dealer deals ahead: all parties see it alike.
+    fn is_foreseen(&self, read: &[usize]) -> bool {
+        let (&[read], &[part]) = (read, &self.parts[..]) else { return false };
+        let single = part.count == 1 && part.segment.is_none() && part.keep == read;
+        single && self.work == Work::Outputs(OutputRows::Last)
+    }
+}
+
 /// One session's state at one party: keys and values of all tokens so far, sequence by sequence.
 pub struct PartySession {
-    model: Arc<PartyModel>,
-    session: Session,
-    caches: Vec<Cache<SecureValues>>,
+    pub(super) model: Arc<PartyModel>,
+    pub(super) session: Session,
+    /// With the tokens of passes that are dealt ahead.
+    pub(super) caches: Place,
+    /// Tokens of passes that were asked for, sequence by sequence.
+    pub(super) read: Vec<usize>,
+    pub(super) ahead: Queue,
 }
 
 impl PartySession {
@@ -96,13 +119,14 @@ impl PartySession {
 
     /// A session that the caller has prepared, of the model's role.
     pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
-        let caches = vec![Cache::new(&model.model.config)];
-        PartySession { model, session, caches }
+        let caches = Rc::new(Cell::new(Some(vec![Cache::new(&model.model.config)])));
+        PartySession { model, session, caches, read: vec![0], ahead: Queue::default() }
     }
 
     /// The same for so many sequences instead of one.
     pub fn with_sequences(mut self, sequences: usize) -> PartySession {
-        self.caches = (0..sequences).map(|_| Cache::new(&self.model.model.config)).collect();
+        let caches = (0..sequences).map(|_| Cache::new(&self.model.model.config)).collect();
+        (self.caches, self.read) = (Rc::new(Cell::new(Some(caches))), vec![0; sequences]);
         self
     }
 
@@ -118,8 +142,8 @@ impl PartySession {
     }
 
     /// Tokens so far, sequence by sequence.
-    pub fn tokens(&self) -> impl Iterator<Item = usize> {
-        self.caches.iter().map(Cache::tokens)
+    pub fn tokens(&self) -> &[usize] {
+        &self.read
     }
 
     /// Whether tokens of earlier passes count in later ones: a decoder.
@@ -145,8 +169,9 @@ impl PartySession {
     /// One pass. What is for the client goes to `reply`: nothing, outputs, or one token of each sequence after the other,
     /// each time with this party's account of what led to it; `None` stands for the dealer's part.
     ///
-    /// Keys and values of tokens that are forgotten are cut off; operations are numbered on, so what is computed again at
-    /// their positions is masked by streams that never masked anything.
+    /// Keys and values of tokens that are forgotten are cut off; passes are numbered on, so what is computed again at
+    /// their positions is masked by streams that never masked anything. The same holds where a dealer has dealt ahead for
+    /// another pass than this one.
     ///
     /// # Errors
     /// A party is lost, the programs have diverged, or `reply` fails.
@@ -166,10 +191,18 @@ impl PartySession {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
         };
+        let foreseen = r.is_foreseen(&self.read);
+        if foreseen && let Some(pass) = self.ahead.take() {
+            let account = self.serve(net, pass, &r.keys)?;
+            return reply(account, None);
+        }
+        self.ahead.throw_away();
+        let dealer = self.session.role() == Role::Dealer;
         for _ in 0..choices {
-            let before = *self.session.ledger();
-            let (model, sampling, caches) = (&self.model.model, &self.model.sampling, &mut self.caches);
-            let (words, chosen) = self.session.run(net, |cx| {
+            let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());
+            let mut lent = Lent::of(&self.caches);
+            let (model, sampling, caches) = (&self.model.model, &self.model.sampling, &mut lent[..]);
+            let program = |cx| {
                 let (tokens, parts) = (&tokens, &parts);
                 async move {
                     let a = Secure::new(cx);
@@ -191,13 +224,23 @@ impl PartySession {
                         }
                     })
                 }
-            })?;
+            };
+            let (words, chosen) = match foreseen && !dealer {
+                true => self.session.run_next(net, program)?,
+                false => self.session.run(net, program)?,
+            };
+            self.read = lent.iter().map(Cache::tokens).collect();
             let bits = match r.work {
                 Work::Choose { .. } => Reveal::TOKEN.bits,
                 _ => revealed(&self.model.public.config).bits,
             };
-            let account =
-                Account { cost: self.session.ledger().since(&before), profile: self.session.profile() };
+            let cost = self.session.ledger().since(&before);
+            let dealing = dealer.then(|| Dealing {
+                asked: Dealt::new(&cost, working(&self.session, start, blocked)),
+                wasted: std::mem::take(&mut self.ahead.wasted),
+                ..Dealing::default()
+            });
+            let account = Account { cost, profile: self.session.profile(), dealing };
             let message = words.map(|w| packed(&w, bits));
             self.session.check_device("the answer")?;
             reply(account, message)?;

@@ -11,11 +11,12 @@ use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
 use models::shared::{
-    Account, Assembly, Part, PartyModel, PartySession, PublicModel, Request, Seeds, Work, client,
+    Account, Assembly, Dealing, Part, PartyModel, PartySession, PublicModel, Request, Seeds, Stepwise, Work,
+    client,
 };
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
-use protocol::{Ledger, Role, Sent, Session};
+use protocol::{Ledger, PadUse, Role, Sent, Session, Step as Dealt};
 use std::sync::Arc;
 
 /// A model shared among three parties in this process.
@@ -83,6 +84,28 @@ pub struct Done {
     pub outputs: Vec<f32>,
     pub cost: Ledger,
     pub sent: [Vec<Sent>; 3],
+    pub dealing: Dealing,
+    /// All masks used so far, of all parties.
+    pub pads: Vec<PadUse>,
+    /// What the dealer has sent by then, with all that was for nothing.
+    pub dealt: u64,
+}
+
+/// How far the dealer works ahead.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// At most so many passes,
+    pub passes: usize,
+    /// at these positions,
+    pub stepwise: Option<Stepwise>,
+    /// of each of which it deals a part so many times before the next pass is asked for,
+    pub calls: usize,
+    /// over links that hold so many bytes.
+    pub capacity: usize,
+}
+
+impl Plan {
+    pub const NONE: Plan = Plan { passes: 0, stepwise: None, calls: 0, capacity: usize::MAX };
 }
 
 /// Runs passes one after the other; returns each pass's output scores and cost.
@@ -101,18 +124,35 @@ pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) ->
 
 /// Runs the passes of a session of one sequence.
 pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -> Vec<Done> {
-    let turns = |s: &Step| vec![Turn { sequence: 0, step: s.clone(), segment: None }];
-    run_batches(shared, seed, 1, &steps.iter().map(turns).collect::<Vec<_>>(), rows)
+    run_ahead(shared, seed, steps, rows, Plan::NONE)
 }
 
-/// Runs the passes of a session of some sequences, with the pad registry on. Passes at the same position of their first
-/// sequence get the same keys from the client.
+/// The same with a dealer that works ahead: the client asks for a pass when it has dealt what it may.
+pub fn run_ahead(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows, plan: Plan) -> Vec<Done> {
+    let turns = |s: &Step| vec![Turn { sequence: 0, step: s.clone(), segment: None }];
+    run_planned(shared, seed, 1, &steps.iter().map(turns).collect::<Vec<_>>(), rows, plan)
+}
+
+/// Runs the passes of a session of some sequences.
 pub fn run_batches(
     shared: &Shared,
     seed: u64,
     sequences: usize,
     steps: &[Vec<Turn>],
     rows: OutputRows,
+) -> Vec<Done> {
+    run_planned(shared, seed, sequences, steps, rows, Plan::NONE)
+}
+
+/// Runs the passes of a session of some sequences, with the pad registry on. Passes at the same position of their first
+/// sequence get the same keys from the client.
+fn run_planned(
+    shared: &Shared,
+    seed: u64,
+    sequences: usize,
+    steps: &[Vec<Turn>],
+    rows: OutputRows,
+    plan: Plan,
 ) -> Vec<Done> {
     let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
     let config = &shared.public.config;
@@ -124,11 +164,12 @@ pub fn run_batches(
             client::split_tokens(&device, config.vocab, &tokens(turns), &key).unwrap()
         })
         .collect();
-    type Own = (Option<Vec<u8>>, Ledger, Vec<Sent>);
+    type Own = (Option<Vec<u8>>, Account, Vec<Sent>, Vec<PadUse>, u64);
+    let asked = &std::sync::Barrier::new(3);
     let mut own: [Vec<Own>; 3] = std::thread::scope(|s| {
         let threads: Vec<_> = Role::ALL
             .into_iter()
-            .zip(MemoryNetwork::three())
+            .zip(MemoryNetwork::bounded(plan.capacity))
             .map(|(role, mut net)| {
                 let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
                 let device = shared.devices[role.index()].clone();
@@ -136,22 +177,32 @@ pub fn run_batches(
                     let streams = Box::new(world.chacha(role));
                     let session = Session::new(role, device, Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
-                    let mut session = PartySession::within(model, session).with_sequences(sequences);
+                    let mut session = PartySession::within(model, session)
+                        .with_sequences(sequences)
+                        .dealing_ahead(plan.passes, plan.stepwise);
                     let (mut out, mut told) = (vec![], 0);
                     for (turns, input) in steps.iter().zip(inputs) {
+                        for _ in 0..plan.calls {
+                            if session.deal_ahead(&mut net) != Dealt::More {
+                                break;
+                            }
+                        }
+                        asked.wait();
                         let parts: Vec<Part> = turns.iter().map(part).collect();
                         let count = parts.iter().map(|p| p.count).sum();
                         let keys = session.keys(&input[role.index()], count).unwrap();
                         let request = Request { keys, parts, work: Work::Outputs(rows) };
                         let mut yielded = None;
                         let mut reply = |account: Account, outputs| {
-                            yielded = Some((outputs, account.cost));
+                            yielded = Some((outputs, account));
                             Ok::<_, protocol::Error>(())
                         };
                         session.pass(&mut net, &request, &mut reply).unwrap();
-                        let (outputs, cost) = yielded.unwrap();
-                        let sent = session.session().transcript();
-                        out.push((outputs, cost, sent[told..].to_vec()));
+                        let (outputs, account) = yielded.unwrap();
+                        let (sent, pads) =
+                            (session.session().transcript(), session.session().pads().unwrap());
+                        let all = session.ledger().sent.iter().flatten().sum();
+                        out.push((outputs, account, sent[told..].to_vec(), pads, all));
                         told = sent.len();
                     }
                     out.reverse();
@@ -168,7 +219,14 @@ pub fn run_batches(
             let [dealer, p1, p2] = own.each_mut().map(|passes| passes.pop().unwrap());
             assert!(dealer.0.is_none(), "the dealer has nothing for the client");
             let outputs = client::combine_outputs(&device, config, &p1.0.unwrap(), &p2.0.unwrap()).unwrap();
-            Done { outputs, cost: Ledger::merge(&[dealer.1, p1.1, p2.1]), sent: [dealer.2, p1.2, p2.2] }
+            Done {
+                outputs,
+                cost: Ledger::merge(&[dealer.1.cost, p1.1.cost, p2.1.cost]),
+                sent: [dealer.2, p1.2, p2.2],
+                dealing: dealer.1.dealing.unwrap(),
+                pads: [dealer.3, p1.3, p2.3].concat(),
+                dealt: dealer.4,
+            }
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use super::making::Making;
 use super::{PassTimes, PrivateError, PrivateModel, Seen, Speculation};
 use crate::sampling::Sampling;
-use models::shared::SessionOptions;
+use models::shared::{Dealing, SessionOptions, Stepwise};
 use protocol::Ledger;
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub struct Answer {
     pub prompt_cost: Ledger,
     /// The same for the tokens after it.
     pub decode_cost: Ledger,
+    /// When the dealer worked for the tokens after the first.
+    pub decode_dealing: Dealing,
     /// What each party saw of the prompt; where there were several prompts, see [`Answers::seen`].
     pub seen: Seen,
     /// Where the time of each pass went, if the model is [`PrivateModel::timed`]; for several prompts [`Answers::times`].
@@ -84,6 +86,8 @@ pub struct Answers {
     pub prompt_cost: Ledger,
     /// The same for all tokens after them.
     pub decode_cost: Ledger,
+    /// When the dealer worked for these.
+    pub decode_dealing: Dealing,
     /// What each party saw of the prompts.
     pub seen: Seen,
     /// Where the time of each pass went, if the model is [`PrivateModel::timed`].
@@ -125,6 +129,7 @@ impl Answer {
             gains: vec![],
             prompt_cost: Ledger::default(),
             decode_cost: Ledger::default(),
+            decode_dealing: Dealing::default(),
             seen: Seen::default(),
             times: vec![],
         }
@@ -184,10 +189,10 @@ impl PrivateModel<'_> {
         mut progress: impl FnMut(Progress),
     ) -> Result<Answer, PrivateError> {
         let prompts = [prompt.to_vec()];
-        let Answers { mut answers, seen, times, .. } =
+        let Answers { mut answers, decode_dealing, seen, times, .. } =
             self.answers(&prompts, how, speculation, |_, p| progress(p)).await?;
         let answer = answers.pop().expect("an answer to each prompt");
-        Ok(Answer { seen, times, ..answer })
+        Ok(Answer { decode_dealing, seen, times, ..answer })
     }
 
     pub(super) async fn answers(
@@ -213,7 +218,10 @@ impl PrivateModel<'_> {
         if let Some(choice) = &choice {
             choice.check(self.public()).map_err(PrivateError::Choice)?;
         }
-        let options = SessionOptions { choice, ..SessionOptions::default() };
+        // One token a pass from the prompt on; the last token of the answer goes through no pass any more.
+        let single = prompts.len() == 1 && choice.is_none() && speculation.is_none();
+        let stepwise = single.then(|| Stepwise { from: longest, to: longest + new - 1 });
+        let options = SessionOptions { choice, stepwise, ..SessionOptions::default() };
         let mut run = self.open_run(options, prompts.len(), longest + new).await?;
         let mut making = Making::new(self, prompts, how, &mut progress);
         let early = match choice {

@@ -1,7 +1,6 @@
 //! Answers in the making: side by side, each until its own end.
 
 use super::generate::{Answer, Answers, Generation, Progress};
-use super::run::split_outputs;
 use super::times::Doing;
 use super::{Pass, PrivateError, PrivateModel, Run, Speculation, Turn, prefill};
 use crate::client::PassOutput;
@@ -66,6 +65,7 @@ impl<'a> Making<'a> {
             self.spent(&turns, &cost);
             self.read(run, &turns);
         }
+        run.take_dealing();
         let mut drafts = vec![vec![]; self.prompts.len()];
         loop {
             let mut next: Vec<(usize, Vec<u32>)> = vec![];
@@ -112,7 +112,7 @@ impl<'a> Making<'a> {
             run.advance(&turns);
             let mut read = !last;
             while let Some(PassOutput(outputs)) = run.session.next_output().await? {
-                let (cost, [_, p1, p2]) = split_outputs(&outputs, &mut run.times)?;
+                let (cost, [_, p1, p2]) = run.told(&outputs)?;
                 run.times.end();
                 run.times.turn(Doing::Waits);
                 self.spent(&turns, &cost);
@@ -121,6 +121,7 @@ impl<'a> Making<'a> {
                 }
                 if !std::mem::replace(&mut read, true) {
                     self.read(run, &turns);
+                    run.take_dealing();
                 }
                 let tokens = shares::combine_tokens(&m.device, m.config().vocab, turns.len(), p1, p2)?;
                 for (i, (one, token)) in self.answers.iter_mut().zip(tokens).enumerate() {
@@ -167,9 +168,10 @@ impl<'a> Making<'a> {
     /// What came of it, and what the session has seen and measured.
     pub(super) fn finish(self, run: &mut Run<'_>) -> Answers {
         let (seen, times) = (run.seen.take().unwrap_or_default(), run.take_times());
+        let decode_dealing = run.take_dealing();
         let Making { answers, prompt_cost, decode_cost, progress, .. } = self;
         let finished = answers.into_iter().enumerate().map(|(i, one)| one.finish(&mut |p| progress(i, p)));
-        Answers { answers: finished.collect(), prompt_cost, decode_cost, seen, times }
+        Answers { answers: finished.collect(), prompt_cost, decode_cost, decode_dealing, seen, times }
     }
 }
 

@@ -6,7 +6,9 @@ use crate::client::{PassOutput, Session, SessionOptions as Opening};
 use crate::owner::random;
 use crate::wire;
 use models::model::OutputRows;
-use models::shared::{Account, SessionOptions, SharedModelError, client as shares, output_width};
+use models::shared::{
+    Account, Dealing, SessionOptions, SharedModelError, Stepwise, client as shares, output_width,
+};
 use protocol::Ledger;
 
 /// The first words that each party received of the prompt: what it knows of it.
@@ -45,6 +47,7 @@ pub struct Run<'m> {
     pub(super) positions: Vec<usize>,
     pub(super) seen: Option<Seen>,
     pub(super) times: Times,
+    pub(super) dealing: Dealing,
 }
 
 impl PrivateModel<'_> {
@@ -75,6 +78,17 @@ impl PrivateModel<'_> {
         self.open_run(SessionOptions { rows, ..SessionOptions::default() }, sequences, context).await
     }
 
+    /// The same for a prompt of `prompt` tokens and then `steps` tokens, one a pass, with outputs of the last token: the
+    /// dealer works ahead, as far as it may.
+    ///
+    /// # Errors
+    /// A party refuses or is lost.
+    pub async fn run_stepwise(&self, prompt: usize, steps: usize) -> Result<Run<'_>, PrivateError> {
+        let context = prompt + steps;
+        let stepwise = Some(Stepwise { from: prompt, to: context });
+        self.open_run(SessionOptions { stepwise, ..SessionOptions::default() }, 1, context).await
+    }
+
     pub(super) async fn open_run(
         &self,
         options: SessionOptions,
@@ -95,8 +109,8 @@ impl PrivateModel<'_> {
             options: serde_json::to_vec(&options).expect("plain data"),
         };
         let session = self.client.open_session(opening).await?;
-        let (positions, times) = (vec![0; sequences], Times::new(self.timed));
-        Ok(Run { model: self, session, rows, positions, seen: None, times })
+        let (positions, times, dealing) = (vec![0; sequences], Times::new(self.timed), Dealing::default());
+        Ok(Run { model: self, session, rows, positions, seen: None, times, dealing })
     }
 
     /// What can never be computed is refused before anything is sent.
@@ -139,7 +153,7 @@ impl Run<'_> {
         let PassOutput(outputs) = self.session.pass(pass, parts).await?;
         self.advance(turns);
         self.times.turn(Doing::Combines);
-        let (ledger, [_, p1, p2]) = split_outputs(&outputs, &mut self.times)?;
+        let (ledger, [_, p1, p2]) = self.told(&outputs)?;
         let mut numbers = &shares::combine_outputs(&m.device, m.config(), p1, p2)?[..];
         let all = self.rows == OutputRows::All || turns.iter().any(|t| t.drafted > 0);
         let mut rows = vec![];
@@ -160,6 +174,11 @@ impl Run<'_> {
     /// Where the time of each pass so far went, if [`PrivateModel::timed`].
     pub fn take_times(&mut self) -> Vec<PassTimes> {
         self.times.take()
+    }
+
+    /// When the dealer worked for the passes since this was asked last.
+    pub fn take_dealing(&mut self) -> Dealing {
+        std::mem::take(&mut self.dealing)
     }
 
     /// The sequence's next pass follows what was before its last `tokens` tokens, which must be guesses of its last pass. The
@@ -205,23 +224,24 @@ impl Run<'_> {
             turns.iter().for_each(|t| self.positions[t.sequence] += t.pass.tokens.len());
         }
     }
-}
 
-/// The parties' accounts together, and their messages.
-pub(super) fn split_outputs<'o>(
-    outputs: &'o [Vec<u8>; 3],
-    times: &mut Times,
-) -> Result<(Ledger, [&'o [u8]; 3]), PrivateError> {
-    let (mut ledgers, mut profiles) = (vec![], vec![]);
-    let mut messages = [&[][..]; 3];
-    for (output, message) in outputs.iter().zip(&mut messages) {
-        let (account, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
-        ledgers.push(account.cost);
-        profiles.extend(account.profile);
-        *message = rest;
+    /// The parties' accounts together, and their messages.
+    pub(super) fn told<'o>(
+        &mut self,
+        outputs: &'o [Vec<u8>; 3],
+    ) -> Result<(Ledger, [&'o [u8]; 3]), PrivateError> {
+        let (mut ledgers, mut profiles) = (vec![], vec![]);
+        let mut messages = [&[][..]; 3];
+        for (output, message) in outputs.iter().zip(&mut messages) {
+            let (account, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
+            ledgers.push(account.cost);
+            profiles.extend(account.profile);
+            self.dealing += account.dealing.unwrap_or_default();
+            *message = rest;
+        }
+        self.times.parties(profiles).map_err(SharedModelError::Damaged)?;
+        Ok((Ledger::merge(&ledgers), messages))
     }
-    times.parties(profiles).map_err(SharedModelError::Damaged)?;
-    Ok((Ledger::merge(&ledgers), messages))
 }
 
 /// A party's account of the pass, then its message.

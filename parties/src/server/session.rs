@@ -13,9 +13,12 @@ use crate::{
     wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Part, Pass, Reply, Request},
 };
 use bytes::Bytes;
-use protocol::{NetError, Role};
+use protocol::{NetError, Role, Step};
 use std::{
-    sync::{Arc, mpsc as blocking},
+    sync::{
+        Arc,
+        mpsc::{self as blocking, RecvTimeoutError, TryRecvError},
+    },
     thread,
     time::Duration,
 };
@@ -26,6 +29,8 @@ use tokio::{
 
 /// Output that waits for a slow client: pieces.
 const OUTPUT_QUEUE: usize = 4;
+/// How often a dealer looks whether its full links have room.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long a worker may take to end when its session is closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -315,23 +320,36 @@ impl Worker {
         let gone = |_| bad("the client has gone");
         let mut runner = open()?;
         self.events.blocking_send(Event::Opened).map_err(gone)?;
-        while let Ok(mut job) = jobs.recv() {
-            loop {
-                let counter = job.pass.counter;
-                let request = self.open_share(job)?;
-                let events = &self.events;
-                runner.pass(&mut self.links, request, &mut |bytes| {
-                    events.blocking_send(Event::Output(bytes)).map_err(gone)
-                })?;
-                self.events.blocking_send(Event::PassDone(counter)).map_err(gone)?;
-                match jobs.try_recv() {
-                    Ok(next) => job = next,
-                    Err(_) => break,
-                }
-            }
-            runner.run_ahead(&mut self.links)?;
+        while let Some(job) = self.next_job(jobs, &mut *runner) {
+            let counter = job.pass.counter;
+            let request = self.open_share(job)?;
+            let events = &self.events;
+            runner.pass(&mut self.links, request, &mut |bytes| {
+                events.blocking_send(Event::Output(bytes)).map_err(gone)
+            })?;
+            self.events.blocking_send(Event::PassDone(counter)).map_err(gone)?;
         }
         Ok(())
+    }
+
+    /// The next pass; until it comes, work is done ahead. `None` when the session is over.
+    fn next_job(&mut self, jobs: &blocking::Receiver<Job>, runner: &mut dyn SessionRunner) -> Option<Job> {
+        let mut step = Step::More;
+        loop {
+            let job = match step {
+                Step::More => jobs.try_recv(),
+                Step::Full => jobs.recv_timeout(LOOK_AGAIN).map_err(|e| match e {
+                    RecvTimeoutError::Timeout => TryRecvError::Empty,
+                    RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                }),
+                Step::Complete => return jobs.recv().ok(),
+            };
+            match job {
+                Ok(job) => return Some(job),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => step = runner.run_ahead(&mut self.links),
+            }
+        }
     }
 
     fn open_share(&self, job: Job) -> Result<PassRequest, Failure> {

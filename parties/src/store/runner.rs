@@ -7,7 +7,7 @@ use crate::{
 };
 use models::model::OutputRows;
 use models::shared::{Account, Part, PartySession, Request, SessionOptions, Work};
-use protocol::{Network, Role};
+use protocol::{Network, Role, Step};
 
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
@@ -23,7 +23,7 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(role: Role, session: PartySession, options: SessionOptions) -> Runner {
-        let drafted = session.tokens().map(|_| 0).collect();
+        let drafted = session.tokens().iter().map(|_| 0).collect();
         Runner { role, session, options, drafted }
     }
 
@@ -32,14 +32,14 @@ impl Runner {
         let role = self.role;
         let wire::Part { sequence, tokens, position, segment, drafted: drafts } = *part;
         let refuse = |what, remedy: &str| Err(Failure::new(FailureCode::BadRequest, what, remedy));
-        let of = self.session.tokens().zip(&self.drafted).nth(sequence as usize);
+        let of = self.session.tokens().iter().zip(&self.drafted).nth(sequence as usize);
         let Some((read, &drafted)) = of else {
             return refuse(
                 format!("{role} has no sequence {sequence} in this session"),
                 "open a new session",
             );
         };
-        let read = read as u64;
+        let read = *read as u64;
         if tokens == 0 || position > read {
             return refuse(
                 format!("{tokens} tokens at {position} after {read} tokens"),
@@ -104,6 +104,10 @@ impl SessionRunner for Runner {
         };
         let request = Request { keys, parts, work };
         self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
+    }
+
+    fn run_ahead(&mut self, network: &mut dyn Network) -> Step {
+        self.session.deal_ahead(network)
     }
 }
 

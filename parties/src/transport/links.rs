@@ -114,6 +114,17 @@ impl Network for SessionLinks {
         self.spinner.heat();
         queue.pop_blocking(self.spinner.spin).map_err(|end| self.ended(from, end))
     }
+
+    fn room(&self, to: Role, bytes: usize) -> bool {
+        self.shared.outgoing[to.index()].as_ref().is_none_or(|queue| queue.takes(bytes))
+    }
+
+    fn capacity(&self) -> usize {
+        let queues = self.shared.outgoing.iter().flatten();
+        let sizes =
+            queues.map(Queue::capacity).chain(self.shared.incoming.iter().flatten().map(Queue::capacity));
+        sizes.min().unwrap_or(0)
+    }
 }
 
 impl Drop for SessionLinks {

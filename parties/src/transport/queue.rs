@@ -61,6 +61,17 @@ impl<T: AsRef<[u8]>> Queue<T> {
         state.items.is_empty() || state.bytes.saturating_add(more) <= self.capacity
     }
 
+    /// Whether [`Queue::push_blocking`] of so many bytes would not block. Stays true for the only producer.
+    pub(crate) fn takes(&self, more: usize) -> bool {
+        let state = self.lock();
+        state.end.is_some() || self.has_room(&state, more)
+    }
+
+    /// Bytes it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Wakes whoever waits at the other end.
     fn stir(&self, mut state: MutexGuard<'_, State<T>>) {
         self.stirred.store(true, Ordering::Release);

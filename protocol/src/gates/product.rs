@@ -24,7 +24,7 @@ pub fn bilinear(
     shape: Shape,
     f: impl Fn(&Words, &Words) -> Words,
 ) -> Result<Product> {
-    bilinear_parts(cx, x, std::slice::from_ref(y), shape, |_, a, b| f(a, b))
+    bilinear_parts(cx, x, &[y], shape, |_, a, b| f(a, b))
 }
 
 /// The halves of f_0(x, y_0), f_1(x, y_1), …, one after the other, as one product: `f(i, x, y_i)`. The parts of y lie in
@@ -35,7 +35,7 @@ pub fn bilinear(
 pub fn bilinear_parts(
     cx: &Cx,
     x: &Share,
-    y: &[Share],
+    y: &[&Share],
     shape: Shape,
     f: impl Fn(usize, &Words, &Words) -> Words,
 ) -> Result<Product> {
@@ -45,7 +45,7 @@ pub fn bilinear_parts(
     let theta =
         cx.deal(item, || cx.reduce(joined(y.iter().enumerate().map(|(i, y)| f(i, &x.lambda, &y.lambda)))))?;
     let half = theta.zip(x.delta.as_ref()).map(|(t, dx)| {
-        let part = |(i, y): (usize, &Share)| {
+        let part = |(i, y): (usize, &&Share)| {
             let dy = y.delta.as_ref().expect("an evaluator has Δ of both factors");
             let cross = if cx.is_p1() { f(i, dx, &(dy + &y.lambda)) } else { f(i, dx, &y.lambda) };
             cross + f(i, &x.lambda, dy)

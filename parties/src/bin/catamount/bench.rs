@@ -14,13 +14,14 @@ mod scopes;
 
 use crate::host::{Host, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
-use crate::output::{JsonArgument, links, megabytes};
+use crate::output::{self, JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
+use models::shared::Dealing;
 use parties::private::PassTimes;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
@@ -49,6 +50,9 @@ pub(crate) struct BenchModel {
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    /// Beside each run with tokens after the first another one, for which the dealer deals nothing ahead.
+    #[arg(long)]
+    compare_ahead: bool,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -70,6 +74,10 @@ struct Figures {
     pass_median_s: f64,
     /// Each further token.
     decode_s: Vec<f64>,
+    /// The same where the dealer deals nothing ahead, with `--compare-ahead`.
+    decode_without_ahead_s: Vec<f64>,
+    /// When the dealer worked for all further tokens.
+    dealing: Dealing,
     exchanges: u64,
     bytes: BTreeMap<String, u64>,
     bytes_total: u64,
@@ -116,7 +124,13 @@ impl BenchModel {
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
             let host = Host::local(&owned, self.network.model()).await?;
-            let work = passes::Plan { tokens: &tokens, next: all[0], decode: self.decode, runs: self.runs };
+            let work = passes::Plan {
+                tokens: &tokens,
+                next: all[0],
+                decode: self.decode,
+                runs: self.runs,
+                compare_ahead: self.compare_ahead,
+            };
             let passes = work.run(&host, timed).await?;
             let dry = Dry::model(&config, &owned.tables);
             let batches = batch::measure(&host.model().await?, &dry, &all, &self).await?;
@@ -140,6 +154,8 @@ impl BenchModel {
                 pass_median_s: median(&passes.pass_s),
                 pass_s: passes.pass_s,
                 decode_s: passes.decode_s,
+                decode_without_ahead_s: passes.decode_without_ahead_s,
+                dealing: passes.dealing,
                 exchanges: spent.exchanges,
                 bytes_total: bytes.values().sum(),
                 bytes,
@@ -171,7 +187,13 @@ impl BenchModel {
             figures.max_error
         ));
         if !figures.decode_s.is_empty() {
+            let tokens = figures.decode_s.len();
             self.json.say(&format!("each further token: {:.3} s (median)\n", median(&figures.decode_s)));
+            self.json.say(&(output::dealing(&figures.dealing, tokens) + "\n"));
+        }
+        if !figures.decode_without_ahead_s.is_empty() {
+            let without = median(&figures.decode_without_ahead_s);
+            self.json.say(&format!("each further token, nothing dealt ahead: {without:.3} s (median)\n"));
         }
         self.json.say(&format!(
             "{} bytes of keys a token from the client; the cost is {}the declared one\n",

@@ -2,13 +2,14 @@
 
 use crate::ask::{GenerationArguments, Guesser, stream};
 use crate::network::{NetworkArgument, NetworkFigures};
-use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
+use crate::output::{AnswerFigures, JsonArgument, dealing, links, megabytes, seconds};
 use crate::processes::LocalCluster;
 use crate::trace::TraceArgument;
 use crate::{block_on, host, model};
 use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
+use models::shared::Dealing;
 use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
 use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal};
@@ -69,6 +70,8 @@ struct Figures {
     exchanges_per_layer: f64,
     bytes: BTreeMap<String, u64>,
     first_token_bytes: BTreeMap<String, u64>,
+    /// When the dealer worked for the tokens after the first.
+    dealing: Dealing,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     seen_of_the_prompt: BTreeMap<String, Vec<String>>,
     sharing_s: f64,
@@ -188,6 +191,7 @@ impl Demo {
             exchanges_per_layer: (exchanges_per_layer * 100.0).round() / 100.0,
             bytes: figures.bytes,
             first_token_bytes: links(&answer.prompt_cost),
+            dealing: answer.decode_dealing,
             peak_rss_bytes: (0..3).map(|i| (by_role(i), memory[i])).collect(),
             seen_of_the_prompt: (0..3).map(|i| (by_role(i), answer.seen.words[i].clone())).collect(),
             sharing_s: seconds(sharing),
@@ -228,6 +232,9 @@ impl Demo {
         ));
         let links: Vec<String> = f.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
         say(format!("sent: {}", links.join(", ")));
+        if f.tokens > 1 {
+            say(dealing(&f.dealing, f.tokens - 1));
+        }
         let memory: Vec<String> = f
             .peak_rss_bytes
             .iter()

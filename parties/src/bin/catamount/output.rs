@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use models::shared::Dealing;
 use parties::private::{Answer, Answers};
 use protocol::{Ledger, Role};
 use serde::Serialize;
@@ -83,6 +84,20 @@ pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
+/// When the dealer worked for `tokens` tokens.
+pub(crate) fn dealing(d: &Dealing, tokens: usize) -> String {
+    let n = tokens.max(1) as f64;
+    let each = |d: &models::shared::Dealt| {
+        format!("{} in {:.3} s", megabytes((d.bytes as f64 / n) as u64), d.seconds / n)
+    };
+    let wasted = if d.wasted.bytes > 0 {
+        format!("; dealt for nothing: {}", megabytes(d.wasted.bytes))
+    } else {
+        String::new()
+    };
+    format!("the dealer, a token: {} before it was asked, {} since{wasted}", each(&d.ahead), each(&d.asked))
+}
+
 /// Figures of an answer.
 #[derive(Serialize)]
 pub(crate) struct AnswerFigures {
@@ -102,6 +117,8 @@ pub(crate) struct AnswerFigures {
     pub(crate) bytes: BTreeMap<String, u64>,
     /// Bytes by link up to the first token.
     pub(crate) first_token_bytes: BTreeMap<String, u64>,
+    /// When the dealer worked for the tokens after the first.
+    pub(crate) dealing: Dealing,
 }
 
 impl AnswerFigures {
@@ -118,6 +135,7 @@ impl AnswerFigures {
             exchanges: all.exchanges,
             bytes: links(&all),
             first_token_bytes: links(&a.prompt_cost),
+            dealing: a.decode_dealing,
         }
     }
 

@@ -141,7 +141,13 @@ impl BenchFloors {
     ) -> anyhow::Result<()> {
         let all = spread_tokens(owned.config());
         let tokens: Vec<u32> = all.iter().copied().cycle().take(asked.tokens).collect();
-        let plan = Plan { tokens: &tokens, next: all[0], decode: usize::from(decode), runs: self.runs };
+        let plan = Plan {
+            tokens: &tokens,
+            next: all[0],
+            decode: usize::from(decode),
+            runs: self.runs,
+            compare_ahead: false,
+        };
         let done = block_on(interruptible(async {
             let host = Host::local(owned, None).await?;
             let done = plan.run(&host, false).await?;

@@ -2,7 +2,8 @@
 
 use crate::host::Host;
 use models::model::OutputRows;
-use parties::private::{Pass, PassTimes};
+use models::shared::Dealing;
+use parties::private::{Pass, PassTimes, Run};
 use protocol::Ledger;
 use std::time::Instant;
 
@@ -14,6 +15,8 @@ pub(super) struct Plan<'a> {
     pub(super) decode: usize,
     /// How often all of it, in sessions of their own.
     pub(super) runs: usize,
+    /// Before each, the same with a dealer that deals nothing ahead.
+    pub(super) compare_ahead: bool,
 }
 
 /// What came of it.
@@ -23,6 +26,10 @@ pub(super) struct Passes {
     pub(super) pass_s: Vec<f64>,
     /// Of each run, each further token.
     pub(super) decode_s: Vec<f64>,
+    /// The same where the dealer dealt nothing ahead.
+    pub(super) decode_without_ahead_s: Vec<f64>,
+    /// When the dealer worked for all further tokens.
+    pub(super) dealing: Dealing,
     /// Of the pass over the prompt.
     pub(super) cost: Ledger,
     /// Of the first further token.
@@ -39,23 +46,36 @@ impl Plan<'_> {
         let model = if timed { model.timed() } else { model };
         let mut done = Passes::default();
         for _ in 0..self.runs {
-            let mut run = model.run(OutputRows::Last, self.tokens.len() + self.decode).await?;
+            if self.compare_ahead {
+                let mut run = model.run(OutputRows::Last, self.tokens.len() + self.decode).await?;
+                run.pass(Pass { tokens: self.tokens, segment: None }).await?;
+                self.go_on(&mut run, &mut done.decode_without_ahead_s).await?;
+                run.close().await?;
+            }
+            let mut run = model.run_stepwise(self.tokens.len(), self.decode).await?;
             let start = Instant::now();
             let (outputs, cost) = run.pass(Pass { tokens: self.tokens, segment: None }).await?;
             done.pass_s.push(start.elapsed().as_secs_f64());
             done.cost = cost;
             done.outputs.push(outputs);
-            for i in 0..self.decode {
-                let start = Instant::now();
-                let (_, cost) = run.pass(Pass { tokens: &[self.next], segment: None }).await?;
-                done.decode_s.push(start.elapsed().as_secs_f64());
-                if i == 0 {
-                    done.decode_cost = Some(cost);
-                }
-            }
+            run.take_dealing();
+            done.decode_cost = self.go_on(&mut run, &mut done.decode_s).await?.or(done.decode_cost);
+            done.dealing += run.take_dealing();
             done.times.push(run.take_times());
             run.close().await?;
         }
         Ok(done)
+    }
+
+    /// Further tokens, one a pass: seconds of each, and the cost of the first.
+    async fn go_on(&self, run: &mut Run<'_>, seconds: &mut Vec<f64>) -> anyhow::Result<Option<Ledger>> {
+        let mut first = None;
+        for _ in 0..self.decode {
+            let start = Instant::now();
+            let (_, cost) = run.pass(Pass { tokens: &[self.next], segment: None }).await?;
+            seconds.push(start.elapsed().as_secs_f64());
+            first.get_or_insert(cost);
+        }
+        Ok(first)
     }
 }
