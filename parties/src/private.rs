@@ -26,7 +26,7 @@ use models::shared::{PublicModel, SharedModelError};
 use models::tokenizer::{Tokenizer, TokenizerError};
 
 pub use encode::{Classification, Embedding};
-pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal};
+pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal, prompt_passes};
 pub use run::{Pass, Run, Seen};
 pub use speculate::Speculation;
 pub use times::{ClientSpan, Doing, PassTimes};

@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 /// Tokens of the prompt that go through the model at once.
 const PREFILL: usize = 128;
 
+/// Passes that a prompt of so many tokens takes.
+pub fn prompt_passes(tokens: usize) -> usize {
+    tokens.div_ceil(PREFILL)
+}
+
 /// How to generate.
 #[derive(Clone, Debug, Default)]
 pub struct Generation {
