@@ -29,6 +29,7 @@ use models::tokenizer::{Tokenizer, TokenizerError};
 
 pub use encode::{Classification, Embedding};
 pub use generate::{Answer, Answers, Generation, MaxTokens, Progress, Reveal};
+pub use prefill::prompt_passes;
 pub use run::{Pass, Run, Seen, Turn};
 pub use speculate::Speculation;
 pub use times::{ClientSpan, Doing, PassTimes};

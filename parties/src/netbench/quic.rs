@@ -4,8 +4,8 @@ use super::{NetbenchError, ends::End};
 use crate::{
     config::PartyConfig,
     ids::{Digest, SessionId},
-    relay::{NetworkModel, Relay, Route},
-    transport::{SessionLinks, SessionSpec, Transport, dials},
+    relay::{Between, NetworkModel},
+    transport::{SessionLinks, SessionSpec, Transport},
 };
 use protocol::{Network as _, Role};
 use std::{
@@ -36,7 +36,7 @@ pub(super) struct Cluster {
     pub(super) ends: [Link; 2],
     _dealer: SessionLinks,
     _nodes: Vec<Node>,
-    pub(super) relay: Option<Relay>,
+    pub(super) relay: Option<Between>,
 }
 
 /// A transport on its thread.
@@ -64,17 +64,9 @@ impl Cluster {
         let program = Digest([0; 32]);
         let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Role::Dealer, program };
         let listens = configs.each_ref().map(|config| config.listen);
-        let pairs: Vec<(Role, Role)> = Role::ALL
-            .into_iter()
-            .flat_map(|own| Role::ALL.map(|peer| (own, peer)))
-            .filter(|&(own, peer)| dials(own, peer))
-            .collect();
-        let routes: Vec<Route> = pairs.iter().map(|(_, peer)| Route::to(listens[peer.index()])).collect();
-        let relay = network.map(|model| Relay::start(model, &routes)).transpose()?;
+        let relay = network.map(|model| Between::start(model, &listens)).transpose()?;
         let dialled = |own: Role, peer: Role| -> SocketAddr {
-            let place = pairs.iter().position(|pair| *pair == (own, peer));
-            let through = relay.as_ref().zip(place).map(|(relay, place)| relay.addresses()[place]);
-            through.unwrap_or(listens[peer.index()])
+            relay.as_ref().and_then(|relay| relay.dialled(own, peer)).unwrap_or(listens[peer.index()])
         };
         let (mut nodes, mut opening) = (vec![], vec![]);
         for config in configs {

@@ -6,6 +6,11 @@ use super::{Pass, Turn};
 /// Tokens of prompts that go through the model at once.
 const PREFILL: usize = 128;
 
+/// Passes that one prompt of so many tokens takes.
+pub fn prompt_passes(tokens: usize) -> usize {
+    tokens.div_ceil(PREFILL)
+}
+
 /// Which tokens of which prompt go into which pass.
 pub(super) fn passes(prompts: &[Vec<u32>]) -> Vec<Vec<Turn<'_>>> {
     let mut rest: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();

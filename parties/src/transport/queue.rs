@@ -7,12 +7,12 @@ use protocol::NetError;
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    hint,
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -130,7 +130,8 @@ impl<T: AsRef<[u8]>> Queue<T> {
         if !spin.is_zero() {
             let start = Instant::now();
             while !self.stirred.load(Ordering::Acquire) && start.elapsed() < spin {
-                hint::spin_loop();
+                // Whoever is to bring the item may need this core.
+                thread::yield_now();
             }
         }
         let mut state = self.lock();
@@ -209,7 +210,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
 mod tests {
     use super::*;
     use protocol::Role;
-    use std::{sync::Arc, thread};
+    use std::sync::Arc;
 
     #[test]
     fn bounded_in_bytes_and_lossless() {

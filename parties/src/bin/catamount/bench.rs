@@ -53,6 +53,9 @@ pub(crate) struct BenchModel {
     /// Beside each run with tokens after the first another one, for which the dealer deals nothing ahead.
     #[arg(long)]
     compare_ahead: bool,
+    /// Record where the time goes, for the figures of --json; --html and --trace record it as well.
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -87,7 +90,7 @@ struct Figures {
     /// Sequences side by side, with `--batch`.
     batches: Vec<batch::Batch>,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
-    /// Where the time went, with `--html`.
+    /// Where the time went, with `--profile`, `--html` or `--trace`.
     report: Option<Report>,
     network: Option<NetworkFigures>,
 }
@@ -118,9 +121,10 @@ impl BenchModel {
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
         // Recording takes time of its own: only where it is wanted.
-        let timed = self.html.wanted() || self.trace.wanted();
-        let measure = || Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, self.network.model());
-        let rates = self.html.wanted().then(measure).transpose()?;
+        let timed = self.profile || self.html.wanted() || self.trace.wanted();
+        let device = kernels::cpu::Cpu::best();
+        let measure = || block_on(interruptible(Rates::measure(&device, self.tokens, self.network.model())));
+        let rates = timed.then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
             let host = Host::local(&owned, self.network.model()).await?;

@@ -12,7 +12,7 @@ use models::model::{Cache, OutputRows};
 use models::shared::Dealing;
 use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
-use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal};
+use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal, prompt_passes};
 use parties::sampling::Sampling;
 use parties::server::stop_signal;
 use serde::Serialize;
@@ -174,9 +174,12 @@ impl Demo {
             Reveal::Logits => None,
             Reveal::Tokens => Some(generation.sampling.by_the_parties().map_err(PrivateError::Choice)?),
         };
-        let (passes, layers) = (1 + answer.gains.len() as u64, owned.config().layers as u64);
-        let outside = passes * Dry::exchanges_outside_layers(&dry, choice);
-        let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / (passes * layers) as f64;
+        // A long prompt takes several passes; nothing is chosen after those before its last.
+        let (first, later) = (prompt_passes(prompt.len()) as u64 - 1, 1 + answer.gains.len() as u64);
+        let outside = |choice| Dry::exchanges_outside_layers(&dry, choice);
+        let outside = first * outside(None) + later * outside(choice);
+        let passed = (first + later) * owned.config().layers as u64;
+        let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / passed as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
             prompt_tokens: prompt.len(),

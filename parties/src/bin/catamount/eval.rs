@@ -2,7 +2,7 @@
 
 mod score;
 
-use crate::host::{HostArguments, interruptible};
+use crate::host::{Host, interruptible};
 use crate::output::{JsonArgument, advance, step_bar};
 use crate::{block_on, model};
 use models::clear::Clear;
@@ -131,9 +131,8 @@ impl Eval {
         let examples = self.examples(&owned)?;
         let secure = self.reading.contains(&Reading::Secure);
         let summary = block_on(interruptible(async {
-            let host = HostArguments { cluster: None, model: None };
             let host = match secure {
-                true => Some(host.open(name, Some(owned.clone())).await?),
+                true => Some(Host::local(&owned, None).await?),
                 false => None,
             };
             let result = match &host {

@@ -119,11 +119,12 @@ impl BenchNetwork {
         if let Some(network) = &network {
             // An exchange takes one way; a ping takes two.
             let delay = network.ping_median_s * 1e6 / 2.0;
-            if let Some(small) = transports.first().and_then(|ours| ours.exchanges.first()) {
+            for row in &transports {
+                let Some(small) = row.exchanges.first() else { continue };
                 let above = small.median_us - delay;
                 self.json.say(&format!(
-                    "an exchange of {} B takes {above:.0} µs more than the relay's own {delay:.0} µs\n",
-                    small.bytes
+                    "{}: an exchange of {} B takes {above:.0} µs more than the relay's own {delay:.0} µs\n",
+                    row.transport, small.bytes
                 ));
             }
             self.json.say("TCP does not pass the relay, which carries datagrams\n");

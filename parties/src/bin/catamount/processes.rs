@@ -5,8 +5,7 @@ use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::config::PartyConfig;
 use parties::init::init_cluster;
-use parties::relay::{NetworkModel, Relay, Route, Statistics};
-use parties::transport::dials;
+use parties::relay::{Between, NetworkModel, Statistics};
 use protocol::Role;
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -59,7 +58,7 @@ impl Drop for Folder {
 pub(crate) struct LocalCluster {
     children: Vec<Child>,
     directory: Folder,
-    relay: Option<Relay>,
+    relay: Option<Between>,
 }
 
 impl LocalCluster {
@@ -138,7 +137,7 @@ impl LocalCluster {
 
     /// What has passed between the parties, if a relay is between them.
     pub(crate) fn relayed(&self) -> Option<Statistics> {
-        self.relay.as_ref().map(Relay::statistics)
+        self.relay.as_ref().map(Between::statistics)
     }
 
     /// Peak resident memory of each party, where the system tells.
@@ -166,21 +165,18 @@ impl Drop for LocalCluster {
     }
 }
 
-/// Starts a relay on each link and has the party that dials dial the relay.
-fn put_between(model: NetworkModel, hosts: &[String], files: &[PathBuf; 4]) -> anyhow::Result<Relay> {
-    let (mut pairs, mut routes) = (vec![], vec![]);
-    for own in Role::ALL {
-        for peer in Role::ALL.into_iter().filter(|&peer| dials(own, peer)) {
-            pairs.push((own, peer));
-            routes.push(Route::to(hosts[peer.index()].parse()?));
+/// Puts a network between the parties and has the one that dials dial the relay.
+fn put_between(model: NetworkModel, hosts: &[String], files: &[PathBuf; 4]) -> anyhow::Result<Between> {
+    let listen = [hosts[0].parse()?, hosts[1].parse()?, hosts[2].parse()?];
+    let between = Between::start(model, &listen)?;
+    for (own, file) in Role::ALL.into_iter().zip(files) {
+        let mut text = fs::read_to_string(file)?;
+        for peer in Role::ALL {
+            let Some(address) = between.dialled(own, peer) else { continue };
+            let entry = |address: &str| format!("address = \"{address}\"");
+            text = text.replace(&entry(&hosts[peer.index()]), &entry(&address.to_string()));
         }
+        fs::write(file, text)?;
     }
-    let relay = Relay::start(model, &routes)?;
-    for ((own, peer), address) in pairs.into_iter().zip(relay.addresses()) {
-        let file = &files[own.index()];
-        let entry = |address: &str| format!("address = \"{address}\"");
-        let text = fs::read_to_string(file)?;
-        fs::write(file, text.replace(&entry(&hosts[peer.index()]), &entry(&address.to_string())))?;
-    }
-    Ok(relay)
+    Ok(between)
 }

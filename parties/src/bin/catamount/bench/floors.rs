@@ -3,7 +3,7 @@
 use super::passes::Plan;
 use super::rates::{Floor, Rates};
 use super::report::{Expected, machine};
-use crate::host::{Host, interruptible, on_a_thread};
+use crate::host::{Host, interruptible};
 use crate::output::{JsonArgument, links};
 use crate::{block_on, model};
 use anyhow::Context as _;
@@ -104,9 +104,8 @@ impl BenchFloors {
         }
         let asked = if self.passes.is_empty() { published() } else { self.passes.clone() };
         let device = kernels::cpu::Cpu::best();
-        let (rows, measuring) = (asked[0].tokens, device.clone());
         self.json.say("measuring this machine\n");
-        let rates = block_on(interruptible(on_a_thread(move || Rates::measure(&measuring, rows, None))))?;
+        let rates = block_on(interruptible(Rates::measure(&device, asked[0].tokens, None)))?;
         let mut passes = vec![];
         for asked in &asked {
             let owned = model::load(&asked.model)?;

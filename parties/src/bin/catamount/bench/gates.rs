@@ -3,6 +3,8 @@
 use super::loopback::{Loopback, Program};
 use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
+use crate::block_on;
+use crate::host::interruptible;
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
 use models::dry::Local;
@@ -72,7 +74,7 @@ impl BenchGates {
         kernels::cpu::use_threads((cores / 2).max(1));
         let device = kernels::cpu::Cpu::best();
         let loopback = Loopback::start()?;
-        let rates = Rates::measure(&device, self.tokens, None)?;
+        let rates = block_on(interruptible(Rates::measure(&device, self.tokens, None)))?;
         let gates = Inputs::new(device.clone(), self.tokens)?.gates()?;
         let bar = step_bar("gates");
         bar.set_length(gates.len() as u64);

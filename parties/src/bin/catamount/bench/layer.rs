@@ -50,7 +50,7 @@ impl BenchLayer {
             "{} tokens, the model takes {limit}; ask for fewer",
             self.tokens
         );
-        let rates = Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, None)?;
+        let rates = block_on(interruptible(Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, None)))?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {

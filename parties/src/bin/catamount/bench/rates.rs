@@ -2,6 +2,7 @@
 //! exchanges. And the least that work can take at these rates.
 
 use super::report::Expected;
+use crate::host::on_a_thread;
 use crate::processes::Folder;
 use kernels::{Device, rates};
 use models::dry::Local;
@@ -70,14 +71,16 @@ impl Floor {
 }
 
 impl Rates {
-    /// Measures for products of `rows` rows. Takes about four seconds.
-    pub(crate) fn measure(
+    /// Measures for products of `rows` rows. Takes about four seconds. Keys of the parties go even if nobody waits for the
+    /// end.
+    pub(crate) async fn measure(
         device: &Device,
         rows: usize,
         network: Option<NetworkModel>,
     ) -> anyhow::Result<Rates> {
-        let (_keys, configs) = Folder::of_parties("bench-rates")?;
-        let quic = netbench::quic(&configs, network, SECONDS)?;
+        let (keys, configs) = Folder::of_parties("bench-rates")?;
+        let quic = on_a_thread(move || Ok(netbench::quic(&configs, network, SECONDS)?)).await?;
+        drop(keys);
         let (small, cpu) = (quic.exchanges.first(), quic.cpu_s_per_gb);
         let (Some(small), Some(cpu_s_per_gb)) = (small, cpu) else {
             anyhow::bail!("the transport was not measured");
