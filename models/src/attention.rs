@@ -3,31 +3,30 @@
 //! Scores are flat: head by head, query by query, all keys that the query may see. Nothing is computed for masked
 //! pairs. The *square* layout `[head][query][key]` is what matrix products read and write.
 
-use crate::algebra::{Act, Algebra, Softmax};
+use crate::algebra::{Act, Algebra, Linear, Scored, Softmax};
 use crate::model::Kept;
+use crate::rotary::Rotation;
 use kernels::{GemmBatch, Strides};
-use protocol::{Result, join};
+use protocol::Result;
 
-/// softmax(q · k^T) · v of every head; `qkv` holds queries, keys and values side by side, `kept` earlier keys and values.
-/// The division by the sum of a row comes last: it is a head's width of products a row instead of the row's length.
+/// softmax(q · k^T) · v of every head; queries, keys and values are what `qkv` makes of `x`, side by side, and `kept` holds
+/// earlier keys and values.
 pub(crate) async fn attend<A: Algebra>(
     a: &A,
-    qkv: &Act<A>,
+    x: &Act<A>,
+    qkv: &Linear<A::V>,
+    rotation: Option<&Rotation>,
     kept: &mut Kept<A::V>,
     s: &AttentionShape,
     softmax: &Softmax<A>,
 ) -> Result<Act<A>> {
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let (old_k, old_v) = kept.take().unzip();
-    let k = a.append(old_k.as_ref(), &a.columns(qkv, q, q + kv));
-    let v = a.append(old_v.as_ref(), &a.columns(qkv, q + kv, q + 2 * kv));
-    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
+    let Scored { scores, keys: k, values } = a.scores(x, qkv, rotation, old_k.as_ref(), s, softmax).await?;
+    let v = a.append(old_v.as_ref(), &values);
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
-    let (sum, reciprocal) =
-        join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
-            .await?;
+    let mean = a.weighted_mean(&e, &v, s, softmax).await?;
     *kept = Some((k, v));
-    a.scope("divide").scale_heads(&sum, &reciprocal, s).await
+    Ok(mean)
 }
 
 /// Heads and lengths of one attention, with the index tables of its layouts.
@@ -107,6 +106,11 @@ impl AttentionShape {
     /// Number of elements of the square layout.
     pub fn square_len(&self) -> usize {
         self.heads * self.queries * self.keys
+    }
+
+    /// Columns of queries, and of keys or values.
+    pub(crate) fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
     }
 
     fn kv_of(&self, head: usize) -> usize {

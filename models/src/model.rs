@@ -322,8 +322,7 @@ impl<V: Values> Back<V> {
             }
             Back::Pooled { .. } => Ok(x),
             Back::Classifier { pooler, activation, .. } => {
-                let dense = a.scope("pooler").linear(&a.rows(&x, 0, 1), pooler).await?;
-                a.scope("pooler").activate(&dense, activation).await
+                a.scope("pooler").activate(&a.rows(&x, 0, 1), pooler, activation).await
             }
         }
     }
