@@ -4,40 +4,35 @@
 //! computed for masked pairs, or across sequences. The *square* layout `[head][query][key]` of a sequence is what matrix
 //! products read and write.
 
-use crate::algebra::{Act, Algebra, Softmax};
+use crate::algebra::{Act, Algebra, Linear, Scored, Softmax};
 use crate::model::Kept;
+use crate::rotary::Rotation;
 use kernels::{GemmBatch, Strides};
-use protocol::{Result, join};
+use protocol::Result;
 use std::ops::Range;
 
-/// softmax(q · k^T) · v of every head and sequence; `qkv` holds queries, keys and values side by side, `kept` each
-/// sequence's earlier keys and values. The division by the sum of a row comes last: it is a head's width of products a row
-/// instead of the row's length.
+/// softmax(q · k^T) · v of every head and sequence; queries, keys and values are what `qkv` makes of `x`, side by side, and
+/// `kept` holds each sequence's earlier keys and values.
 pub(crate) async fn attend<A: Algebra>(
     a: &A,
-    qkv: &Act<A>,
+    x: &Act<A>,
+    qkv: &Linear<A::V>,
+    rotation: Option<&Rotation>,
     kept: &mut [Kept<A::V>],
     s: &AttentionShape,
     softmax: &Softmax<A>,
 ) -> Result<Act<A>> {
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let (new_k, new_v) = (a.columns(qkv, q, q + kv), a.columns(qkv, q + kv, q + 2 * kv));
-    let (mut k, mut v) = (vec![], vec![]);
-    for (kept, block) in kept.iter_mut().zip(&s.blocks) {
-        let (old_k, old_v) = kept.take().unzip();
-        let new = |x| a.rows(x, block.queries.start, block.queries.end);
-        // Back in their place before anything is awaited: a dealer that breaks off goes on from there.
-        let all = (a.append(old_k.as_ref(), &new(&new_k)), a.append(old_v.as_ref(), &new(&new_v)));
-        let all = &*kept.insert(all);
-        k.push(&all.0);
-        v.push(&all.1);
+    let old_keys: Vec<_> = kept.iter().map(|kept| kept.as_ref().map(|(k, _)| k)).collect();
+    let Scored { scores, keys, values } = a.scores(x, qkv, rotation, &old_keys, s, softmax).await?;
+    // Replaced as a whole, between two exchanges: a dealer that breaks off goes on from what is there.
+    for ((kept, keys), block) in kept.iter_mut().zip(keys).zip(&s.blocks) {
+        let new = a.rows(&values, block.queries.start, block.queries.end);
+        let values = a.append(kept.as_ref().map(|(_, v)| v), &new);
+        *kept = Some((keys, values));
     }
-    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
-    let (sum, reciprocal) =
-        join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
-            .await?;
-    a.scope("divide").scale_heads(&sum, &reciprocal, s).await
+    let values: Vec<_> = kept.iter().flatten().map(|(_, v)| v).collect();
+    a.weighted_mean(&e, &values, s, softmax).await
 }
 
 /// Heads and lengths of one attention over several sequences, with the index tables of its layouts.
@@ -147,6 +142,11 @@ impl AttentionShape {
     /// Number of elements of a sequence's square layout.
     pub fn square_len(&self, b: &Block) -> usize {
         self.heads * b.count() * b.keys
+    }
+
+    /// Columns of queries, and of keys or values.
+    pub(crate) fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
     }
 
     fn kv_of(&self, head: usize) -> usize {

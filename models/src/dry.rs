@@ -1,19 +1,19 @@
 //! Cost alone: the same program on shapes, charging every gate's declared cost round by round. Parts that run side by
 //! side share their exchanges here exactly as in the protocol.
 
-use crate::algebra::{Act, Algebra, Linear, SCALE, Values};
+use crate::algebra::{Act, Algebra, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::ModelConfig;
 use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts, Pass, Sequence, Span};
 use crate::parameter::Parameter;
-use crate::plan::{FunctionTable, PlanTables};
+use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
-use protocol::gates::product::{product_cost, reshare_cost};
+use protocol::gates::product::product_cost;
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::{embedding, glu, max, truncate};
-use protocol::{Cost, Ledger, Result, Shape};
+use protocol::{Cost, Ledger, Result, Shape, join};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -335,25 +335,11 @@ impl Algebra for Dry {
         Ok(y)
     }
 
-    async fn linear_rotated(&self, x: &Shape, w: &Linear<Dry>, _: &Rotation) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight);
-        self.product_truncated(y.len(), SCALE + ANGLE_SCALE).await;
-        Ok(y)
-    }
-
     async fn linear_beside(&self, x: &Shape, w: &Linear<Dry>, _: &Shape, _: &Shape) -> Result<Shape> {
         let y = self.multiply(x, &w.weight);
         self.charge(product_cost(y.len(), RING)).await;
         self.product_truncated(y.len(), SCALE).await;
         Ok(y)
-    }
-
-    fn width(&self, x: &Shape) -> usize {
-        x.cols
-    }
-
-    fn columns(&self, x: &Shape, from: usize, to: usize) -> Shape {
-        Shape::new(x.rows, to - from)
     }
 
     fn rows(&self, x: &Shape, from: usize, to: usize) -> Shape {
@@ -368,47 +354,99 @@ impl Algebra for Dry {
         *x
     }
 
-    async fn scores(&self, _: &Shape, _: &[&Shape], s: &AttentionShape) -> Result<Shape> {
-        self.attention(s);
-        self.charge(product_cost(s.scores(), RING).then(reshare_cost(s.scores(), RING))).await;
-        Ok(Shape::new(s.scores(), 1))
+    async fn scores(
+        &self,
+        x: &Shape,
+        w: &Linear<Dry>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Shape>],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Scored<Shape>> {
+        let (qkv, own) = (self.scope("qkv"), self.scope("scores"));
+        let y = qkv.multiply(x, &w.weight);
+        qkv.note(product_cost(y.len(), RING));
+        own.attention(s);
+        let ((q, kv), n) = (s.widths(), s.scores());
+        let drop = SCALE + if r.is_some() { ANGLE_SCALE } else { 0 };
+        let bits = SCALE + t.score_bits();
+        let scored = async {
+            qkv.charge(truncate::cost_between(y.rows * (q + kv), RING, drop, bits)).await;
+            let cut = truncate::cost_between(n, bits, SCALE, t.score_bits());
+            own.charge(product_cost(n, bits).then(cut)).await;
+            Ok(())
+        };
+        let values = async {
+            qkv.charge(truncate::cost(y.rows * kv, drop, RING)).await;
+            Ok(())
+        };
+        join(scored, values).await?;
+        let append =
+            |(kept, b): (&Option<&Shape>, &Block)| self.append(*kept, &Shape::new(b.queries.len(), kv));
+        let keys = kept.iter().zip(&s.blocks).map(append).collect();
+        Ok(Scored { scores: Shape::new(n, 1), keys, values: Shape::new(y.rows, kv) })
     }
 
     async fn exponentials(&self, x: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        let max = max::cost(s.scores(), s.score_rows(), t.levels, 2 * SCALE, RING);
+        let max = max::cost(s.scores(), s.score_rows(), t.levels, SCALE, t.score_bits());
         self.scope("max").charge(max).await;
         self.scope("exp").charge(t.exp.cost(s.scores(), EXP_SCALE, RING)).await;
         Ok(*x)
     }
 
-    async fn weighted_sum(&self, _: &Shape, _: &[&Shape], s: &AttentionShape) -> Result<Shape> {
-        self.attention(s);
-        let y = Shape::new(s.queries(), s.heads * s.head_dim);
-        self.product_truncated(y.len(), EXP_SCALE).await;
+    async fn weighted_mean(
+        &self,
+        _: &Shape,
+        _: &[&Shape],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Shape> {
+        let (y, table) = (Shape::new(s.queries(), s.heads * s.head_dim), t.reciprocal(s.longest()));
+        self.scope("values").attention(s);
+        let sums = async {
+            self.scope("values").product_truncated(y.len(), EXP_SCALE).await;
+            Ok(())
+        };
+        let reciprocals = async {
+            let cost = table.factors_cost(s.score_rows(), (RING, 0), RECIPROCAL_SCALE, RING);
+            self.scope("softmax/reciprocal").charge(cost).await;
+            Ok(())
+        };
+        join(sums, reciprocals).await?;
+        let divided = table.product_cost(y.len(), RECIPROCAL_SCALE, RING);
+        self.scope("divide").charge(divided.then(truncate::cost(y.len(), RECIPROCAL_SCALE, RING))).await;
         Ok(y)
     }
 
-    async fn reciprocal_sums(&self, _: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        self.scope("reciprocal")
-            .charge(t.reciprocal(s.longest()).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
-            .await;
-        Ok(Shape::new(s.score_rows(), 1))
+    async fn activate(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
+        let (up, t) = (self.scope("up"), t.alone());
+        let y = up.multiply(x, &w.weight);
+        let input = t.spec.input_bits();
+        let cut = truncate::cost_between(y.len(), input + SCALE, SCALE, input);
+        up.charge(product_cost(y.len(), input + SCALE).then(cut)).await;
+        self.charge(t.cost(y.len(), SCALE, RING)).await;
+        Ok(y)
     }
 
-    async fn scale_heads(&self, o: &Shape, _: &Shape, _: &AttentionShape) -> Result<Shape> {
-        self.product_truncated(o.len(), RECIPROCAL_SCALE).await;
-        Ok(*o)
-    }
-
-    async fn activate(&self, x: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(t.alone().cost(x.len(), SCALE, RING)).await;
-        Ok(*x)
-    }
-
-    async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        let t = t.gated();
-        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, t.bits, SCALE, RING)).await;
-        Ok(*g)
+    async fn gated(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
+        let (up, t) = (self.scope("up"), t.gated());
+        let y = up.multiply(x, &w.weight);
+        let (n, spec) = (y.len() / 2, &t.table.spec);
+        let input = spec.input_bits();
+        let gate = async {
+            let cut = truncate::cost_between(n, input + SCALE, SCALE, input);
+            up.charge(product_cost(n, input + SCALE).then(cut)).await;
+            self.charge(glu::select_cost(n, spec, t.bits)).await;
+            Ok(())
+        };
+        let factor = async {
+            let drop = 2 * SCALE - FACTOR_SCALE;
+            up.charge(product_cost(n, RING).then(truncate::cost_between(n, RING, drop, t.bits))).await;
+            Ok(())
+        };
+        join(gate, factor).await?;
+        self.charge(glu::product_cost(n, spec, FACTOR_SCALE, t.bits, SCALE, RING)).await;
+        Ok(Shape::new(y.rows, y.cols / 2))
     }
 
     fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {

@@ -369,8 +369,7 @@ impl<V: Values> Back<V> {
             Back::Pooled { .. } => Ok(x),
             Back::Classifier { pooler, activation, .. } => {
                 let first = select(&a, &x, pass.rows().map(|r| r.start));
-                let dense = a.scope("pooler").linear(&first, pooler).await?;
-                a.scope("pooler").activate(&dense, activation).await
+                a.scope("pooler").activate(&first, pooler, activation).await
             }
         }
     }

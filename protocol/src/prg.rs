@@ -39,8 +39,8 @@ pub enum Purpose {
     Power,
     /// Masks of the selected slope.
     Slope,
-    /// Masks of the selected intercept.
-    Intercept,
+    /// Masks of the selected line's value.
+    Value,
     /// Masks of the selected coefficient of a square.
     Square,
     /// Dealt sign constants of a look-up: this purpose and the 31 that follow it by number.

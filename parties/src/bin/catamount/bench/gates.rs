@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// Fractional bits of activations and of weights.
 const SCALE: u32 = 18;
 /// Fractional bits of attention scores.
-const SCORES: u32 = 2 * SCALE;
+const SCORES: u32 = SCALE;
 const RING: u32 = 64;
 /// As in GPT-2 and BERT.
 const WIDTH: usize = 768;
@@ -220,9 +220,9 @@ impl Inputs {
 
         let x = self.share(scores, SCORES, 4.0);
         let offsets: Arc<Vec<usize>> = Arc::new((0..=scores.rows).map(|r| r * scores.cols).collect());
-        let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, RING);
+        let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, softmax.score_bits());
         let exponential = softmax.exp.cost(scores.len(), EXP_SCALE, RING);
-        let levels = softmax.levels;
+        let (levels, bits) = (softmax.levels, softmax.score_bits());
         gates.push(Gate {
             name: "coarse maximum",
             size: format!("rows of scores, {}", sized(scores)),
@@ -230,7 +230,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let offsets = offsets.clone();
-                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels).await.map(drop) })
+                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, bits).await.map(drop) })
             }),
         });
         let tables = softmax.clone();
@@ -260,14 +260,14 @@ impl Inputs {
                 })
             }),
         });
-        let dropped = EXP_SCALE + RECIPROCAL_SCALE - SCALE;
+        let (dropped, table) = (EXP_SCALE + RECIPROCAL_SCALE - SCALE, softmax.reciprocal(t));
         gates.push(Gate {
             name: "softmax",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum
                 .then(exponential)
-                .then(reciprocal)
-                .then(product::product_cost(scores.len(), RING))
+                .then(table.factors_cost(scores.rows, (RING, 0), RECIPROCAL_SCALE, RING))
+                .then(table.product_cost(scores.len(), RECIPROCAL_SCALE, RING))
                 .then(truncate::cost(scores.len(), dropped, RING)),
             local: Default::default(),
             programs: programs(x, move |cx, x| {
