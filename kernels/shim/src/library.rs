@@ -10,7 +10,7 @@ use std::sync::Mutex;
 /// What precedes the kernels.
 const SHIM: &str = include_str!("shim.hpp");
 
-/// Options of the compiler: with checks that end the program, and loops that may wrap (`u64` does; this is about `int`).
+/// Options of the compiler.
 const OPTIONS: [&str; 6] = ["-std=c++20", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-w"];
 
 /// What follows them: finds and starts a kernel.
@@ -115,7 +115,7 @@ fn run(command: &mut Command) -> Result<String, String> {
 /// Several processes may do this at once: each writes files of its own, and the last step is a renaming.
 fn compile(compiler: &str, text: &str, library: &Path) -> Result<(), String> {
     let own = |ending: &str| library.with_extension(format!("{}.{ending}", std::process::id()));
-    let (source, object) = (own("cpp"), own("so"));
+    let [source, object] = ["cpp", "so"].map(own);
     std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
     run(Command::new(compiler).args(OPTIONS).arg(&source).arg("-o").arg(&object))?;
     std::fs::rename(&object, library).map_err(|e| format!("{}: {e}", library.display()))?;
