@@ -1,21 +1,61 @@
-//! How fast the kernels are on this machine, on one thread and on all: the best of several runs each.
+//! How fast the kernels are on this machine, on one thread and on all, and on its GPU, if there is one: the best of several
+//! runs each. A device's figures contain the way there and back, some microseconds each.
 //!
-//! `cargo run --release -p kernels --example speed`
+//! `cargo run --release -p kernels --example speed [avx512|avx2|scalar|cuda]`
 
 use kernels::cpu::{Cpu, Isa};
-use kernels::{DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
+use kernels::{
+    DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, KeyStream, Matrix, Strides, Tables, Words,
+};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What a device may still be working on.
+trait Pending {
+    /// Returns when it is there.
+    fn wait(&self);
+}
+
+impl Pending for Words {
+    fn wait(&self) {
+        // Devices with memory of their own answer when all before is done.
+        if self.device().memory().is_some() && !self.is_empty() {
+            black_box(self.slice(0..1).to_vec());
+        }
+    }
+}
+
+impl Pending for Vec<Words> {
+    fn wait(&self) {
+        self.iter().for_each(Words::wait);
+    }
+}
+
+impl Pending for DcfKeys<Words> {
+    fn wait(&self) {
+        self.outputs.wait();
+    }
+}
+
+impl Pending for DpfKeys<Words> {
+    fn wait(&self) {
+        self.last.wait();
+    }
+}
+
+impl Pending for i64 {
+    fn wait(&self) {}
+}
+
 /// Seconds of the fastest of the runs that fit in a third of a second (at least three).
-fn best<T>(mut f: impl FnMut() -> T) -> f64 {
+fn best<T: Pending>(mut f: impl FnMut() -> T) -> f64 {
     let start = Instant::now();
     let mut fastest = f64::MAX;
     let mut runs = 0;
     while runs < 3 || start.elapsed() < Duration::from_millis(333) {
         let one = Instant::now();
-        black_box(f());
+        black_box(f()).wait();
         fastest = fastest.min(one.elapsed().as_secs_f64());
         runs += 1;
     }
@@ -79,6 +119,10 @@ fn measure(device: &Device, peak: Option<f64>) {
             &format!("{:.1} GB/s, {:.2} ms", bytes / t / 1e9, t * 1e3),
         );
     }
+    let x = words(device, k, 64);
+    let stream = KeyStream { key: &[3; 32], nonce: 0 };
+    let t = best(|| w.apply_regenerated(&x, &x, stream));
+    row(&format!("[1×{k}]·[{k}×{n}], and one from its key"), &format!("{:.2} ms", t * 1e3));
     for (k, n) in [(512, 512), (768, 768)] {
         let w = Matrix::new(&words(device, n * k, 64), n, k);
         let x = words(device, k, 64);
@@ -170,5 +214,14 @@ fn main() {
         });
         println!("{}", device.name());
         measure(&device, peak);
+    }
+    if only.is_none_or(|o| o.eq_ignore_ascii_case("cuda")) {
+        match kernels::cuda::open(0) {
+            Ok(device) => {
+                println!("{}", device.name());
+                measure(&device, None);
+            }
+            Err(e) => println!("{e}"),
+        }
     }
 }
