@@ -79,6 +79,15 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
     (r + (1 << (28 - EXP_BITS))) >> (29 - EXP_BITS)
 }
 
+/// The words of a ChaCha12 key stream, see [`Backend::chacha12`].
+#[derive(Clone, Copy)]
+pub struct KeyStream<'a> {
+    /// Its key, a secret.
+    pub key: &'a [u8; 32],
+    /// Which of the key's streams.
+    pub nonce: u64,
+}
+
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
@@ -197,18 +206,16 @@ pub trait Backend: Send + Sync + Debug {
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
-    /// One row times two matrices, of which one is kept nowhere: `out[j] = Σ_l x[l]·S[j][l] + y[l]·R[j][l]` for n outputs.
-    /// S is from `pack_matrix`. The words of R, row by row, are the first of the ChaCha12 stream (key, nonce), and made
-    /// where they are used. With weights one of whose components is such a stream, a product of shares takes half the
-    /// memory and reads half as much.
-    fn gemv_regenerated(
+    /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
+    /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
+    /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.
+    fn gemm_regenerated(
         &self,
         x: &Storage,
         y: &Storage,
         stored: &Storage,
-        n: usize,
-        key: &[u8; 32],
-        nonce: u64,
+        stream: KeyStream<'_>,
+        mkn: [usize; 3],
     ) -> Storage;
     /// Many small products, see [`GemmBatch`].
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;

@@ -1,6 +1,6 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{Device, DpfKeys, GemmBatch, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
+use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
@@ -391,11 +391,13 @@ impl Matrix {
         Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
     }
 
-    /// x · self^T + y · R^T for single rows x and y, where R is as large as this matrix and its words are those of the
-    /// ChaCha12 stream (key, nonce), see [`crate::Backend::gemv_regenerated`].
-    pub fn apply_regenerated(&self, x: &Words, y: &Words, key: &[u8; 32], nonce: u64) -> Words {
-        assert!(x.len() == self.k && y.len() == self.k, "input width");
-        let data = self.device.gemv_regenerated(&x.data, &y.data, &self.data, self.n, key, nonce);
+    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see
+    /// [`crate::Backend::gemm_regenerated`].
+    pub fn apply_regenerated(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
+        let shape = [m, self.k, self.n];
+        let data = self.device.gemm_regenerated(&x.data, &y.data, &self.data, stream, shape);
         Words { device: self.device.clone(), data }
     }
 }

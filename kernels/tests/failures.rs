@@ -3,7 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, GemmBatch, Map, Storage, Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, GemmBatch, KeyStream, Map, Storage,
+    Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,8 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.unpack(&message, 17, 64));
     d.pack(&a, 64, &mut message);
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
+    let (made, stored) = (KeyStream { key: &[3; 32], nonce: 4 }, d.pack_matrix(&b, 16, 4));
+    keep(&d.gemm_regenerated(&a, &b, &stored, made, [4, 16, 4]));
     let strides = Strides { row: 4, col: 1 };
     let (m, n, k, c_row, c_len) = (4, 4, 4, 4, 20);
     let batch = GemmBatch { m, n, k, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 /// What precedes the kernels.
 const SHIM: &str = include_str!("shim.hpp");
 
-/// Options of the compiler: with checks that end the program, and loops that may wrap (`u64` does; this is about `int`).
+/// Options of the compiler.
 const OPTIONS: [&str; 6] = ["-std=c++20", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-w"];
 
 /// What follows them: finds and starts a kernel.
@@ -39,8 +39,6 @@ pub(crate) struct Shape {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     start: Start,
-    /// Kernels keep the state of their threads in global variables: one runs at a time.
-    running: Mutex<()>,
     _library: Library,
 }
 
@@ -77,7 +75,7 @@ impl Kernels {
         unsafe {
             let opened = Library::new(&library).map_err(|e| format!("{}: {e}", library.display()))?;
             let start = *opened.get::<Start>(b"catamount_launch\0").map_err(|e| e.to_string())?;
-            Ok(Kernels { start, running: Mutex::new(()), _library: opened })
+            Ok(Kernels { start, _library: opened })
         }
     }
 
@@ -94,7 +92,9 @@ impl Kernels {
         kinds: &[u32],
     ) -> Result<(), String> {
         let name = CString::new(name).map_err(|e| e.to_string())?;
-        let _running = self.running.lock().unwrap_or_else(|e| e.into_inner());
+        // Kernels keep the state of their threads in global variables, and a library opened twice has them once.
+        static RUNNING: Mutex<()> = Mutex::new(());
+        let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: as the caller promises; the number of arguments and their kinds are checked on the other side.
         unsafe {
             let wrong = (self.start)(name.as_ptr(), shape, args.as_ptr(), kinds.as_ptr(), args.len() as u32);
@@ -115,7 +115,7 @@ fn run(command: &mut Command) -> Result<String, String> {
 /// Several processes may do this at once: each writes files of its own, and the last step is a renaming.
 fn compile(compiler: &str, text: &str, library: &Path) -> Result<(), String> {
     let own = |ending: &str| library.with_extension(format!("{}.{ending}", std::process::id()));
-    let (source, object) = (own("cpp"), own("so"));
+    let [source, object] = ["cpp", "so"].map(own);
     std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
     run(Command::new(compiler).args(OPTIONS).arg(&source).arg("-o").arg(&object))?;
     std::fs::rename(&object, library).map_err(|e| format!("{}: {e}", library.display()))?;

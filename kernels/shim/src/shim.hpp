@@ -4,8 +4,8 @@
 // a fibre runs until it meets a barrier or a shuffle, and goes on once all others that have to are there too. Threads run
 // in ascending or in descending order; a result that depends on it lacks a barrier. Blocks run one after the other.
 //
-// Not shown by this: what depends on real concurrency (memory ordering, atomics between blocks), alignment, speed, and
-// code inside #ifndef CATAMOUNT_SHIM.
+// Not shown by this: what depends on real concurrency (memory ordering, atomics between blocks), speed, and code inside
+// #ifndef CATAMOUNT_SHIM.
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
@@ -34,9 +34,32 @@ extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_shi
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) ulonglong2 { unsigned long long x, y; };
+namespace shim {
+static void aligned(const void *at, size_t to);
+}
+
+// A vector's words. A device stops where one in memory is not aligned; so do these, wherever one is copied.
+template <class T, int N> struct alignas(N * sizeof(T)) Words;
+template <class T> struct alignas(2 * sizeof(T)) Words<T, 2> {
+    T x, y;
+};
+template <class T> struct alignas(4 * sizeof(T)) Words<T, 4> {
+    T x, y, z, w;
+};
+template <class T, int N> struct Vector : Words<T, N> {
+    Vector() = default;
+    template <class... A> Vector(T x, T y, A... rest) : Words<T, N>{x, y, rest...} {}
+    Vector(const Vector &from) { *this = from; }
+    Vector &operator=(const Vector &from) {
+        shim::aligned(this, alignof(Vector));
+        shim::aligned(&from, alignof(Vector));
+        memcpy(this, &from, sizeof from);
+        return *this;
+    }
+};
+using uint2 = Vector<unsigned, 2>;
+using uint4 = Vector<unsigned, 4>;
+using ulonglong2 = Vector<unsigned long long, 2>;
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline ulonglong2 make_ulonglong2(unsigned long long x, unsigned long long y) { return {x, y}; }
@@ -62,12 +85,25 @@ struct Fibre {
 static Fibre fibres[THREADS];
 static int current;
 static bool in_fibre;
-static jmp_buf scheduler;
+static jmp_buf scheduler, stopped;
 static void (*body)(void *);
 static void *body_data;
 static char message[256];
 alignas(128) static unsigned char dynamic_shared[256 << 10];
 static unsigned long long slots[THREADS];
+
+// Ends the kernel. Fibres that are left behind begin anew.
+template <class... A> [[noreturn]] static void stop(const char *format, A... args) {
+    snprintf(message, sizeof message, format, args...);
+    for (auto &f : fibres) f.started = false;
+    _longjmp(stopped, 1);
+}
+
+static inline __attribute__((always_inline)) void aligned(const void *at, size_t to) {
+    // The compiler takes it for granted otherwise.
+    asm("" : "+r"(at));
+    if ((size_t)at % to) stop("%p is not aligned for a vector of %zu bytes", at, to);
+}
 
 static void fibre_main() {
     for (;;) {
@@ -80,10 +116,7 @@ static void fibre_main() {
 
 // Stops this thread until the others of its block or warp are here.
 static __attribute__((noinline)) void meet(At what, int line) {
-    if (!in_fibre) {
-        fprintf(stderr, "line %d: threads meet in a kernel that is not declared COOPERATIVE\n", line);
-        abort();
-    }
+    if (!in_fibre) stop("line %d: threads meet in a kernel that is not declared COOPERATIVE", line);
     Fibre &f = fibres[current];
     f.at = what;
     f.line = line;
@@ -108,16 +141,12 @@ static __attribute__((noinline)) void resume(int i) {
     }
 }
 
-static const char *stuck(const char *what, int a, int b) {
-    snprintf(message, sizeof message, "%s (threads %d at line %d and %d at line %d)", what, a, fibres[a].line, b,
-             fibres[b].line);
-    // Fibres that are stuck are never resumed.
-    for (auto &f : fibres) f.started = false;
-    return message;
+[[noreturn]] static void stuck(const char *what, int a, int b) {
+    stop("%s (threads %d at line %d and %d at line %d)", what, a, fibres[a].line, b, fibres[b].line);
 }
 
-// One block, in fibres. Returns what is wrong, if anything is.
-static const char *run_block(int threads, bool reverse) {
+// One block, in fibres.
+static void run_block(int threads, bool reverse) {
     for (int i = 0; i < threads; i++) {
         unsigned x = blockDim.x, y = blockDim.y;
         fibres[i].thread = {i % x, i / x % y, i / (x * y)};
@@ -134,9 +163,9 @@ static const char *run_block(int threads, bool reverse) {
                 const Fibre &f = fibres[first];
                 for (int i = first + 1; i <= last; i++) {
                     if (f.at == At::WARP && (fibres[i].at != f.at || fibres[i].line != f.line))
-                        return stuck("not all lanes take part in a shuffle", first, i);
+                        stuck("not all lanes take part in a shuffle", first, i);
                     if (f.at != At::WARP && fibres[i].at == At::WARP)
-                        return stuck("not all lanes take part in a shuffle", i, first);
+                        stuck("not all lanes take part in a shuffle", i, first);
                 }
                 if (f.at != At::WARP) break;
             }
@@ -144,8 +173,8 @@ static const char *run_block(int threads, bool reverse) {
         const Fibre &f = fibres[0];
         for (int i = 1; i < threads; i++)
             if (fibres[i].at != f.at || (f.at == At::BLOCK && fibres[i].line != f.line))
-                return stuck("not all threads meet at a barrier", 0, i);
-        if (f.at == At::DONE) return nullptr;
+                stuck("not all threads meet at a barrier", 0, i);
+        if (f.at == At::DONE) return;
         for (int i = 0; i < threads; i++) fibres[i].at = At::RUNNING;
     }
 }
@@ -160,8 +189,8 @@ template <class F> static const char *run(const Launch &l, bool cooperative, F f
     unsigned long long blocks = 1ull * gridDim.x * gridDim.y * gridDim.z;
     unsigned threads = blockDim.x * blockDim.y * blockDim.z;
     if (threads == 0 || threads > THREADS || l.shared > sizeof dynamic_shared) return "impossible size of a block";
-    const char *wrong = nullptr;
-    for (unsigned long long n = 0; n < blocks && !wrong; n++) {
+    if (_setjmp(stopped)) return message;
+    for (unsigned long long n = 0; n < blocks; n++) {
         unsigned long long b = l.reverse ? blocks - 1 - n : n;
         blockIdx = {unsigned(b % gridDim.x), unsigned(b / gridDim.x % gridDim.y), unsigned(b / gridDim.x / gridDim.y)};
         // What an earlier block left in shared memory must not matter.
@@ -171,9 +200,9 @@ template <class F> static const char *run(const Launch &l, bool cooperative, F f
             body = [](void *data) { (*static_cast<F *>(data))(); };
             body_data = &f;
             in_fibre = true;
-            wrong = run_block(threads, l.reverse);
-            in_fibre = false;
+            run_block(threads, l.reverse);
         } else {
+            in_fibre = false;
             for (unsigned t = 0; t < threads; t++) {
                 unsigned i = l.reverse ? threads - 1 - t : t, x = blockDim.x, y = blockDim.y;
                 threadIdx = {i % x, i / x % y, i / (x * y)};
@@ -181,7 +210,7 @@ template <class F> static const char *run(const Launch &l, bool cooperative, F f
             }
         }
     }
-    return wrong;
+    return nullptr;
 }
 
 // Kinds of arguments: 0 for a pointer, else the size.

@@ -70,6 +70,15 @@ extern "C" __global__ void COOPERATIVE half_a_warp(u64 *out) {
 
 extern "C" __global__ void beyond(u64 *out, u64 at) { out[at] = 7; }
 
+extern "C" __global__ void meets_undeclared(u64 *out) { __syncthreads(); }
+
+extern "C" __global__ void two_words(u64 *out, u64 at) { *(ulonglong2 *)(out + at) = {5, 6}; }
+
+extern "C" __global__ void COOPERATIVE two_words_later(u64 *out, u64 at) {
+    __syncthreads();
+    if (threadIdx.x == 40) *(ulonglong2 *)(out + at) = {5, 6};
+}
+
 extern "C" __global__ void COOPERATIVE mma(const u32 *a, const u32 *b, int *out) {
     u32 lane = threadIdx.x, fa[4], fb[2];
     for (int i = 0; i < 4; i++) fa[i] = a[4 * lane + i];
@@ -207,10 +216,24 @@ fn threads_that_miss_each_other_are_reported() {
         assert!(run("divergent").contains("not all threads meet at a barrier"));
         assert!(run("early").contains("not all threads meet at a barrier"));
         assert!(run("half_a_warp").contains("not all lanes take part in a shuffle"));
+        assert!(run("meets_undeclared").contains("not declared COOPERATIVE"));
         // And the shim goes on.
         let a = put(&shim, &[1; 64]);
         launch(&shim, "reversed_block", 1, 64, &[Arg::Pointer(a), Arg::Pointer(out)]);
         assert_eq!(get(&shim, out, 64), [1; 64]);
+    }
+}
+
+/// A device stops where a vector is not aligned; so does the shim.
+#[test]
+fn vectors_are_aligned() {
+    let Some(shim) = shim(Order::Forward) else { return };
+    let out = put(&shim, &[0; 64]);
+    for kernel in ["two_words", "two_words_later"] {
+        let run = |at| launch(&shim, kernel, 1, 64, &[Arg::Pointer(out), Arg::U64(at)]);
+        run(2);
+        assert_eq!(get(&shim, out, 4), [0, 0, 5, 6]);
+        assert!(panics(|| run(3)).contains("is not aligned"));
     }
 }
 

@@ -17,7 +17,7 @@
 
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
-use crate::backend::GemmBatch;
+use crate::backend::{GemmBatch, KeyStream};
 use crate::buffer;
 use rayon::prelude::*;
 
@@ -193,32 +193,46 @@ impl Product<'_> {
 }
 
 /// Words of a stream that are made together.
-const MADE: usize = 1 << 13;
+const MADE: usize = 1 << 15;
 
-/// c[j] + Σ_l y[l]·R[j][l], where R's words, row by row, are those of the ChaCha12 stream.
+/// C += Y · R^T, where R's words, row by row, are the stream's: some outputs at a time.
 pub(super) fn add_regenerated(
     lanes: &dyn Lanes,
-    mut c: Vec<u64>,
+    c: &mut [u64],
     y: &[u64],
-    key: &[u8; 32],
-    nonce: u64,
-) -> Vec<u64> {
-    let k = y.len();
-    if k == 0 {
-        return c;
+    stream: KeyStream<'_>,
+    [m, k, n]: [usize; 3],
+) {
+    assert_eq!(y.len(), m * k, "left matrix of {m} × {k}");
+    if m == 0 || k == 0 {
+        return;
     }
-    let rows = (MADE / k).max(1);
-    par::chunks_if(c.len() * k >= par::WORDS, &mut c, rows, |i, c| {
-        let (from, to) = (i * rows * k, (i * rows + c.len()) * k);
+    let each = (MADE / k).max(1).next_multiple_of(PANEL);
+    let mut parts = buffer::zeroed(n * m);
+    par::chunks_if(n * k >= par::WORDS, &mut parts, each * m, |i, part| {
+        let (from, outputs) = (i * each, part.len() / m);
         // Streams are made from every sixteenth block on.
-        let start = from / 128 * 128;
-        let mut words = buffer::zeroed(to - start);
-        lanes.chacha12(key, nonce, start as u64 / 8, u64::MAX, &mut words);
-        for (c, row) in c.iter_mut().zip(words[from - start..].chunks_exact(k)) {
-            *c = c.wrapping_add(lanes.dot(y, row));
+        let start = from * k / 128 * 128;
+        let mut words = buffer::zeroed((from + outputs) * k - start);
+        lanes.chacha12(stream.key, stream.nonce, start as u64 / 8, u64::MAX, &mut words);
+        let rows = &words[from * k - start..];
+        if m < lanes.tile_rows() {
+            for (out, row) in part.chunks_exact_mut(m).zip(rows.chunks_exact(k)) {
+                out.iter_mut().zip(y.chunks_exact(k)).for_each(|(c, y)| *c = lanes.dot(y, row));
+            }
+        } else {
+            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(rows, k, outputs), m, k, outputs));
         }
     });
-    c
+    for (i, part) in parts.chunks(each * m).enumerate() {
+        let outputs = part.len() / m;
+        for (r, row) in c.chunks_exact_mut(n).enumerate() {
+            for (j, c) in row[i * each..][..outputs].iter_mut().enumerate() {
+                let at = if m < lanes.tile_rows() { j * m + r } else { r * outputs + j };
+                *c = c.wrapping_add(part[at]);
+            }
+        }
+    }
 }
 
 pub(super) fn gemm_batch(lanes: &dyn Lanes, a: &[u64], b: &[u64], s: &GemmBatch) -> Vec<u64> {

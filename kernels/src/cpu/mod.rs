@@ -16,7 +16,7 @@ mod scalar;
 mod select;
 mod stream;
 
-use crate::backend::{Backend, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
+use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use dcf::Inputs;
@@ -215,17 +215,17 @@ impl Backend for Cpu {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }
 
-    fn gemv_regenerated(
+    fn gemm_regenerated(
         &self,
         x: &Storage,
         y: &Storage,
         stored: &Storage,
-        n: usize,
-        key: &[u8; 32],
-        nonce: u64,
+        stream: KeyStream<'_>,
+        [m, k, n]: [usize; 3],
     ) -> Storage {
-        let stored = gemm::gemm(self.lanes, x.host(), stored.host(), 1, x.host().len(), n);
-        host(gemm::add_regenerated(self.lanes, stored, y.host(), key, nonce))
+        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), m, k, n);
+        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
+        host(c)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -1,16 +1,16 @@
 //! Products of matrices. A prepared matrix is n × k as it was given, its rows filled up with zeros to whole [`DEPTH`]s.
 //!
-//! Up to as many rows as [`FEW`] has kernels, a warp reads the weights of four outputs once for all of them; with more, the tensor cores multiply
-//! byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer units. Where a result
-//! has too few tiles to keep the device busy, the inputs are split among blocks, and sums modulo 2^64 are the same however
-//! they are split.
+//! Up to as many rows as [`FEW`] has kernels, a warp reads the weights of four outputs once for all of them; with more,
+//! the tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the
+//! integer units. Where a result has too few tiles to keep the device busy, the inputs are split among blocks, and sums
+//! modulo 2^64 are the same however they are split.
 //!
 //! **Cost**, counted in the code for compute capability 9.0; MAC is one multiply-add of 64-bit words:
 //!
 //! | kernel | of | instructions | from memory |
 //! |---|---|---|---|
 //! | `few_rows8` | 64 MAC (8 rows, 4 outputs, 2 inputs of a lane) | 248 IMAD, 72 IADD3, 12 LDG | 8 bytes a weight, once |
-//! | `regenerated_row` | 16 MAC (8 inputs of a lane, two matrices) | 667, of which 390 are logic and shifts | 8 bytes for both weights, once |
+//! | `regenerated1` | 16 MAC (8 inputs of a lane, two matrices) | 667, of which 390 are logic and shifts | 8 bytes for both weights, once |
 //! | `tensor64` | 32 768 MAC (16 × 64 × 32 of a warp) | 288 IMMA, 320 PRMT, 230 IMAD, 161 IADD3, 40 LDS | 8 bytes a weight and 64 rows |
 //! | `batch64` | 64 MAC (4 × 4 × 4 of a thread) | 269 IMAD, 20 IADD3, 16 LDS | 8 bytes an element and tile of 64 × 64 |
 //!
@@ -20,8 +20,8 @@
 //!
 //! - Few rows: 0.42 · 10^12 weights a second (H200: 0.60) by memory, 3.8 · 10^12 MAC a second by multiplication; so memory
 //!   decides up to 9 rows (H200: 6). Two components of 6.6 · 10^9 weights, a model of 7 · 10^9, take 32 ms (H200: 22).
-//! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there are 64 a
-//!   cycle too; so 22 ms for that model on both devices, and half its memory.
+//! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there
+//!   are 64 a cycle too; so 22 ms for that model on both devices, and half its memory.
 //! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
 //!   for: 1054 of a warp where the tensor core needs 1152 cycles.
 //! - `batch64`: 3.5 · 10^12 MAC a second.
@@ -29,7 +29,7 @@
 use super::driver::{Arg, Launch};
 use super::stream::key_args;
 use super::{Cuda, DeviceWords};
-use crate::backend::{GemmBatch, Storage, Strides, Zip};
+use crate::backend::{GemmBatch, KeyStream, Storage, Strides, Zip};
 
 /// Inputs of one step of the tensor cores.
 const DEPTH: usize = 32;
@@ -43,8 +43,9 @@ const READING: usize = 8 * 132;
 /// Blocks that do so with multiplying.
 const MULTIPLYING: usize = 2 * 132;
 
-/// Inputs of a block where the weights are made in registers.
-const SPAN: usize = 1024;
+/// The same where one matrix is made in registers, with the inputs of a block.
+const MADE_IN_REGISTERS: [(&str, usize); 4] =
+    [("regenerated1", 1024), ("regenerated2", 1024), ("regenerated3", 512), ("regenerated4", 512)];
 
 /// How the inputs are split among blocks.
 struct Split {
@@ -124,36 +125,48 @@ impl Cuda {
         x: &Storage,
         y: &Storage,
         stored: &Storage,
-        n: usize,
-        key: &[u8; 32],
-        nonce: u64,
+        stream: KeyStream<'_>,
+        [m, k, n]: [usize; 3],
     ) -> Storage {
-        let k = self.words(x).len();
-        assert_eq!(self.words(y).len(), k, "two rows of different length");
-        if !k.is_multiple_of(8) || k == 0 || n == 0 {
-            // A block of the stream must not cross rows: make all of it.
-            let c = self.product(x, stored, 1, k, n);
+        let KeyStream { key, nonce } = stream;
+        let depth = k.next_multiple_of(DEPTH);
+        if m == 0 || m > MADE_IN_REGISTERS.len() || n == 0 || k == 0 || !k.is_multiple_of(8) {
+            // All of it is made, for now. A block of the stream is eight words, and would cross rows.
             let made = Storage::Device(self.stream(key, nonce, n * k, 64));
-            let added = self.product(y, &self.packed_matrix(&made, k, n), 1, k, n);
-            let c = self.words(&c);
-            self.zip_into(Zip::Add, c, self.words(&added), c);
-            return Storage::Device(c.clone());
+            let sums = [(x, stored), (y, &self.packed_matrix(&made, k, n))]
+                .map(|(x, w)| self.product(x, w, m, k, n));
+            let [c, other] = sums.each_ref().map(|s| self.words(s));
+            self.zip_into(Zip::Add, c, other, c);
+            let [c, _] = sums;
+            return c;
         }
-        let stored = self.words(stored);
-        let pitch = k.next_multiple_of(DEPTH);
-        assert_eq!(stored.len(), n * pitch, "packed matrix of {n} × {k}");
-        let parts = k.div_ceil(SPAN) as u32;
+        let [x, y, stored] = [x, y, stored].map(|s| self.words(s));
+        assert!(x.len() == m * k && y.len() == m * k, "left matrices of {m} × {k}");
+        assert_eq!(stored.len(), n * depth, "packed matrix of {n} × {k}");
+        let (kernel, span) = MADE_IN_REGISTERS[m - 1];
+        let parts = k.div_ceil(span) as u32;
+        // Parts are added up.
         let c = match parts {
-            1 => self.core.alloc("gemv_regenerated", n),
-            _ => self.core.zeroed("gemv_regenerated", n),
+            1 => self.core.alloc("gemm_regenerated", m * n),
+            _ => self.core.zeroed("gemm_regenerated", m * n),
         };
         let grid = [n.div_ceil(64) as u32, parts, 1];
-        let launch = Launch { kernel: "regenerated_row", grid, block: [256, 1, 1], shared: 0 };
         let [k0, k1, k2, k3] = key_args(key);
-        let sizes = [n, k, pitch].map(Arg::from);
-        let rows = [x, y].map(|s| self.words(s).arg());
-        let args = [rows[0], rows[1], stored.arg(), k0, k1, k2, k3, nonce.into(), c.arg()];
-        self.launch(launch, &[&args[..], &sizes].concat());
+        let args = [
+            x.arg(),
+            y.arg(),
+            stored.arg(),
+            k0,
+            k1,
+            k2,
+            k3,
+            nonce.into(),
+            c.arg(),
+            n.into(),
+            k.into(),
+            depth.into(),
+        ];
+        self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
         Storage::Device(c)
     }
 

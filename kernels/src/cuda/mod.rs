@@ -23,7 +23,7 @@ mod select;
 pub mod source;
 mod stream;
 
-use crate::backend::{Backend, DpfKeys, GemmBatch, Map, Storage, Zip};
+use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
 pub use buffer::DeviceWords;
@@ -169,16 +169,15 @@ impl Backend for Cuda {
         self.product(a, b, m, k, n)
     }
 
-    fn gemv_regenerated(
+    fn gemm_regenerated(
         &self,
         x: &Storage,
         y: &Storage,
         stored: &Storage,
-        n: usize,
-        key: &[u8; 32],
-        nonce: u64,
+        stream: KeyStream<'_>,
+        shape: [usize; 3],
     ) -> Storage {
-        self.regenerated(x, y, stored, n, key, nonce)
+        self.regenerated(x, y, stored, stream, shape)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

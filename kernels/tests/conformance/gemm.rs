@@ -1,7 +1,7 @@
 //! Products against three loops.
 
 use super::{Numbers, up};
-use kernels::{Device, GemmBatch, Matrix, Strides};
+use kernels::{Device, GemmBatch, KeyStream, Matrix, Strides};
 use proptest::prelude::*;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -162,45 +162,49 @@ pub(crate) fn batch_layouts(device: &Device) {
     check_batch(device, &[], &[], &s);
 }
 
-/// One row times a stored matrix and a stream's: rows that blocks of the stream cross and rows that they do not, several
-/// parts of the inputs, and enough work for all threads.
+/// A stored matrix and a stream's: rows that blocks of the stream cross and rows that they do not, several parts of the
+/// inputs, and enough work for all threads.
 pub(crate) fn regenerated(device: &Device) {
     let mut r = Numbers(48);
-    for (k, n) in [
+    let sizes = [
         (1, 1),
         (3, 50),
         (8, 9),
         (40, 17),
         (72, 130),
         (130, 3),
+        (512, 66),
         (1000, 65),
-        (1024, 64),
         (1032, 71),
         (3000, 30),
-    ] {
-        let (x, y, w) = (r.words(k), r.words(k), r.words(n * k));
-        let (key, nonce): ([u8; 32], u64) = (std::array::from_fn(|_| r.next() as u8), r.next());
-        let mut stream = ChaCha12Rng::from_seed(key);
-        stream.set_stream(nonce);
-        let made: Vec<u64> = (0..n * k).map(|_| stream.next_u64()).collect();
-        let matrix = Matrix::new(&up(device, &w), n, k);
-        let got = matrix.apply_regenerated(&up(device, &x), &up(device, &y), &key, nonce).to_vec();
-        let want = |j: usize| {
-            (0..k).fold(0u64, |s, l| {
-                let (stored, made) = (x[l].wrapping_mul(w[j * k + l]), y[l].wrapping_mul(made[j * k + l]));
-                s.wrapping_add(stored).wrapping_add(made)
-            })
-        };
-        assert!(got == (0..n).map(want).collect::<Vec<_>>(), "{k} inputs, {n} outputs");
+        (32_776, 2),
+    ];
+    for (i, (k, n)) in sizes.into_iter().enumerate() {
+        for m in [1, 2 + i % 3, 5 + i] {
+            let (x, y, w) = (r.words(m * k), r.words(m * k), r.words(n * k));
+            let (key, nonce): ([u8; 32], u64) = (std::array::from_fn(|_| r.next() as u8), r.next());
+            let mut stream = ChaCha12Rng::from_seed(key);
+            stream.set_stream(nonce);
+            let made: Vec<u64> = (0..n * k).map(|_| stream.next_u64()).collect();
+            let matrix = Matrix::new(&up(device, &w), n, k);
+            let stream = KeyStream { key: &key, nonce };
+            let got = matrix.apply_regenerated(&up(device, &x), &up(device, &y), stream).to_vec();
+            let want = |at: usize| {
+                let (i, j) = (at / n, at % n);
+                (0..k).fold(0u64, |s, l| {
+                    let stored = x[i * k + l].wrapping_mul(w[j * k + l]);
+                    s.wrapping_add(stored).wrapping_add(y[i * k + l].wrapping_mul(made[j * k + l]))
+                })
+            };
+            assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
+        }
     }
-    // No inputs and no outputs.
-    let none = device.zeros(0);
-    assert_eq!(
-        device.len(&device.gemv_regenerated(&none, &none, &device.pack_matrix(&none, 0, 0), 0, &[1; 32], 2)),
-        0
-    );
-    let zeros = device.gemv_regenerated(&none, &none, &device.pack_matrix(&none, 0, 3), 3, &[1; 32], 2);
-    assert_eq!(*device.download(&zeros), [0; 3]);
+    let stream = KeyStream { key: &[1; 32], nonce: 2 };
+    for (m, k, n) in [(0, 8, 3), (2, 0, 3), (2, 8, 0)] {
+        let (x, w) = (device.zeros(m * k), device.pack_matrix(&device.zeros(n * k), k, n));
+        let c = device.gemm_regenerated(&x, &x, &w, stream, [m, k, n]);
+        assert_eq!(*device.download(&c), vec![0; m * n]);
+    }
 }
 
 pub(crate) fn properties(device: &Device) {

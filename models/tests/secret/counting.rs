@@ -1,7 +1,9 @@
 //! A device that computes as another does and counts what it is asked for.
 
 use kernels::cpu::Cpu;
-use kernels::{Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
+use kernels::{
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip,
+};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -137,19 +139,18 @@ impl Backend for Counting {
         self.inner.gemm(a, b, m, k, n)
     }
 
-    fn gemv_regenerated(
+    fn gemm_regenerated(
         &self,
         x: &Storage,
         y: &Storage,
         stored: &Storage,
-        n: usize,
-        key: &[u8; 32],
-        nonce: u64,
+        stream: KeyStream<'_>,
+        mkn: [usize; 3],
     ) -> Storage {
-        let k = self.len(x);
-        self.count(k, n, 2 * k * n, k * n);
+        let [m, k, n] = mkn;
+        self.count(k, n, 2 * m * k * n, k * n);
         self.counts.lock().unwrap().random += 8 * (k * n) as u64;
-        self.inner.gemv_regenerated(x, y, stored, n, key, nonce)
+        self.inner.gemm_regenerated(x, y, stored, stream, mkn)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

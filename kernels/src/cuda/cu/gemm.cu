@@ -83,26 +83,25 @@ few_rows7(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows
 extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
 few_rows8(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows<8, 4>(a, w, c, n, k, span); }
 
-// ---- One row, of two matrices: one is read, the other made in registers.
+// ---- Few rows, of two matrices: one is read, the other made in registers.
 
-#define REGENERATED_SPAN 1024
-
-// out[j] = sum of x[l] · stored[j][l] + y[l] · R[j][l], where R's words, row by row, are the stream's. k is a multiple of 8, so
-// that a lane's block of the stream is eight inputs of one output. A block of 8 warps has 64 outputs and 1024 inputs; x
-// and y lie in shared memory so that a warp's lanes, each of which needs its own eight words, read side by side.
-extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-regenerated_row(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n,
-                u64 k, u64 pitch) {
-    __shared__ ulonglong2 shared_x[REGENERATED_SPAN / 2], shared_y[REGENERATED_SPAN / 2];
-    const u64 begin = (u64)blockIdx.y * REGENERATED_SPAN;
+// C = X · S^T + Y · R^T, where S is read, with `pitch` words from row to row, and R's words, row by row, are the stream's. k is
+// a multiple of 8, so that a lane's block of the stream is eight inputs of one output. A block of 8 warps has 64 outputs;
+// parts of the inputs, SPAN each, run over grid y. X and Y lie in shared memory so that a warp's lanes, each of which needs
+// its own eight words, read side by side.
+template <int ROWS, int SPAN>
+__device__ __forceinline__ void regenerated(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3,
+                                            u64 nonce, u64 *c, u64 n, u64 k, u64 pitch) {
+    __shared__ ulonglong2 shared_x[ROWS][SPAN / 2], shared_y[ROWS][SPAN / 2];
+    const u64 begin = (u64)blockIdx.y * SPAN;
     const int lane = lane_index();
-    for (int i = threadIdx.x; i < REGENERATED_SPAN / 2; i += 256) {
-        // Words 2i and 2i + 1: pair i % 4 of the lane i / 4 % 32 in step i / 128.
-        const u64 l = begin + 2 * i;
-        const int at = (i / 128 * 4 + i % 4) * 32 + i / 4 % 32;
+    for (int i = threadIdx.x; i < ROWS * SPAN / 2; i += 256) {
+        // Words 2p and 2p + 1 are pair p % 4 of lane p / 4 % 32 in step p / 128.
+        const int row = i / (SPAN / 2), p = i % (SPAN / 2), at = (p / 128 * 4 + p % 4) * 32 + p / 4 % 32;
+        const u64 l = begin + 2 * p;
         const ulonglong2 none = {0, 0};
-        shared_x[at] = l < k ? *(const ulonglong2 *)(x + l) : none;
-        shared_y[at] = l < k ? *(const ulonglong2 *)(y + l) : none;
+        shared_x[row][at] = l < k ? *(const ulonglong2 *)(x + row * k + l) : none;
+        shared_y[row][at] = l < k ? *(const ulonglong2 *)(y + row * k + l) : none;
     }
     __syncthreads();
     const u32 key[8] = {
@@ -110,8 +109,8 @@ regenerated_row(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u
     };
     const u64 first = blockIdx.x * 64ull, end = min(first + 64, n);
     for (u64 j = first + threadIdx.x / 32; j < end; j += 8) {
-        u64 sum = 0;
-        for (int step = 0; step < REGENERATED_SPAN / 256; step++) {
+        u64 sum[ROWS] = {};
+        for (int step = 0; step < SPAN / 256; step++) {
             const u64 l = begin + 256 * step + 8 * lane;
             if (l >= k) continue;
             ulonglong2 weights[4];
@@ -121,14 +120,46 @@ regenerated_row(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u
             chacha12_block(key, (j * k + l) / 8, nonce, made);
 #pragma unroll
             for (int p = 0; p < 4; p++) {
-                const ulonglong2 a = shared_x[(step * 4 + p) * 32 + lane], b = shared_y[(step * 4 + p) * 32 + lane];
-                sum += a.x * weights[p].x + a.y * weights[p].y;
-                sum += b.x * join(made[4 * p], made[4 * p + 1]) + b.y * join(made[4 * p + 2], made[4 * p + 3]);
+#pragma unroll
+                for (int i = 0; i < ROWS; i++) {
+                    const int at = (step * 4 + p) * 32 + lane;
+                    const ulonglong2 a = shared_x[i][at], b = shared_y[i][at];
+                    sum[i] += a.x * weights[p].x + a.y * weights[p].y;
+                    sum[i] += b.x * join(made[4 * p], made[4 * p + 1]) + b.y * join(made[4 * p + 2], made[4 * p + 3]);
+                }
             }
         }
-        const u64 one[1] = {sum}, all = add_lanes(one);
-        if (lane == 0) deposit(c + j, all, gridDim.y > 1);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            const u64 one[1] = {sum[i]}, all = add_lanes(one);
+            if (lane == 0) deposit(c + i * n + j, all, gridDim.y > 1);
+        }
     }
+}
+
+// One kernel for each number of rows.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+regenerated1(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
+             u64 pitch) {
+    regenerated<1, 1024>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+regenerated2(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
+             u64 pitch) {
+    regenerated<2, 1024>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+regenerated3(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
+             u64 pitch) {
+    regenerated<3, 512>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+regenerated4(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
+             u64 pitch) {
+    regenerated<4, 512>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
 }
 
 // ---- Many rows: tensor cores.
