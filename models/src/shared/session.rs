@@ -260,15 +260,14 @@ fn sequences<'c>(
     caches: &'c mut [Cache<SecureValues>],
     parts: &[Part],
 ) -> Vec<Sequence<'c, SecureValues>> {
-    let (mut caches, mut parts) = (caches.iter_mut().enumerate(), parts.iter());
-    let sequences = parts.by_ref().map_while(|part| {
-        let (_, cache) = caches.find(|(i, _)| *i == part.sequence)?;
+    let mut caches = caches.iter_mut().enumerate();
+    let sequence = |part: &Part| {
+        let found = caches.find(|(i, _)| *i == part.sequence);
+        let (_, cache) = found.expect("parts in ascending order, of sequences that there are");
         cache.cut(a, part.keep);
-        Some(Sequence { cache, count: part.count, segment: part.segment })
-    });
-    let sequences: Vec<_> = sequences.collect();
-    assert!(parts.len() == 0, "parts in ascending order, of sequences that there are");
-    sequences
+        Sequence { cache, count: part.count, segment: part.segment }
+    };
+    parts.iter().map(sequence).collect()
 }
 
 fn packed(words: &Words, bits: u32) -> Vec<u8> {
