@@ -163,33 +163,26 @@ impl Product {
 pub struct SharedMatrix {
     /// Fractional bits of the weights.
     pub scale: u32,
-    /// Multiplies an evaluator's Δ of the input (P1: Δ_w + w1, P2: w0); the dealer has none.
-    pub by_delta: Option<Matrix>,
-    /// Multiplies λ of the input (evaluators: Δ_w, dealer: λ_w).
-    pub by_lambda: Matrix,
+    /// Δ: known to both evaluators; the dealer has none.
+    pub delta: Option<Matrix>,
+    /// The dealer's λ, or an evaluator's half of it.
+    pub lambda: Matrix,
 }
 
 impl SharedMatrix {
-    /// Prepares a share of an n × k matrix. `p1` says whether this is P1 (its half of λ joins Δ).
-    pub fn new(w: &Share, p1: bool) -> SharedMatrix {
-        let (n, k) = (w.shape.rows, w.shape.cols);
-        match &w.delta {
-            None => SharedMatrix { scale: w.scale, by_delta: None, by_lambda: Matrix::new(&w.lambda, n, k) },
-            Some(d) => {
-                let by_delta =
-                    if p1 { Matrix::new(&(d + &w.lambda), n, k) } else { Matrix::new(&w.lambda, n, k) };
-                SharedMatrix { scale: w.scale, by_delta: Some(by_delta), by_lambda: Matrix::new(d, n, k) }
-            }
-        }
+    /// Prepares a share of an n × k matrix.
+    pub fn new(w: &Share) -> SharedMatrix {
+        let matrix = |component| Matrix::new(component, w.shape.rows, w.shape.cols);
+        SharedMatrix { scale: w.scale, delta: w.delta.as_ref().map(matrix), lambda: matrix(&w.lambda) }
     }
 
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
-        self.by_lambda.outputs()
+        self.lambda.outputs()
     }
 
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
-        self.by_lambda.inputs()
+        self.lambda.inputs()
     }
 }

@@ -8,7 +8,7 @@ use kernels::Words;
 use protocol::gates::embedding::EmbeddingKeys;
 use protocol::gates::reveal::Reveal;
 use protocol::profile::Profile;
-use protocol::{Ledger, Network, Session, Streams};
+use protocol::{Ledger, Network, Role, Session, Streams};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -77,16 +77,26 @@ pub struct PartySession {
 }
 
 impl PartySession {
-    /// A session over fresh streams.
-    pub fn new(model: Arc<PartyModel>, streams: Box<dyn Streams>) -> PartySession {
-        let session = Session::new(model.role, model.device.clone(), kernels::Ring::Z64, streams);
+    /// A session in which this party plays `role`, over fresh streams.
+    ///
+    /// # Errors
+    /// The party keeps nothing of the model for this role.
+    pub fn new(
+        model: Arc<PartyModel>,
+        role: Role,
+        streams: Box<dyn Streams>,
+    ) -> Result<PartySession, SharedModelError> {
+        let session = Session::new(role, model.device.clone(), kernels::Ring::Z64, streams);
         Self::within(model, session)
     }
 
-    /// A session that the caller has prepared, of the model's role.
-    pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
-        let cache = Cache::new(&model.model.config);
-        PartySession { model, session, cache }
+    /// A session that the caller has prepared.
+    ///
+    /// # Errors
+    /// As [`PartySession::new`].
+    pub fn within(model: Arc<PartyModel>, session: Session) -> Result<PartySession, SharedModelError> {
+        let cache = Cache::new(&model.playing(session.role())?.config);
+        Ok(PartySession { model, session, cache })
     }
 
     /// The same, recording where the time of each pass goes.
@@ -121,7 +131,7 @@ impl PartySession {
     /// They are of another length.
     pub fn keys(&self, bytes: &[u8], count: usize) -> Result<EmbeddingKeys, SharedModelError> {
         let m = &self.model;
-        EmbeddingKeys::parse(&m.device, m.role, bytes, count, m.public.config.vocab)
+        EmbeddingKeys::parse(&m.device, self.session.role(), bytes, count, m.public.config.vocab)
             .map_err(|e| SharedModelError::Keys(e.to_string()))
     }
 
@@ -150,7 +160,8 @@ impl PartySession {
         };
         for _ in 0..choices {
             let before = *self.session.ledger();
-            let (model, sampling, cache) = (&self.model.model, &self.model.sampling, &mut self.cache);
+            let model = self.model.playing(self.session.role()).expect("made when the session began");
+            let (sampling, cache) = (&self.model.sampling, &mut self.cache);
             let (words, chosen) = self.session.run(net, |cx| {
                 let tokens = &tokens;
                 async move {

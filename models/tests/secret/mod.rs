@@ -13,10 +13,10 @@ use models::shared::{
 };
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
-use protocol::{Ledger, Role, Sent, Session};
+use protocol::{Ledger, Party, Role, Sent, Session};
 use std::sync::Arc;
 
-/// A model shared among three parties in this process.
+/// A model shared among three parties in this process, each of which plays every role.
 pub struct Shared {
     pub parties: [Arc<PartyModel>; 3],
     pub public: PublicModel,
@@ -34,21 +34,21 @@ pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
     let public =
         PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
-    let parties = Role::ALL.map(|role| {
-        let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();
-        if role != Role::Dealer {
+    let parties = Party::ALL.map(|party| {
+        let mut a = Assembly::new(&device, party, &public.config, &seeds.for_party(party)).unwrap();
+        if party != Party::Zero {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
                 let words = p.encode(&folded::load(source, p).unwrap());
                 let pieces: Vec<Words> = words
                     .chunks(PIECE)
                     .enumerate()
-                    .map(|(piece, w)| seeds.delta(&device, i, piece, w.to_vec()))
+                    .map(|(piece, w)| seeds.rest(&device, i, piece, w.to_vec()))
                     .collect();
-                a.put(i, Some(Words::concat(&pieces.iter().collect::<Vec<_>>()))).unwrap();
+                a.put(i, Words::concat(&pieces.iter().collect::<Vec<_>>())).unwrap();
             }
         }
         let tables = public.plan.tables(&device, &public.config);
-        Arc::new(a.finish(public.clone(), tables).unwrap())
+        Arc::new(a.finish(public.clone(), tables, None).unwrap())
     });
     assert!(parties.iter().all(|p| p.digest == parties[0].digest));
     Shared { parties, public }
@@ -67,7 +67,7 @@ pub struct Done {
     pub sent: [Vec<Sent>; 3],
 }
 
-/// Runs passes one after the other; returns each pass's output scores and cost.
+/// Runs passes one after the other, party 0 dealing; returns each pass's output scores and cost.
 pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) -> Vec<(Vec<f32>, Ledger)> {
     let mut read = 0;
     let steps: Vec<Step> = passes
@@ -81,8 +81,20 @@ pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) ->
     run_steps(shared, seed, &steps, rows).into_iter().map(|d| (d.outputs, d.cost)).collect()
 }
 
-/// Runs the passes of a session, with the pad registry on. Passes at the same position get the same keys from the client.
+/// Runs the passes of a session in which party 0 deals, with the pad registry on. Passes at the same position get the same
+/// keys from the client.
 pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -> Vec<Done> {
+    run_dealt_by(Party::Zero, shared, seed, steps, rows)
+}
+
+/// The same, and `dealer` deals.
+pub fn run_dealt_by(
+    dealer: Party,
+    shared: &Shared,
+    seed: u64,
+    steps: &[Step],
+    rows: OutputRows,
+) -> Vec<Done> {
     let (world, device) = (World::new(seed), kernels::cpu::Cpu::best());
     let config = &shared.public.config;
     let inputs: Vec<[Vec<u8>; 3]> = steps
@@ -95,12 +107,13 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
             .into_iter()
             .zip(MemoryNetwork::three())
             .map(|(role, mut net)| {
-                let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
+                let (world, inputs, model) =
+                    (&world, &inputs, shared.parties[role.party(dealer).index()].clone());
                 s.spawn(move || {
                     let streams = Box::new(world.chacha(role));
                     let session = Session::new(role, kernels::cpu::Cpu::best(), Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
-                    let mut session = PartySession::within(model, session);
+                    let mut session = PartySession::within(model, session).unwrap();
                     let (mut out, mut told) = (vec![], 0);
                     for (step, parts) in steps.iter().zip(inputs) {
                         let keys = session.keys(&parts[role.index()], step.tokens.len()).unwrap();

@@ -7,7 +7,7 @@ use crate::{
     relay::{NetworkModel, Relay, Route},
     transport::{SessionLinks, SessionSpec, Transport, dials},
 };
-use protocol::{Network as _, Role};
+use protocol::{Network as _, Party, Role};
 use std::{
     net::SocketAddr,
     sync::mpsc,
@@ -62,16 +62,16 @@ impl Cluster {
         let mut session = [0; 32];
         getrandom::fill(&mut session).map_err(std::io::Error::other)?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Role::Dealer, program };
+        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Party::Zero, program };
         let listens = configs.each_ref().map(|config| config.listen);
-        let pairs: Vec<(Role, Role)> = Role::ALL
+        let pairs: Vec<(Party, Party)> = Party::ALL
             .into_iter()
-            .flat_map(|own| Role::ALL.map(|peer| (own, peer)))
+            .flat_map(|own| Party::ALL.map(|peer| (own, peer)))
             .filter(|&(own, peer)| dials(own, peer))
             .collect();
         let routes: Vec<Route> = pairs.iter().map(|(_, peer)| Route::to(listens[peer.index()])).collect();
         let relay = network.map(|model| Relay::start(model, &routes)).transpose()?;
-        let dialled = |own: Role, peer: Role| -> SocketAddr {
+        let dialled = |own: Party, peer: Party| -> SocketAddr {
             let place = pairs.iter().position(|pair| *pair == (own, peer));
             let through = relay.as_ref().zip(place).map(|(relay, place)| relay.addresses()[place]);
             through.unwrap_or(listens[peer.index()])
@@ -80,7 +80,7 @@ impl Cluster {
         for config in configs {
             let mut config = copy(config)?;
             for peer in &mut config.peers {
-                peer.address = dialled(config.role, peer.role).to_string();
+                peer.address = dialled(config.party, peer.party).to_string();
             }
             let (stop, stopped) = oneshot::channel();
             let (opened, answer) = mpsc::channel();

@@ -7,7 +7,7 @@ use crate::owner::random;
 use crate::wire;
 use models::model::OutputRows;
 use models::shared::{Account, SessionOptions, SharedModelError, client as shares};
-use protocol::Ledger;
+use protocol::{Ledger, Party};
 
 /// The first words that each party received of the prompt: what it knows of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -123,6 +123,11 @@ impl Run<'_> {
     /// learn their number.
     pub fn take_back(&mut self, tokens: usize) {
         self.position = self.position.saturating_sub(tokens);
+    }
+
+    /// Who deals in it.
+    pub fn dealer(&self) -> Party {
+        self.session.id().dealer()
     }
 
     /// Ends the session.

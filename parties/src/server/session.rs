@@ -13,7 +13,7 @@ use crate::{
     wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Pass, Reply, Request},
 };
 use bytes::Bytes;
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use std::{
     sync::{Arc, mpsc as blocking},
     thread,
@@ -52,17 +52,17 @@ pub(super) async fn serve(
     open: OpenSession,
     options: Vec<u8>,
 ) -> Result<(), Failure> {
-    let role = shared.role;
+    let party = shared.party;
     let permit = admit(shared, &open).inspect_err(|failure| {
         // The others need not wait for this party.
         shared.transport.refuse(open.session, &failure.message);
     })?;
-    let dealer = Role::Dealer;
+    let dealer = open.session.dealer();
     let spec = SessionSpec { session: open.session, attempt: open.attempt, dealer, program: open.digest };
     let (links, keys) = shared.transport.open(spec).await.map_err(open_failure)?;
     let abort = links.abort_handle();
     let context = SessionContext {
-        role,
+        party,
         dealer,
         session: open.session,
         attempt: open.attempt,
@@ -102,7 +102,7 @@ pub(super) async fn serve(
         tokio::select! {
             frame = from_client.recv() => match frame {
                 Some(Ok(Some((Request::Pass(pass), sealed)))) => {
-                    if let Err(failure) = state.admit(role, &pass) {
+                    if let Err(failure) = state.admit(party, &pass) {
                         break Err(failure);
                     }
                     // A worker that is gone says why through its events.
@@ -123,14 +123,14 @@ pub(super) async fn serve(
                         Err(_) => break Err(bad("the client does not read its output")),
                     }
                 }
-                None => break Err(worker_failed(role)),
+                None => break Err(worker_failed(party)),
             },
             () = abort.ended(), if state.running == 0 => {
-                let error = abort.failure().unwrap_or(NetError::Lost { peer: role, reason: "closed".into() });
+                let error = abort.failure().unwrap_or(NetError::Lost { peer: party, reason: "closed".into() });
                 break Err(error.into());
             }
             () = sleep_until(expiry), if state.running == 0 => {
-                let message = format!("{role} has dropped the session after {} s without a request", idle.as_secs());
+                let message = format!("{party} has dropped the session after {} s without a request", idle.as_secs());
                 break Err(Failure::new(FailureCode::Expired, message, "open a new session"));
             }
         }
@@ -149,12 +149,18 @@ pub(super) async fn serve(
 
 /// Checks the limits; the permit is a session's right to exist.
 fn admit(shared: &Shared, open: &OpenSession) -> Result<OwnedSemaphorePermit, Failure> {
-    let (role, limits) = (shared.role, &shared.limits);
+    let (party, limits) = (shared.party, &shared.limits);
+    let dealer = open.session.dealer();
+    if let Some(only) = limits.dealer.only().filter(|&only| only != dealer) {
+        let message = format!("{party} takes part in sessions that {only} deals, not {dealer}");
+        let remedy = "connect again, or see limits.dealer of all three parties";
+        return Err(Failure::new(FailureCode::Forbidden, message, remedy));
+    }
     if open.context_tokens > limits.max_context_tokens {
-        return Err(too_long(role, u64::from(open.context_tokens), limits.max_context_tokens));
+        return Err(too_long(party, u64::from(open.context_tokens), limits.max_context_tokens));
     }
     shared.sessions.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{role} has {} sessions open, no more are allowed", limits.max_sessions);
+        let message = format!("{party} has {} sessions open, no more are allowed", limits.max_sessions);
         Failure::new(FailureCode::Busy, message, "try again later, or raise limits.max_sessions")
     })
 }
@@ -179,18 +185,19 @@ struct State {
 
 impl State {
     /// A pass is taken only in its turn and within the session's context: no input is ever taken twice.
-    fn admit(&mut self, role: Role, pass: &Pass) -> Result<(), Failure> {
+    fn admit(&mut self, party: Party, pass: &Pass) -> Result<(), Failure> {
         if pass.counter != self.next_counter {
-            let message = format!("pass {} came to {role} instead of {}", pass.counter, self.next_counter);
+            let message = format!("pass {} came to {party} instead of {}", pass.counter, self.next_counter);
             return Err(bad(message));
         }
         let new = u64::from(pass.tokens).saturating_add(u64::from(pass.new_tokens));
         let end = pass.position.saturating_add(new);
         if end > self.context_tokens {
-            return Err(too_long(role, end, self.context_tokens as u32));
+            return Err(too_long(party, end, self.context_tokens as u32));
         }
         if pass.drafted > self.drafts {
-            let message = format!("{} drafted tokens, {role} allows {} in a pass", pass.drafted, self.drafts);
+            let message =
+                format!("{} drafted tokens, {party} allows {} in a pass", pass.drafted, self.drafts);
             return Err(Failure::new(
                 FailureCode::Limit,
                 message,
@@ -223,13 +230,13 @@ async fn forward(writer: &mut FrameWriter, event: Event) -> Result<(), Failure> 
     writer.send(&reply, body.into()).await.map_err(gone)
 }
 
-fn too_long(role: Role, tokens: u64, limit: u32) -> Failure {
-    let message = format!("{tokens} tokens of context, {role} allows {limit}");
+fn too_long(party: Party, tokens: u64, limit: u32) -> Failure {
+    let message = format!("{tokens} tokens of context, {party} allows {limit}");
     Failure::new(FailureCode::Limit, message, "shorten the prompt, or raise limits.max_context_tokens")
 }
 
-fn worker_failed(role: Role) -> Failure {
-    Failure::new(FailureCode::Internal, format!("{role}'s worker has failed"), format!("see {role}'s log"))
+fn worker_failed(party: Party) -> Failure {
+    Failure::new(FailureCode::Internal, format!("{party}'s worker has failed"), format!("see {party}'s log"))
 }
 
 fn open_failure(error: TransportError) -> Failure {
@@ -301,11 +308,11 @@ impl Worker {
             session: self.links.id(),
             counter,
             position,
-            party: self.links.role(),
+            party: self.links.party(),
             purpose: Purpose::PassInput,
         };
         let share = seal::open(&self.secret, &aad, &job.sealed).map_err(|e| {
-            let message = format!("{}: {e}", self.links.role());
+            let message = format!("{}: {e}", self.links.party());
             Failure::new(
                 FailureCode::BadRequest,
                 message,

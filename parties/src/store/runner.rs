@@ -2,19 +2,20 @@
 
 use super::bad;
 use crate::{
-    engine::{PassRequest, SessionRunner},
+    engine::{PassRequest, SessionContext, SessionRunner},
     wire::{Failure, FailureCode},
 };
 use models::model::OutputRows;
 use models::shared::{Account, PartySession, Request, SessionOptions, Work};
-use protocol::{Network, Role};
+use protocol::{Network, Party};
 
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
 
 /// One session at this party.
 pub(super) struct Runner {
-    role: Role,
+    party: Party,
+    dealer: Party,
     session: PartySession,
     options: SessionOptions,
     /// How many of the last tokens are drafts, which the client may take back.
@@ -22,13 +23,13 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(role: Role, session: PartySession, options: SessionOptions) -> Runner {
-        Runner { role, session, options, drafted: 0 }
+    pub(super) fn new(context: &SessionContext, session: PartySession, options: SessionOptions) -> Runner {
+        Runner { party: context.party, dealer: context.dealer, session, options, drafted: 0 }
     }
 
     /// Whether a pass follows what was read, and its drafts can be verified.
     fn check(&self, r: &PassRequest) -> Result<(), Failure> {
-        let (role, read, drafted) = (self.role, self.session.tokens() as u64, self.drafted);
+        let (party, read, drafted) = (self.party, self.session.tokens() as u64, self.drafted);
         let PassRequest { tokens, position, segment, .. } = *r;
         let refuse = |what, remedy: &str| Err(Failure::new(FailureCode::BadRequest, what, remedy));
         if tokens == 0 || position > read {
@@ -39,7 +40,7 @@ impl Runner {
         }
         if position < read - drafted {
             let what = format!(
-                "{tokens} tokens at {position} after {read} tokens: {role} takes back drafts only, which the last {drafted} are"
+                "{tokens} tokens at {position} after {read} tokens: {party} takes back drafts only, which the last {drafted} are"
             );
             return refuse(what, "open a new session");
         }
@@ -51,11 +52,11 @@ impl Runner {
             return Ok(());
         }
         if r.drafted != tokens - 1 {
-            let what = format!("{} drafts in a pass of {tokens} tokens at {role}", r.drafted);
+            let what = format!("{} drafts in a pass of {tokens} tokens at {party}", r.drafted);
             return refuse(what, "send one token and its drafts");
         }
         if self.options.choice.is_some() || !self.session.remembers() {
-            let what = format!("{role} yields no scores that drafts could be compared with in this session");
+            let what = format!("{party} yields no scores that drafts could be compared with in this session");
             return refuse(what, "leave drafts out, or let the client choose (--reveal logits)");
         }
         Ok(())
@@ -80,7 +81,7 @@ impl SessionRunner for Runner {
             Some(_) if request.new_tokens == 0 => Work::Read,
             Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
         };
-        let role = self.role;
+        let (party, dealer) = (self.party, self.dealer);
         // What the work took at this party goes first, then an evaluator's message.
         let mut send = |account: Account, message: Option<Vec<u8>>| {
             let account = serde_json::to_vec(&account).map_err(|e| Ended::Failed(bad(e.to_string())))?;
@@ -92,7 +93,7 @@ impl SessionRunner for Runner {
             output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
         };
         let request = Request { keys, segment, keep, work };
-        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
+        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(party, dealer))
     }
 }
 
@@ -109,15 +110,25 @@ impl From<protocol::Error> for Ended {
 }
 
 impl Ended {
-    fn failure(self, role: Role) -> Failure {
+    fn failure(self, party: Party, dealer: Party) -> Failure {
         match self {
             Ended::Failed(failure) => failure,
             Ended::Protocol(protocol::Error::Net { scope, source }) => {
-                let failure = Failure::from(source);
-                Failure { message: format!("{role} at {scope}: {}", failure.message), ..failure }
+                let failure = Failure::from(source.named(|role| role.party(dealer)));
+                Failure { message: format!("{party} at {scope}: {}", failure.message), ..failure }
+            }
+            Ended::Protocol(protocol::Error::Diverged { scope, peer, what }) => {
+                let peer = peer.party(dealer);
+                let message =
+                    format!("{party} at {scope}: {peer} runs a different program or is out of step ({what})");
+                Failure::new(
+                    FailureCode::Disagreement,
+                    message,
+                    "use the same version, model and request everywhere",
+                )
             }
             Ended::Protocol(e) => {
-                Failure::new(FailureCode::Disagreement, format!("{role}: {e}"), "share the model again")
+                Failure::new(FailureCode::Disagreement, format!("{party}: {e}"), "share the model again")
             }
         }
     }

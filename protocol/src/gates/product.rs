@@ -66,16 +66,18 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
     bilinear(cx, x, y, shape, |a, b| a.gemm_batch(b, batch))
 }
 
-/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer.
+/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer. What an
+/// evaluator multiplies are the two components of W that it holds, whichever evaluator it is:
+/// ```text
+/// P1: λw1·Δx + Δw·(Δx + λx1)    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
+/// ```
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     let shape = Shape::new(x.shape.rows, w.outputs());
     let op = cx.op("matmul");
     let item = ring_item(cx, op, Purpose::Theta, shape.len());
-    let theta = cx.deal(item, || cx.reduce(w.by_lambda.apply(&x.lambda)))?;
-    let half = match (theta, &x.delta, &w.by_delta) {
-        (Some(t), Some(dx), Some(by_delta)) => {
-            Some(cx.reduce(by_delta.apply(dx) + w.by_lambda.apply(&x.lambda) + t))
-        }
+    let theta = cx.deal(item, || cx.reduce(w.lambda.apply(&x.lambda)))?;
+    let half = match (theta, &x.delta, halves(cx, x).half, &w.delta) {
+        (Some(t), Some(dx), Some(own), Some(dw)) => Some(cx.reduce(w.lambda.apply(dx) + dw.apply(&own) + t)),
         _ => None,
     };
     Ok(Product { shape, scale: x.scale + w.scale, half })

@@ -8,8 +8,9 @@ pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
+mod sessions;
 
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
@@ -45,6 +46,10 @@ pub(crate) struct BenchModel {
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    /// So many sessions at once, each with a prompt of its own of up to N tokens, against the same one after the other;
+    /// several numbers with commas between them.
+    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["html", "trace", "runs"])]
+    sessions: Vec<usize>,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -95,6 +100,9 @@ impl BenchModel {
             "a {} model generates no tokens",
             config.family.name()
         );
+        if !self.sessions.is_empty() {
+            return self.run_sessions(&owned);
+        }
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let float = owned.float()?;
@@ -111,7 +119,7 @@ impl BenchModel {
         let rates = rates.transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::local(&owned, self.network.model()).await?;
+            let host = Host::local(&owned, self.network.model(), ONE_DEALER).await?;
             let model = host.model().await?;
             let model = if timed { model.timed() } else { model };
             let mut times: Vec<Vec<PassTimes>> = vec![];

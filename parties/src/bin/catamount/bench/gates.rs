@@ -305,8 +305,7 @@ impl Inputs {
             .share(shape, SCALE, 4.0)
             .into_iter()
             .zip(weights)
-            .zip(Role::ALL)
-            .map(|((x, w), role)| (x, Arc::new(SharedMatrix::new(&w, role == Role::P1))));
+            .map(|(x, w)| (x, Arc::new(SharedMatrix::new(&w))));
         let inputs = [(); 3].map(|()| inputs.next().expect("three parties"));
         Gate {
             name: "truncated product with weights",
