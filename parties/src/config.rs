@@ -5,8 +5,11 @@ use crate::{
     ids::{Fingerprint, PublicKey},
     keys::StaticSecret,
 };
-use protocol::Role;
-use serde::{Deserialize, de::DeserializeOwned};
+use protocol::Party;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use std::{
     collections::HashSet,
     fs,
@@ -77,7 +80,7 @@ pub struct IdentityConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartyEntry {
-    /// 0 (dealer), 1 or 2.
+    /// 0, 1 or 2: which party.
     pub role: u8,
     /// `host:port`.
     pub address: String,
@@ -111,6 +114,42 @@ pub struct ClientEntry {
 
 /// More sequences would make heads of passes too long.
 const MOST_SEQUENCES: u32 = 256;
+/// Who deals in the sessions that a party takes part in: `"rotate"`, or the number of one party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dealing {
+    /// One after the other, as the sessions' identifiers say.
+    #[default]
+    Rotate,
+    /// Always this party.
+    Only(Party),
+}
+
+impl Dealing {
+    /// The party that always deals, if there is one.
+    pub fn only(self) -> Option<Party> {
+        match self {
+            Dealing::Rotate => None,
+            Dealing::Only(party) => Some(party),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dealing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = "limits.dealer: give \"rotate\", 0, 1 or 2";
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Number(usize),
+        }
+        match Written::deserialize(deserializer).map_err(|_| D::Error::custom(wrong))? {
+            Written::Word(word) if word == "rotate" => Ok(Dealing::Rotate),
+            Written::Number(n) if n < 3 => Ok(Dealing::Only(Party::ALL[n])),
+            _ => Err(D::Error::custom(wrong)),
+        }
+    }
+}
 
 /// Limits of one party.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -136,6 +175,8 @@ pub struct Limits {
     pub threads: usize,
     /// Clients who ask may know how long each operation took here. Times can say something about what was computed.
     pub report_times: bool,
+    /// Who deals. Where it is always the same party, that one keeps 8 bytes a weight in memory instead of 24, the others 16.
+    pub dealer: Dealing,
     /// Where shared models are kept. Relative to the configuration file; empty: in memory only.
     pub model_directory: PathBuf,
 }
@@ -153,6 +194,7 @@ impl Default for Limits {
             max_message_bytes: 256 << 20,
             threads: 0,
             report_times: false,
+            dealer: Dealing::Rotate,
             model_directory: "models".into(),
         }
     }
@@ -245,14 +287,14 @@ pub struct PartyConfig {
     /// Where it came from.
     pub file: PathBuf,
     /// Which party this is.
-    pub role: Role,
+    pub party: Party,
     /// Where it listens.
     pub listen: std::net::SocketAddr,
     /// Its TLS identity.
     pub identity: Identity,
     /// Its X25519 secret.
     pub secret: StaticSecret,
-    /// The two others, in the order of their roles.
+    /// The two others, in order.
     pub peers: [Peer; 2],
     /// Whom it serves.
     pub clients: Vec<ClientEntry>,
@@ -266,7 +308,7 @@ pub struct PartyConfig {
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Which one.
-    pub role: Role,
+    pub party: Party,
     /// `host:port`.
     pub address: String,
     /// Its pinned certificate.
@@ -283,8 +325,8 @@ impl PartyConfig {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let raw: PartyFile = read_toml(file, "`party --print-defaults` shows every key")?;
         let at = |key| At { file, key };
-        let role = role_of(raw.role, at("role"))?;
-        let peers = peers(&raw.parties, Some(role), at("parties"))?;
+        let party = party_of(raw.role, at("role"))?;
+        let peers = peers(&raw.parties, Some(party), at("parties"))?;
         let [a, b]: [Peer; 2] =
             peers.try_into().map_err(|_| at("parties").error("not two", "list the two other parties"))?;
         let identity = Identity::load(
@@ -320,7 +362,7 @@ impl PartyConfig {
         }
         Ok(Self {
             file: file.to_owned(),
-            role,
+            party,
             listen: raw.listen,
             identity,
             secret,
@@ -336,9 +378,9 @@ impl PartyConfig {
         include_str!("party.defaults.toml")
     }
 
-    /// The other party with this role.
-    pub fn peer(&self, role: Role) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.role == role)
+    /// What is known of another party.
+    pub fn peer(&self, party: Party) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.party == party)
     }
 }
 
@@ -356,7 +398,7 @@ fn check_names(
     at: At<'_>,
 ) -> Result<(), ConfigError> {
     let mut seen = HashSet::from([identity.fingerprint()]);
-    let all = peers.iter().map(|p| (p.fingerprint, p.role.to_string()));
+    let all = peers.iter().map(|p| (p.fingerprint, p.party.to_string()));
     for (fingerprint, name) in all.chain(clients.iter().map(|c| (c.fingerprint, c.name.clone()))) {
         if !seen.insert(fingerprint) {
             return Err(at.error(
@@ -368,25 +410,29 @@ fn check_names(
     Ok(())
 }
 
-pub(crate) fn role_of(number: u8, at: At<'_>) -> Result<Role, ConfigError> {
-    Role::ALL
+pub(crate) fn party_of(number: u8, at: At<'_>) -> Result<Party, ConfigError> {
+    Party::ALL
         .get(usize::from(number))
         .copied()
-        .ok_or_else(|| at.error(format!("{number} is no role"), "give 0 (dealer), 1 or 2"))
+        .ok_or_else(|| at.error(format!("{number} is no role"), "give 0, 1 or 2"))
 }
 
-/// Checks that the parties are all but `own`, each once, at different addresses; sorts them by role.
-pub(crate) fn peers(entries: &[PartyEntry], own: Option<Role>, at: At<'_>) -> Result<Vec<Peer>, ConfigError> {
+/// Checks that the parties are all but `own`, each once, at different addresses; sorts them.
+pub(crate) fn peers(
+    entries: &[PartyEntry],
+    own: Option<Party>,
+    at: At<'_>,
+) -> Result<Vec<Peer>, ConfigError> {
     let mut peers: Vec<Peer> = Vec::with_capacity(3);
     for entry in entries {
-        let role = role_of(entry.role, at)?;
-        if Some(role) == own {
+        let party = party_of(entry.role, at)?;
+        if Some(party) == own {
             return Err(at.error(
                 format!("role {} is this party's own", entry.role),
                 "list only the two other parties, or correct `role`",
             ));
         }
-        if peers.iter().any(|p| p.role == role) {
+        if peers.iter().any(|p| p.party == party) {
             return Err(
                 at.error(format!("role {} appears twice", entry.role), "give each party its own role")
             );
@@ -399,31 +445,32 @@ pub(crate) fn peers(entries: &[PartyEntry], own: Option<Role>, at: At<'_>) -> Re
         }
         if peers.iter().any(|p| p.fingerprint == entry.fingerprint || p.x25519 == entry.x25519) {
             return Err(at.error(
-                format!("{role} has the keys of another party"),
+                format!("{party} has the keys of another party"),
                 "give each party its own certificate and X25519 key",
             ));
         }
         let port = entry.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) {
-            return Err(
-                at.error(format!("the address {:?} of {role} has no port", entry.address), "write host:port")
-            );
+            return Err(at.error(
+                format!("the address {:?} of {party} has no port", entry.address),
+                "write host:port",
+            ));
         }
         peers.push(Peer {
-            role,
+            party,
             address: entry.address.clone(),
             fingerprint: entry.fingerprint,
             x25519: entry.x25519,
         });
     }
     if let Some(missing) =
-        Role::ALL.into_iter().find(|&role| Some(role) != own && peers.iter().all(|p| p.role != role))
+        Party::ALL.into_iter().find(|&party| Some(party) != own && peers.iter().all(|p| p.party != party))
     {
         return Err(
             at.error(format!("role {} is missing", missing.index()), "add a [[parties]] table for it")
         );
     }
-    peers.sort_by_key(|peer| peer.role);
+    peers.sort_by_key(|peer| peer.party);
     Ok(peers)
 }
 

@@ -8,7 +8,7 @@ use crate::{
     tls::ClientIdentity,
     wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, PutModel},
 };
-use protocol::{Network, Role, Step};
+use protocol::{Network, Party, Role, Step};
 use std::sync::Arc;
 
 /// A stored model and its public metadata.
@@ -24,9 +24,9 @@ pub struct StoredModel {
 #[derive(Debug, Clone)]
 pub struct SessionContext {
     /// This party.
-    pub role: Role,
+    pub party: Party,
     /// Who deals.
-    pub dealer: Role,
+    pub dealer: Party,
     /// The session.
     pub session: SessionId,
     /// Attempt (epoch) number.
@@ -35,6 +35,13 @@ pub struct SessionContext {
     pub keys: SessionKeys,
     /// Who asks.
     pub client: Arc<ClientIdentity>,
+}
+
+impl SessionContext {
+    /// This party's part.
+    pub fn role(&self) -> Role {
+        self.party.role(self.dealer)
+    }
 }
 
 /// One pass, its input share already opened.

@@ -11,7 +11,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{Aead, Payload},
 };
-use protocol::Role;
+use protocol::Party;
 use zeroize::Zeroizing;
 
 /// What a sealed box is for.
@@ -32,7 +32,7 @@ pub struct Aad {
     /// Digest of what the message is about.
     pub about: Digest,
     /// The party that may open it.
-    pub party: Role,
+    pub party: Party,
     /// What it is for.
     pub purpose: Purpose,
 }
@@ -116,7 +116,7 @@ mod tests {
             session: SessionId([7; 32]),
             counter: 3,
             about: Digest([40; 32]),
-            party: Role::P1,
+            party: Party::One,
             purpose: Purpose::PassInput,
         }
     }
@@ -132,7 +132,7 @@ mod tests {
             Aad { session: SessionId([8; 32]), ..aad() },
             Aad { counter: 4, ..aad() },
             Aad { about: Digest([41; 32]), ..aad() },
-            Aad { party: Role::P2, ..aad() },
+            Aad { party: Party::Two, ..aad() },
         ] {
             assert_eq!(open(&secret, &wrong, &boxed), Err(SealError::Refused));
         }

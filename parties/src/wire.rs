@@ -9,7 +9,7 @@ use crate::{
     transport::frame::{FrameError, Messages, decode, encode, read_start, stream_start},
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
-use protocol::Role;
+use protocol::Party;
 use quinn::{RecvStream, SendStream, WriteError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
@@ -168,7 +168,7 @@ pub struct ModelInfo {
 }
 
 /// A party's limits, as it tells its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PublicLimits {
     /// Largest context of a sequence.
     pub max_context_tokens: u32,
@@ -178,6 +178,8 @@ pub struct PublicLimits {
     pub max_drafted_tokens: u32,
     /// Largest body of a frame.
     pub max_body_bytes: u64,
+    /// Who deals in all sessions that it takes part in; none if sessions take turns.
+    pub dealer: Option<Party>,
 }
 
 /// What a party answers.
@@ -186,7 +188,7 @@ pub enum Reply {
     /// Who this is.
     Welcome {
         /// Which party.
-        role: Role,
+        party: Party,
         /// Name and version of its software.
         software: String,
         /// Its limits.
@@ -268,8 +270,8 @@ impl Failure {
     }
 }
 
-impl From<protocol::NetError> for Failure {
-    fn from(error: protocol::NetError) -> Self {
+impl From<protocol::NetError<Party>> for Failure {
+    fn from(error: protocol::NetError<Party>) -> Self {
         Self::new(FailureCode::PeerLost, error.to_string(), "open a new session when all three parties run")
     }
 }

@@ -5,13 +5,13 @@ mod common;
 use common::{Files, Running};
 use parties::{
     client::{Client, SessionOptions, UploadChunk, UploadSpec},
-    config::PartyConfig,
+    config::{Dealing, PartyConfig},
     engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
     ids::{Digest, SessionId},
     tls::ClientIdentity,
     wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, Pass, PutModel},
 };
-use protocol::{Network, Role};
+use protocol::{NetError, Network, Party, Role};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -39,6 +39,7 @@ struct EchoUpload {
 
 struct EchoSession {
     role: Role,
+    dealer: Party,
     live: Arc<AtomicUsize>,
 }
 
@@ -79,7 +80,7 @@ impl Engine for Echo {
     ) -> Result<Box<dyn SessionRunner>, Failure> {
         self.model_info(&request.model)?;
         self.live.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(EchoSession { role: context.role, live: self.live.clone() }))
+        Ok(Box::new(EchoSession { role: context.role(), dealer: context.dealer, live: self.live.clone() }))
     }
 }
 
@@ -111,19 +112,20 @@ impl SessionRunner for EchoSession {
                 "shorten the prompt",
             ));
         }
+        let lost = |e: NetError| Failure::from(e.named(|role| role.party(self.dealer)));
         match self.role {
-            Role::Dealer => network.send(Role::P2, request.share)?,
+            Role::Dealer => network.send(Role::P2, request.share).map_err(lost)?,
             Role::P1 => {
-                network.send(Role::P2, request.share)?;
-                let bytes = network.recv(Role::P2)?;
+                network.send(Role::P2, request.share).map_err(lost)?;
+                let bytes = network.recv(Role::P2).map_err(lost)?;
                 for piece in bytes.chunks(7_000) {
                     reply(piece.to_vec())?;
                 }
             }
             Role::P2 => {
-                network.send(Role::P1, request.share)?;
-                let mut bytes = network.recv(Role::Dealer)?;
-                bytes.extend(network.recv(Role::P1)?);
+                network.send(Role::P1, request.share).map_err(lost)?;
+                let mut bytes = network.recv(Role::Dealer).map_err(lost)?;
+                bytes.extend(network.recv(Role::P1).map_err(lost)?);
                 reply(bytes)?;
             }
         }
@@ -169,7 +171,7 @@ async fn share(client: &Client, megabytes: u32) {
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     let producer = std::thread::spawn(move || {
         for i in 0..megabytes {
-            for party in Role::ALL {
+            for party in Party::ALL {
                 let bytes = vec![i as u8 ^ party.index() as u8; 1 << 20];
                 let chunk = UploadChunk { party, tensor: 0, offset: u64::from(i) << 20, bytes };
                 if sender.blocking_send(Ok(chunk)).is_err() {
@@ -251,16 +253,75 @@ fn models_and_two_sessions_at_once() {
 }
 
 #[test]
+fn three_sessions_in_a_row_have_three_dealers() {
+    let cluster = cluster(|_| {});
+    block_on(async {
+        let client = Client::connect(&cluster.files.client()).await.unwrap();
+        share(&client, 1).await;
+        let mut sessions = vec![];
+        for _ in 0..6 {
+            sessions.push(client.open_session(options()).await.unwrap());
+        }
+        let dealers: Vec<Party> = sessions.iter().map(|s| s.id().dealer()).collect();
+        for party in Party::ALL {
+            assert!(dealers[..3].contains(&party) && dealers[3..].contains(&party), "{dealers:?}");
+        }
+        // Shares and outputs are those of roles.
+        for (i, session) in sessions.iter_mut().enumerate() {
+            let share = |role: u8| vec![16 * i as u8 + role; 10];
+            let output = session.pass(pass(0, 1), [share(0), share(1), share(2)]).await.unwrap();
+            assert_eq!(output.0, [vec![], share(2), [share(0), share(1)].concat()]);
+        }
+        // A session that fails disturbs none of the others.
+        let shares = [b"a".to_vec(), b"fail".to_vec(), b"c".to_vec()];
+        sessions.remove(1).pass(pass(1, 1), shares).await.unwrap_err();
+        drop(sessions.remove(1));
+        for mut session in sessions {
+            let output = session.pass(pass(1, 1), [vec![1], vec![2], vec![3]]).await.unwrap();
+            assert_eq!(output.0, [vec![], vec![3], vec![1, 2]]);
+            session.close().await.unwrap();
+        }
+        wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
+    });
+}
+
+#[test]
+fn parties_may_settle_who_deals() {
+    for only in Party::ALL {
+        // One party that insists is enough.
+        let cluster = cluster(|config| {
+            if config.party == Party::One {
+                config.limits.dealer = Dealing::Only(only);
+            }
+        });
+        block_on(async {
+            let client = Client::connect(&cluster.files.client()).await.unwrap();
+            share(&client, 1).await;
+            for _ in 0..3 {
+                let session = client.open_session(options()).await.unwrap();
+                assert_eq!(session.id().dealer(), only);
+                session.close().await.unwrap();
+            }
+            let other = Party::ALL[(only.index() + 1) % 3];
+            let id = SessionId::dealt_by(other).unwrap();
+            let error = client.open_session_as(id, options()).await.unwrap_err().to_string();
+            let words = format!("P1 takes part in sessions that {only} deals, not {other}");
+            assert!(error.contains(&words) && error.contains("limits.dealer"), "{error}");
+        });
+    }
+}
+
+#[test]
 fn uploads_that_break_off_leave_nothing() {
     let cluster = cluster(|_| {});
     block_on(async {
         let client = Client::connect(&cluster.files.client()).await.unwrap();
         let chunk = |party, bytes: usize| UploadChunk { party, tensor: 0, offset: 0, bytes: vec![1; bytes] };
         let mut upload = client.begin_upload(spec([1000; 3])).await.unwrap();
-        upload.chunk(chunk(Role::P1, 500)).await.unwrap();
+        upload.chunk(chunk(Party::One, 500)).await.unwrap();
         drop(upload);
         let mut upload = client.begin_upload(spec([1000; 3])).await.unwrap();
-        upload.chunk(chunk(Role::P1, 500)).await.unwrap();
+        upload.chunk(chunk(Party::One, 500)).await.unwrap();
         assert!(upload.commit(DIGEST).await.unwrap_err().to_string().contains("nothing was kept"));
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender.send(Err("the file is damaged".into())).await.unwrap();
@@ -284,8 +345,12 @@ fn failures_reach_the_client_and_free_the_session() {
         // One party fails in a pass: its own words reach the client, though all three end.
         let mut session = client.open_session(options()).await.unwrap();
         let shares = [b"a".to_vec(), b"fail".to_vec(), b"c".to_vec()];
+        let failing = Role::P1.party(session.id().dealer()).to_string();
         let error = session.pass(pass(0, 1), shares).await.unwrap_err().to_string();
-        assert!(error.starts_with("P1") && error.contains("layer 2") && error.contains("shorten"), "{error}");
+        assert!(
+            error.starts_with(&failing) && error.contains("layer 2") && error.contains("shorten"),
+            "{error}"
+        );
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
 
         // A session too many, a context too long, another digest, a pass beyond the context.

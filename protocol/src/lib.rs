@@ -25,5 +25,5 @@ pub use join::{join, join_all};
 pub use net::{NetError, Network};
 pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Streams};
 pub use registry::{PadUse, Registry};
-pub use role::Role;
+pub use role::{Party, Role};
 pub use share::{Product, Shape, Share, SharedMatrix};

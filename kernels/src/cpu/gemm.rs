@@ -47,14 +47,28 @@ pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
         for (j, row) in b[p * PANEL * k..].chunks_exact(k).take(cols).enumerate() {
             panel[j..].iter_mut().step_by(PANEL).zip(row).for_each(|(o, w)| *o = *w);
         }
-        let (panel, sums) = panel.split_at_mut(PANEL * k);
-        for pair in panel.chunks_exact(2 * PANEL) {
-            let (even, odd) = pair.split_at(PANEL);
-            for (sum, (x, y)) in sums.iter_mut().zip(even.iter().zip(odd)) {
-                *sum = sum.wrapping_add(x.wrapping_mul(*y));
-            }
-        }
+        sum_pairs(panel, k);
     });
+    out
+}
+
+/// The last row of a panel from the others.
+fn sum_pairs(panel: &mut [u64], k: usize) {
+    let (panel, sums) = panel.split_at_mut(PANEL * k);
+    sums.fill(0);
+    for pair in panel.chunks_exact(2 * PANEL) {
+        let (even, odd) = pair.split_at(PANEL);
+        for (sum, (x, y)) in sums.iter_mut().zip(even.iter().zip(odd)) {
+            *sum = sum.wrapping_add(x.wrapping_mul(*y));
+        }
+    }
+}
+
+/// The sum of two packed matrices, packed.
+pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
+    assert_eq!(a.len(), b.len(), "matrices of different shapes");
+    let mut out: Vec<u64> = a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
+    par::chunks(&mut out, panel_words(k), |_, panel| sum_pairs(panel, k));
     out
 }
 

@@ -211,6 +211,10 @@ impl Backend for Cpu {
         host(gemm::pack_matrix(b.host(), k, n))
     }
 
+    fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage {
+        host(gemm::add_packed(a.host(), b.host(), k))
+    }
+
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }

@@ -13,6 +13,9 @@ use std::ops::{AddAssign, Deref, DerefMut};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// A session has what it takes from its beginning on.
+const BEGUN: &str = "made when the session began";
+
 /// Positions whose tokens the client means to send one by one, to see the outputs of each: an answer's, after its prompt.
 /// The dealer deals ahead for these only. Public, and no promise: whatever comes instead is computed anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +185,7 @@ impl PartySession {
         let (model, mut caches) = (self.model.clone(), Lent::of(&self.caches));
         let pass = self.session.deal_ahead(net, move |cx| {
             Box::pin(async move {
-                let (a, m) = (Secure::new(cx), &model.model);
+                let (a, m) = (Secure::new(cx), model.playing(Role::Dealer).expect(BEGUN));
                 let token = Tokens::Expected(1);
                 let mut single = [Sequence::new(&mut caches[0], 1)];
                 let hidden = m.hidden(&a, &token, &mut single, OutputRows::Last).await?;
@@ -204,7 +207,7 @@ impl PartySession {
     ) -> protocol::Result<super::Account> {
         let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());
         let (mut cost, busy) = (*pass.sent(), pass.busy());
-        let table = &self.model.model.front.embedding;
+        let table = &self.model.playing(Role::Dealer).expect(BEGUN).front.embedding;
         embedding::deal_late(&mut self.session, net, &pass, keys, table)?;
         pass.finish(&mut self.session, net)?;
         self.read[0] += 1;

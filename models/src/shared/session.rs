@@ -111,21 +111,31 @@ pub struct PartySession {
 }
 
 impl PartySession {
-    /// A session over fresh streams.
-    pub fn new(model: Arc<PartyModel>, streams: Box<dyn Streams>) -> PartySession {
-        let session = Session::new(model.role, model.device.clone(), kernels::Ring::Z64, streams);
+    /// A session in which this party plays `role`, over fresh streams.
+    ///
+    /// # Errors
+    /// The party keeps nothing of the model for this role.
+    pub fn new(
+        model: Arc<PartyModel>,
+        role: Role,
+        streams: Box<dyn Streams>,
+    ) -> Result<PartySession, SharedModelError> {
+        let session = Session::new(role, model.device.clone(), kernels::Ring::Z64, streams);
         Self::within(model, session)
     }
 
-    /// A session that the caller has prepared, of the model's role.
-    pub fn within(model: Arc<PartyModel>, session: Session) -> PartySession {
-        let caches = Rc::new(Cell::new(Some(vec![Cache::new(&model.model.config)])));
-        PartySession { model, session, caches, read: vec![0], ahead: Queue::default() }
+    /// A session that the caller has prepared.
+    ///
+    /// # Errors
+    /// As [`PartySession::new`].
+    pub fn within(model: Arc<PartyModel>, session: Session) -> Result<PartySession, SharedModelError> {
+        let caches = Rc::new(Cell::new(Some(vec![Cache::new(&model.playing(session.role())?.config)])));
+        Ok(PartySession { model, session, caches, read: vec![0], ahead: Queue::default() })
     }
 
     /// The same for so many sequences instead of one.
     pub fn with_sequences(mut self, sequences: usize) -> PartySession {
-        let caches = (0..sequences).map(|_| Cache::new(&self.model.model.config)).collect();
+        let caches = (0..sequences).map(|_| Cache::new(&self.model.public.config)).collect();
         (self.caches, self.read) = (Rc::new(Cell::new(Some(caches))), vec![0; sequences]);
         self
     }
@@ -162,7 +172,7 @@ impl PartySession {
     /// They are of another length.
     pub fn keys(&self, bytes: &[u8], count: usize) -> Result<EmbeddingKeys, SharedModelError> {
         let m = &self.model;
-        EmbeddingKeys::parse(&m.device, m.role, bytes, count, m.public.config.vocab)
+        EmbeddingKeys::parse(&m.device, self.session.role(), bytes, count, m.public.config.vocab)
             .map_err(|e| SharedModelError::Keys(e.to_string()))
     }
 
@@ -201,7 +211,8 @@ impl PartySession {
         for _ in 0..choices {
             let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());
             let mut lent = Lent::of(&self.caches);
-            let (model, sampling, caches) = (&self.model.model, &self.model.sampling, &mut lent[..]);
+            let model = self.model.playing(self.session.role()).expect("made when the session began");
+            let (sampling, caches) = (&self.model.sampling, &mut lent[..]);
             let program = |cx| {
                 let (tokens, parts) = (&tokens, &parts);
                 async move {

@@ -134,6 +134,10 @@ impl Backend for Counting {
         self.inner.pack_matrix(b, k, n)
     }
 
+    fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage {
+        self.inner.add_matrices(a, b, k)
+    }
+
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
         self.count(k, n, m * k * n, k * n);
         self.inner.gemm(a, b, m, k, n)

@@ -16,10 +16,10 @@ use models::shared::{
 };
 use protocol::gates::input::PIECE;
 use protocol::testing::{MemoryNetwork, World};
-use protocol::{Ledger, PadUse, Role, Sent, Session, Step as Dealt};
+use protocol::{Ledger, PadUse, Party, Role, Sent, Session, Step as Dealt};
 use std::sync::Arc;
 
-/// A model shared among three parties in this process.
+/// A model shared among three parties in this process, each of which plays every role.
 pub struct Shared {
     pub parties: [Arc<PartyModel>; 3],
     /// Where each of them computes.
@@ -43,22 +43,22 @@ pub fn share_on(source: &mut dyn TensorSource, texts: &[Vec<u32>], devices: [Dev
     let public =
         PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
-    let parties = Role::ALL.map(|role| {
-        let device = devices[role.index()].clone();
-        let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();
-        if role != Role::Dealer {
+    let parties = Party::ALL.map(|party| {
+        let device = devices[party.index()].clone();
+        let mut a = Assembly::new(&device, party, &public.config, &seeds.for_party(party)).unwrap();
+        if party != Party::Zero {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
                 let words = p.encode(&folded::load(source, p).unwrap());
                 let pieces: Vec<Words> = words
                     .chunks(PIECE)
                     .enumerate()
-                    .map(|(piece, w)| seeds.delta(&device, i, piece, w.to_vec()))
+                    .map(|(piece, w)| seeds.rest(&device, i, piece, w.to_vec()))
                     .collect();
-                a.put(i, Some(Words::concat(&pieces.iter().collect::<Vec<_>>()))).unwrap();
+                a.put(i, Words::concat(&pieces.iter().collect::<Vec<_>>())).unwrap();
             }
         }
         let tables = public.plan.tables(&device, &public.config);
-        Arc::new(a.finish(public.clone(), tables).unwrap())
+        Arc::new(a.finish(public.clone(), tables, None).unwrap())
     });
     assert!(parties.iter().all(|p| p.digest == parties[0].digest));
     Shared { parties, devices, public }
@@ -108,7 +108,7 @@ impl Plan {
     pub const NONE: Plan = Plan { passes: 0, stepwise: None, calls: 0, capacity: usize::MAX };
 }
 
-/// Runs passes one after the other; returns each pass's output scores and cost.
+/// Runs passes one after the other, party 0 dealing; returns each pass's output scores and cost.
 pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) -> Vec<(Vec<f32>, Ledger)> {
     let mut read = 0;
     let steps: Vec<Step> = passes
@@ -122,15 +122,30 @@ pub fn run(shared: &Shared, seed: u64, passes: &[Vec<u32>], rows: OutputRows) ->
     run_steps(shared, seed, &steps, rows).into_iter().map(|d| (d.outputs, d.cost)).collect()
 }
 
-/// Runs the passes of a session of one sequence.
+/// Runs the passes of a session of one sequence in which party 0 deals.
 pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -> Vec<Done> {
     run_ahead(shared, seed, steps, rows, Plan::NONE)
 }
 
+/// The same, and `dealer` deals.
+pub fn run_dealt_by(
+    dealer: Party,
+    shared: &Shared,
+    seed: u64,
+    steps: &[Step],
+    rows: OutputRows,
+) -> Vec<Done> {
+    run_planned(shared, seed, (1, dealer), &alone(steps), rows, Plan::NONE)
+}
+
 /// The same with a dealer that works ahead: the client asks for a pass when it has dealt what it may.
 pub fn run_ahead(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows, plan: Plan) -> Vec<Done> {
-    let turns = |s: &Step| vec![Turn { sequence: 0, step: s.clone(), segment: None }];
-    run_planned(shared, seed, 1, &steps.iter().map(turns).collect::<Vec<_>>(), rows, plan)
+    run_planned(shared, seed, (1, Party::Zero), &alone(steps), rows, plan)
+}
+
+/// Passes of a single sequence.
+fn alone(steps: &[Step]) -> Vec<Vec<Turn>> {
+    steps.iter().map(|s| vec![Turn { sequence: 0, step: s.clone(), segment: None }]).collect()
 }
 
 /// Runs the passes of a session of some sequences.
@@ -141,15 +156,15 @@ pub fn run_batches(
     steps: &[Vec<Turn>],
     rows: OutputRows,
 ) -> Vec<Done> {
-    run_planned(shared, seed, sequences, steps, rows, Plan::NONE)
+    run_planned(shared, seed, (sequences, Party::Zero), steps, rows, Plan::NONE)
 }
 
-/// Runs the passes of a session of some sequences, with the pad registry on. Passes at the same position of their first
-/// sequence get the same keys from the client.
+/// Runs the passes of a session of some sequences with one dealer, with the pad registry on. Passes at the same position of
+/// their first sequence get the same keys from the client.
 fn run_planned(
     shared: &Shared,
     seed: u64,
-    sequences: usize,
+    (sequences, dealer): (usize, Party),
     steps: &[Vec<Turn>],
     rows: OutputRows,
     plan: Plan,
@@ -171,13 +186,15 @@ fn run_planned(
             .into_iter()
             .zip(MemoryNetwork::bounded(plan.capacity))
             .map(|(role, mut net)| {
-                let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
-                let device = shared.devices[role.index()].clone();
+                let party = role.party(dealer).index();
+                let (world, inputs, model) = (&world, &inputs, shared.parties[party].clone());
+                let device = shared.devices[party].clone();
                 s.spawn(move || {
                     let streams = Box::new(world.chacha(role));
                     let session = Session::new(role, device, Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
                     let mut session = PartySession::within(model, session)
+                        .unwrap()
                         .with_sequences(sequences)
                         .dealing_ahead(plan.passes, plan.stepwise);
                     let (mut out, mut told) = (vec![], 0);

@@ -7,7 +7,7 @@ use crate::{
     relay::{Between, NetworkModel},
     transport::{SessionLinks, SessionSpec, Transport},
 };
-use protocol::{Network as _, Role};
+use protocol::{Network as _, Party, Role};
 use std::{
     net::SocketAddr,
     sync::mpsc,
@@ -62,17 +62,17 @@ impl Cluster {
         let mut session = [0; 32];
         getrandom::fill(&mut session).map_err(std::io::Error::other)?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Role::Dealer, program };
+        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Party::Zero, program };
         let listens = configs.each_ref().map(|config| config.listen);
         let relay = network.map(|model| Between::start(model, &listens)).transpose()?;
-        let dialled = |own: Role, peer: Role| -> SocketAddr {
+        let dialled = |own: Party, peer: Party| -> SocketAddr {
             relay.as_ref().and_then(|relay| relay.dialled(own, peer)).unwrap_or(listens[peer.index()])
         };
         let (mut nodes, mut opening) = (vec![], vec![]);
         for config in configs {
             let mut config = copy(config)?;
             for peer in &mut config.peers {
-                peer.address = dialled(config.role, peer.role).to_string();
+                peer.address = dialled(config.party, peer.party).to_string();
             }
             let (stop, stopped) = oneshot::channel();
             let (opened, answer) = mpsc::channel();

@@ -9,7 +9,7 @@ use models::model::OutputRows;
 use models::shared::{
     Account, Dealing, SessionOptions, SharedModelError, Stepwise, client as shares, output_width,
 };
-use protocol::Ledger;
+use protocol::{Ledger, Party};
 
 /// The first words that each party received of the prompt: what it knows of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -186,6 +186,11 @@ impl Run<'_> {
     pub fn take_back(&mut self, sequence: usize, tokens: usize) {
         let position = &mut self.positions[sequence];
         *position = position.saturating_sub(tokens);
+    }
+
+    /// Who deals in it.
+    pub fn dealer(&self) -> Party {
+        self.session.id().dealer()
     }
 
     /// Ends the session.

@@ -2,7 +2,7 @@
 
 use super::{NetworkModel, Relay, RelayError, Route, Statistics};
 use crate::transport::dials;
-use protocol::Role;
+use protocol::Party;
 use std::net::SocketAddr;
 
 /// A network between three parties of this machine. It ends when this is dropped.
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub struct Between {
     relay: Relay,
     /// Who dials whom, in the order of the relay's addresses.
-    pairs: Vec<(Role, Role)>,
+    pairs: Vec<(Party, Party)>,
 }
 
 impl Between {
@@ -19,14 +19,14 @@ impl Between {
     /// # Errors
     /// The system gives no sockets.
     pub fn start(model: NetworkModel, listen: &[SocketAddr; 3]) -> Result<Self, RelayError> {
-        let all = Role::ALL.into_iter().flat_map(|own| Role::ALL.map(|peer| (own, peer)));
-        let pairs: Vec<(Role, Role)> = all.filter(|&(own, peer)| dials(own, peer)).collect();
+        let all = Party::ALL.into_iter().flat_map(|own| Party::ALL.map(|peer| (own, peer)));
+        let pairs: Vec<(Party, Party)> = all.filter(|&(own, peer)| dials(own, peer)).collect();
         let routes: Vec<Route> = pairs.iter().map(|(_, peer)| Route::to(listen[peer.index()])).collect();
         Ok(Self { relay: Relay::start(model, &routes)?, pairs })
     }
 
     /// What `own` has to dial instead of `peer`; `None` if `peer` is not dialled by it.
-    pub fn dialled(&self, own: Role, peer: Role) -> Option<SocketAddr> {
+    pub fn dialled(&self, own: Party, peer: Party) -> Option<SocketAddr> {
         let place = self.pairs.iter().position(|pair| *pair == (own, peer))?;
         Some(self.relay.addresses()[place])
     }
@@ -48,7 +48,7 @@ mod tests {
         let between =
             Between::start(NetworkModel::LAN, &sockets.each_ref().map(|s| s.local_addr().unwrap())).unwrap();
         let caller = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for (own, peer) in [(Role::Dealer, Role::P1), (Role::Dealer, Role::P2), (Role::P1, Role::P2)] {
+        for (own, peer) in [(Party::Zero, Party::One), (Party::Zero, Party::Two), (Party::One, Party::Two)] {
             caller.send_to(&[own.index() as u8], between.dialled(own, peer).unwrap()).unwrap();
             let mut byte = [9];
             sockets[peer.index()].recv(&mut byte).unwrap();

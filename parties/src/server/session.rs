@@ -13,7 +13,7 @@ use crate::{
     wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Part, Pass, Reply, Request},
 };
 use bytes::Bytes;
-use protocol::{NetError, Role, Step};
+use protocol::{NetError, Party, Step};
 use std::{
     sync::{
         Arc,
@@ -57,17 +57,17 @@ pub(super) async fn serve(
     open: OpenSession,
     options: Vec<u8>,
 ) -> Result<(), Failure> {
-    let role = shared.role;
+    let party = shared.party;
     let permit = admit(shared, &open).inspect_err(|failure| {
         // The others need not wait for this party.
         shared.transport.refuse(open.session, &failure.message);
     })?;
-    let dealer = Role::Dealer;
+    let dealer = open.session.dealer();
     let spec = SessionSpec { session: open.session, attempt: open.attempt, dealer, program: open.digest };
     let (links, keys) = shared.transport.open(spec).await.map_err(open_failure)?;
     let abort = links.abort_handle();
     let context = SessionContext {
-        role,
+        party,
         dealer,
         session: open.session,
         attempt: open.attempt,
@@ -114,7 +114,7 @@ pub(super) async fn serve(
         tokio::select! {
             frame = from_client.recv() => match frame {
                 Some(Ok(Some((Request::Pass(pass), sealed)))) => {
-                    if let Err(failure) = state.admit(role, &pass) {
+                    if let Err(failure) = state.admit(party, &pass) {
                         break Err(failure);
                     }
                     // A worker that is gone says why through its events.
@@ -135,14 +135,14 @@ pub(super) async fn serve(
                         Err(_) => break Err(bad("the client does not read its output")),
                     }
                 }
-                None => break Err(worker_failed(role)),
+                None => break Err(worker_failed(party)),
             },
             () = abort.ended(), if state.running == 0 => {
-                let error = abort.failure().unwrap_or(NetError::Lost { peer: role, reason: "closed".into() });
+                let error = abort.failure().unwrap_or(NetError::Lost { peer: party, reason: "closed".into() });
                 break Err(error.into());
             }
             () = sleep_until(expiry), if state.running == 0 => {
-                let message = format!("{role} has dropped the session after {} s without a request", idle.as_secs());
+                let message = format!("{party} has dropped the session after {} s without a request", idle.as_secs());
                 break Err(Failure::new(FailureCode::Expired, message, "open a new session"));
             }
         }
@@ -161,18 +161,24 @@ pub(super) async fn serve(
 
 /// Checks the limits; the permit is a session's right to exist.
 fn admit(shared: &Shared, open: &OpenSession) -> Result<OwnedSemaphorePermit, Failure> {
-    let (role, limits) = (shared.role, &shared.limits);
+    let (party, limits) = (shared.party, &shared.limits);
+    let dealer = open.session.dealer();
+    if let Some(only) = limits.dealer.only().filter(|&only| only != dealer) {
+        let message = format!("{party} takes part in sessions that {only} deals, not {dealer}");
+        let remedy = "connect again, or see limits.dealer of all three parties";
+        return Err(Failure::new(FailureCode::Forbidden, message, remedy));
+    }
     if open.context_tokens > limits.max_context_tokens {
-        return Err(too_long(role, u64::from(open.context_tokens), limits.max_context_tokens));
+        return Err(too_long(party, u64::from(open.context_tokens), limits.max_context_tokens));
     }
     if !(1..=limits.max_sequences).contains(&open.sequences) {
         let message =
-            format!("{} sequences in a session, {role} allows {}", open.sequences, limits.max_sequences);
+            format!("{} sequences in a session, {party} allows {}", open.sequences, limits.max_sequences);
         let remedy = "ask fewer prompts at a time, at least one, or raise limits.max_sequences";
         return Err(Failure::new(FailureCode::Limit, message, remedy));
     }
     shared.sessions.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{role} has {} sessions open, no more are allowed", limits.max_sessions);
+        let message = format!("{party} has {} sessions open, no more are allowed", limits.max_sessions);
         Failure::new(FailureCode::Busy, message, "try again later, or raise limits.max_sessions")
     })
 }
@@ -201,25 +207,25 @@ struct State {
 
 impl State {
     /// A pass is taken only in its turn and within the session's context: no input is ever taken twice.
-    fn admit(&mut self, role: Role, pass: &Pass) -> Result<(), Failure> {
+    fn admit(&mut self, party: Party, pass: &Pass) -> Result<(), Failure> {
         if pass.counter != self.next_counter {
-            let message = format!("pass {} came to {role} instead of {}", pass.counter, self.next_counter);
+            let message = format!("pass {} came to {party} instead of {}", pass.counter, self.next_counter);
             return Err(bad(message));
         }
         if !pass.parts.is_sorted_by(|a, b| a.sequence < b.sequence) {
-            return Err(bad(format!("a pass over sequences that are out of order came to {role}")));
+            return Err(bad(format!("a pass over sequences that are out of order came to {party}")));
         }
         match pass.parts.last() {
-            None => return Err(bad(format!("a pass over no sequence came to {role}"))),
+            None => return Err(bad(format!("a pass over no sequence came to {party}"))),
             Some(last) if last.sequence >= self.sequences => {
-                let message = format!("sequence {} of {} at {role}", last.sequence, self.sequences);
+                let message = format!("sequence {} of {} at {party}", last.sequence, self.sequences);
                 return Err(bad(message));
             }
             Some(_) => {}
         }
-        pass.parts.iter().try_for_each(|part| self.admit_part(role, part, pass.new_tokens))?;
+        pass.parts.iter().try_for_each(|part| self.admit_part(party, part, pass.new_tokens))?;
         if pass.tokens() > u64::from(self.pass_tokens) {
-            let message = format!("{} tokens in a pass, {role} allows {}", pass.tokens(), self.pass_tokens);
+            let message = format!("{} tokens in a pass, {party} allows {}", pass.tokens(), self.pass_tokens);
             let remedy = "send fewer at a time, or raise limits.max_context_tokens";
             return Err(Failure::new(FailureCode::Limit, message, remedy));
         }
@@ -232,14 +238,15 @@ impl State {
     }
 
     /// One sequence's tokens.
-    fn admit_part(&self, role: Role, part: &Part, new_tokens: u32) -> Result<(), Failure> {
+    fn admit_part(&self, party: Party, part: &Part, new_tokens: u32) -> Result<(), Failure> {
         let new = u64::from(part.tokens).saturating_add(u64::from(new_tokens));
         let end = part.position.saturating_add(new);
         if end > self.context_tokens {
-            return Err(too_long(role, end, self.context_tokens as u32));
+            return Err(too_long(party, end, self.context_tokens as u32));
         }
         if part.drafted > self.drafts {
-            let message = format!("{} drafted tokens, {role} allows {} in a pass", part.drafted, self.drafts);
+            let message =
+                format!("{} drafted tokens, {party} allows {} in a pass", part.drafted, self.drafts);
             return Err(Failure::new(
                 FailureCode::Limit,
                 message,
@@ -267,13 +274,13 @@ async fn forward(writer: &mut FrameWriter, event: Event) -> Result<(), Failure> 
     writer.send(&reply, body.into()).await.map_err(gone)
 }
 
-fn too_long(role: Role, tokens: u64, limit: u32) -> Failure {
-    let message = format!("{tokens} tokens of context, {role} allows {limit}");
+fn too_long(party: Party, tokens: u64, limit: u32) -> Failure {
+    let message = format!("{tokens} tokens of context, {party} allows {limit}");
     Failure::new(FailureCode::Limit, message, "shorten the prompt, or raise limits.max_context_tokens")
 }
 
-fn worker_failed(role: Role) -> Failure {
-    Failure::new(FailureCode::Internal, format!("{role}'s worker has failed"), format!("see {role}'s log"))
+fn worker_failed(party: Party) -> Failure {
+    Failure::new(FailureCode::Internal, format!("{party}'s worker has failed"), format!("see {party}'s log"))
 }
 
 fn open_failure(error: TransportError) -> Failure {
@@ -359,11 +366,11 @@ impl Worker {
             session: self.links.id(),
             counter,
             about,
-            party: self.links.role(),
+            party: self.links.party(),
             purpose: Purpose::PassInput,
         };
         let share = seal::open(&self.secret, &aad, &job.sealed).map_err(|e| {
-            let message = format!("{}: {e}", self.links.role());
+            let message = format!("{}: {e}", self.links.party());
             Failure::new(
                 FailureCode::BadRequest,
                 message,

@@ -2,19 +2,20 @@
 
 use super::bad;
 use crate::{
-    engine::{PassRequest, SessionRunner},
+    engine::{PassRequest, SessionContext, SessionRunner},
     wire::{self, Failure, FailureCode},
 };
 use models::model::OutputRows;
 use models::shared::{Account, Part, PartySession, Request, SessionOptions, Work};
-use protocol::{Network, Role, Step};
+use protocol::{Network, Party, Step};
 
 /// Output goes to the client in pieces of this size.
 const OUTPUT_PIECE: usize = 4 << 20;
 
 /// One session at this party.
 pub(super) struct Runner {
-    role: Role,
+    party: Party,
+    dealer: Party,
     session: PartySession,
     options: SessionOptions,
     /// How many of the last tokens of each sequence are drafts, which the client may take back.
@@ -22,20 +23,20 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(role: Role, session: PartySession, options: SessionOptions) -> Runner {
+    pub(super) fn new(context: &SessionContext, session: PartySession, options: SessionOptions) -> Runner {
         let drafted = session.tokens().iter().map(|_| 0).collect();
-        Runner { role, session, options, drafted }
+        Runner { party: context.party, dealer: context.dealer, session, options, drafted }
     }
 
     /// Whether a sequence's part follows what was read, and its drafts can be verified.
     fn check(&self, part: &wire::Part) -> Result<(), Failure> {
-        let role = self.role;
+        let party = self.party;
         let wire::Part { sequence, tokens, position, segment, drafted: drafts } = *part;
         let refuse = |what, remedy: &str| Err(Failure::new(FailureCode::BadRequest, what, remedy));
         let of = self.session.tokens().iter().zip(&self.drafted).nth(sequence as usize);
         let Some((read, &drafted)) = of else {
             return refuse(
-                format!("{role} has no sequence {sequence} in this session"),
+                format!("{party} has no sequence {sequence} in this session"),
                 "open a new session",
             );
         };
@@ -48,7 +49,7 @@ impl Runner {
         }
         if position < read - drafted {
             let what = format!(
-                "{tokens} tokens at {position} after {read} tokens: {role} takes back drafts only, which the last {drafted} are"
+                "{tokens} tokens at {position} after {read} tokens: {party} takes back drafts only, which the last {drafted} are"
             );
             return refuse(what, "open a new session");
         }
@@ -60,11 +61,11 @@ impl Runner {
             return Ok(());
         }
         if drafts != tokens - 1 {
-            let what = format!("{drafts} drafts in a pass of {tokens} tokens at {role}");
+            let what = format!("{drafts} drafts in a pass of {tokens} tokens at {party}");
             return refuse(what, "send one token and its drafts");
         }
         if self.options.choice.is_some() || !self.session.remembers() {
-            let what = format!("{role} yields no scores that drafts could be compared with in this session");
+            let what = format!("{party} yields no scores that drafts could be compared with in this session");
             return refuse(what, "leave drafts out, or let the client choose (--reveal logits)");
         }
         Ok(())
@@ -91,7 +92,7 @@ impl SessionRunner for Runner {
             Some(_) if request.new_tokens == 0 => Work::Read,
             Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
         };
-        let role = self.role;
+        let (party, dealer) = (self.party, self.dealer);
         // What the work took at this party goes first, then an evaluator's message.
         let mut send = |account: Account, message: Option<Vec<u8>>| {
             let account = serde_json::to_vec(&account).map_err(|e| Ended::Failed(bad(e.to_string())))?;
@@ -103,7 +104,7 @@ impl SessionRunner for Runner {
             output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
         };
         let request = Request { keys, parts, work };
-        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(role))
+        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(party, dealer))
     }
 
     fn run_ahead(&mut self, network: &mut dyn Network) -> Step {
@@ -134,19 +135,29 @@ impl From<protocol::Error> for Ended {
 }
 
 impl Ended {
-    fn failure(self, role: Role) -> Failure {
+    fn failure(self, party: Party, dealer: Party) -> Failure {
         match self {
             Ended::Failed(failure) => failure,
             Ended::Protocol(protocol::Error::Net { scope, source }) => {
-                let failure = Failure::from(source);
-                Failure { message: format!("{role} at {scope}: {}", failure.message), ..failure }
+                let failure = Failure::from(source.named(|role| role.party(dealer)));
+                Failure { message: format!("{party} at {scope}: {}", failure.message), ..failure }
+            }
+            Ended::Protocol(protocol::Error::Diverged { scope, peer, what }) => {
+                let peer = peer.party(dealer);
+                let message =
+                    format!("{party} at {scope}: {peer} runs a different program or is out of step ({what})");
+                Failure::new(
+                    FailureCode::Disagreement,
+                    message,
+                    "use the same version, model and request everywhere",
+                )
             }
             Ended::Protocol(protocol::Error::Device { scope, source, .. }) => {
                 let remedy = "the party's operator finds more in its log";
-                Failure::new(FailureCode::Internal, format!("{role} at {scope}: {source}"), remedy)
+                Failure::new(FailureCode::Internal, format!("{party} at {scope}: {source}"), remedy)
             }
             Ended::Protocol(e) => {
-                Failure::new(FailureCode::Disagreement, format!("{role}: {e}"), "share the model again")
+                Failure::new(FailureCode::Disagreement, format!("{party}: {e}"), "share the model again")
             }
         }
     }

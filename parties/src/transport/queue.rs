@@ -3,7 +3,7 @@
 //! Each end may be on either side: outgoing queues are pushed by the worker and popped by a writer task, incoming ones
 //! the other way round. One producer, one consumer.
 
-use protocol::NetError;
+use protocol::{NetError, Party};
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -22,7 +22,7 @@ pub(crate) enum End {
     /// The producer has finished; everything was delivered.
     Finished,
     /// The link failed; what was queued is discarded.
-    Failed(NetError),
+    Failed(NetError<Party>),
 }
 
 struct State<T> {
@@ -195,7 +195,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
     }
 
     /// Discards what is queued and fails both ends.
-    pub(crate) fn fail(&self, error: NetError) {
+    pub(crate) fn fail(&self, error: NetError<Party>) {
         let mut state = self.lock();
         if !matches!(state.end, Some(End::Failed(_))) {
             state.items.clear();
@@ -209,7 +209,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::Role;
+    use protocol::Party;
     use std::sync::Arc;
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn failure_wakes_a_blocked_producer_and_consumer() {
-        let error = NetError::Lost { peer: Role::P1, reason: "gone".into() };
+        let error = NetError::Lost { peer: Party::One, reason: "gone".into() };
         let full = Arc::new(Queue::<Vec<u8>>::new(1));
         full.push_blocking(vec![0; 5]).unwrap();
         let empty = Arc::new(Queue::<Vec<u8>>::new(1));

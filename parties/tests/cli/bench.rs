@@ -190,6 +190,41 @@ fn slices(trace: &Value) -> Vec<(u64, String, i64, i64)> {
 }
 
 #[test]
+fn sessions_take_turns_and_are_measured_against_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let bench = |more: &[&str]| run(catamount().args(["bench", "model"]).arg(&model).args(more));
+    let arguments = ["--tokens", "8", "--decode", "2", "--sessions", "3", "--json", "-"];
+    let ended = bench(&arguments).fine();
+    assert!(ended.err.contains("3 at once") && ended.err.contains("tokens a second"), "{}", ended.err);
+    let figures = ended.json();
+    let rows = figures["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|r| r["at_once"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    let number = |v: &Value| v.as_f64().unwrap();
+    for row in rows {
+        let wall = number(&row["wall_s"]);
+        assert!((number(&row["tokens_per_s"]) * wall - 9.0).abs() < 1e-6, "{row}");
+        assert!((number(&row["ratio"]) * wall - number(&rows[0]["wall_s"])).abs() < 1e-6, "{row}");
+        let sessions = row["sessions"].as_array().unwrap();
+        let mut lengths: Vec<_> = sessions.iter().map(|s| s["prompt_tokens"].as_u64().unwrap()).collect();
+        lengths.sort_unstable();
+        assert_eq!(lengths, [6, 7, 8]);
+        for party in ["P0", "P1", "P2"] {
+            assert_eq!(row["dealt"][party], 1, "{row}");
+            assert_eq!(sessions.iter().filter(|s| s["dealer"] == party).count(), 1);
+            assert!(
+                number(&row["cpu_s"][party]) < 3.0 * wall + 1.0
+                    && number(&row["resident_bytes"][party]) > 1e6
+            );
+        }
+        assert!(sessions.iter().all(|s| number(&s["first_token_s"]) + number(&s["token_s"]) < wall), "{row}");
+    }
+    assert!(number(&figures["max_error"]) < 0.05, "{figures}");
+    bench(&["--sessions", "9"]).refused(&["1 to 8 sessions"]);
+    bench(&["--sessions", "2", "--html", "x.html"]).refused(&["--html"]);
+}
+
+#[test]
 fn traces_have_all_processes_on_one_time_line() {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny::write(folder.path(), "tiny", 1);

@@ -56,7 +56,12 @@ impl SharedTable {
     /// If a component is not of that shape.
     pub fn new(first: &Words, second: &Words, shape: Shape, scale: u32) -> SharedTable {
         let matrix = |component| Matrix::new(component, shape.rows, shape.cols);
-        SharedTable { scale, first: matrix(first), second: matrix(second) }
+        SharedTable::of([matrix(first), matrix(second)], scale)
+    }
+
+    /// As [`SharedTable::new`], of components that are prepared already.
+    pub fn of([first, second]: [Matrix; 2], scale: u32) -> SharedTable {
+        SharedTable { scale, first, second }
     }
 
     /// d: length of an entry.

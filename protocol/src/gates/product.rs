@@ -94,6 +94,9 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
 }
 
 /// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer.
+/// ```text
+/// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
+/// ```
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     matmul_modulo(cx, x, w, cx.ring().bits())
 }

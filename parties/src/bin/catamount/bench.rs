@@ -11,8 +11,9 @@ pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
+mod sessions;
 
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{self, JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
@@ -56,6 +57,10 @@ pub(crate) struct BenchModel {
     /// Record where the time goes, for the figures of --json; --html and --trace record it as well.
     #[arg(long)]
     profile: bool,
+    /// So many sessions at once, each with a prompt of its own of up to N tokens, against the same one after the other;
+    /// several numbers with commas between them.
+    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["html", "trace", "runs"])]
+    sessions: Vec<usize>,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -113,6 +118,9 @@ impl BenchModel {
             "a {} model generates no tokens",
             config.family.name()
         );
+        if !self.sessions.is_empty() {
+            return self.run_sessions(&owned);
+        }
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let float = owned.float()?;
@@ -127,7 +135,7 @@ impl BenchModel {
         let rates = timed.then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::local(&owned, self.network.model()).await?;
+            let host = Host::local(&owned, self.network.model(), ONE_DEALER).await?;
             let work = passes::Plan {
                 tokens: &tokens,
                 next: all[0],

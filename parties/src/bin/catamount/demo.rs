@@ -97,7 +97,7 @@ impl Demo {
         let network = self.network.measure(&self.json)?;
         let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster = LocalCluster::start(self.network.model())?;
+            let mut cluster = LocalCluster::start(self.network.model(), host::ONE_DEALER)?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {

@@ -2,7 +2,7 @@
 
 mod score;
 
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::{JsonArgument, advance, step_bar};
 use crate::{block_on, model};
 use models::clear::Clear;
@@ -132,7 +132,7 @@ impl Eval {
         let secure = self.reading.contains(&Reading::Secure);
         let summary = block_on(interruptible(async {
             let host = match secure {
-                true => Some(Host::local(&owned, None).await?),
+                true => Some(Host::local(&owned, None, ONE_DEALER).await?),
                 false => None,
             };
             let result = match &host {

@@ -5,11 +5,13 @@ use crate::output::{advance, byte_bar};
 use crate::processes::LocalCluster;
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
+use parties::config::Dealing;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
 use parties::relay::NetworkModel;
 use parties::server::stop_signal;
+use protocol::Party;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -26,6 +28,9 @@ pub(crate) struct HostArguments {
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
 }
+
+/// Where one session after the other is measured and shown, P0 deals in all of them: figures by party are by role then.
+pub(crate) const ONE_DEALER: Dealing = Dealing::Only(Party::Zero);
 
 /// Parties that have a model.
 pub(crate) struct Host {
@@ -55,7 +60,7 @@ impl HostArguments {
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
             return Ok(Host { local: None, client, name: asked.into() });
         };
-        Host::local(&owned, None).await
+        Host::local(&owned, None, ONE_DEALER).await
     }
 }
 
@@ -79,11 +84,13 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
 
 impl Host {
     /// Starts three parties on this machine, with a network between them if there is to be one, and shares the model.
+    /// `dealing` says who deals.
     pub(crate) async fn local(
         owned: &Arc<OwnedModel>,
         network: Option<NetworkModel>,
+        dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let mut local = LocalCluster::start(network)?;
+        let mut local = LocalCluster::start(network, dealing)?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
         let name = "demo".to_string();
         share(owned, &client, &name).await?;

@@ -3,7 +3,7 @@
 use super::passes::Plan;
 use super::rates::{Floor, Rates};
 use super::report::{Expected, machine};
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::{JsonArgument, links};
 use crate::{block_on, model};
 use anyhow::Context as _;
@@ -148,7 +148,7 @@ impl BenchFloors {
             compare_ahead: false,
         };
         let done = block_on(interruptible(async {
-            let host = Host::local(owned, None).await?;
+            let host = Host::local(owned, None, ONE_DEALER).await?;
             let done = plan.run(&host, false).await?;
             host.close().await;
             Ok(done)

@@ -4,7 +4,7 @@ use super::gates::table;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::JsonArgument;
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
@@ -54,7 +54,7 @@ impl BenchLayer {
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let host = Host::local(&owned, None).await?;
+            let host = Host::local(&owned, None, ONE_DEALER).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];
             // One more, which warms up and does not count.

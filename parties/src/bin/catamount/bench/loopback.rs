@@ -8,7 +8,7 @@ use parties::ids::{Digest, SessionId};
 use parties::keys::SessionKeys;
 use parties::transport::{SessionLinks, SessionSpec, Transport, TransportError};
 use protocol::profile::Profile;
-use protocol::{ChaChaStreams, Cx, Ledger, Role, Session};
+use protocol::{ChaChaStreams, Cx, Ledger, Party, Session};
 use std::pin::Pin;
 use std::sync::{Barrier, mpsc};
 use std::thread::{self, JoinHandle};
@@ -86,7 +86,7 @@ impl Loopback {
     pub(crate) fn open(&self) -> anyhow::Result<[(SessionLinks, SessionKeys); 3]> {
         let session = SessionId::random().map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session, attempt: 0, dealer: Role::Dealer, program };
+        let spec = SessionSpec { session, attempt: 0, dealer: Party::Zero, program };
         let mut answers = vec![];
         for node in &self.nodes {
             let (answer, answers_of_node) = mpsc::channel();
@@ -119,10 +119,10 @@ impl Loopback {
                 .map(|((mut links, keys), program)| {
                     let together = &together;
                     scope.spawn(move || {
-                        let role = links.role();
-                        let streams = Box::new(ChaChaStreams::new(streams(role, &keys)));
+                        let keys = keys.of_roles(links.party(), Party::Zero);
+                        let streams = Box::new(ChaChaStreams::new(keys));
                         let mut session =
-                            Session::new(role, device.clone(), Ring::Z64, streams).with_profile();
+                            Session::new(links.role(), device.clone(), Ring::Z64, streams).with_profile();
                         let mut done = vec![];
                         for run in 0..=runs {
                             together.wait();
@@ -151,13 +151,4 @@ impl Loopback {
             p0.zip(p1.zip(p2)).map(|(a, (b, c))| ([a.0, b.0, c.0], Ledger::merge(&[a.1, b.1, c.1])));
         Ok(together.collect())
     }
-}
-
-/// The pairwise keys of a party, in the order k01, k02, k12.
-fn streams(role: Role, keys: &SessionKeys) -> [Option<protocol::Key>; 3] {
-    [(Role::Dealer, Role::P1), (Role::Dealer, Role::P2), (Role::P1, Role::P2)].map(|(a, b)| {
-        let other = if role == a { b } else { a };
-        let knows = role == a || role == b;
-        knows.then(|| keys.with(other)).flatten().map(|key| *key.expose())
-    })
 }
