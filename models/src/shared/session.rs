@@ -177,6 +177,7 @@ impl PartySession {
             return reply(account, None);
         }
         self.ahead.throw_away();
+        self.session.expect_more(if foreseen { self.more_after(r.keep) } else { 0 });
         let dealer = self.session.role() == Role::Dealer;
         for _ in 0..choices {
             let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());

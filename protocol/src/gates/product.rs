@@ -66,15 +66,17 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
     bilinear(cx, x, y, shape, |a, b| a.gemm_batch(b, batch))
 }
 
-/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer.
+/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer. That with λ is
+/// made for several runs at once where more like this one are expected ([`Session::expect_more`](crate::Session)).
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     let shape = Shape::new(x.shape.rows, w.outputs());
     let op = cx.op("matmul");
     let item = ring_item(cx, op, Purpose::Theta, shape.len());
-    let theta = cx.deal(item, || cx.reduce(w.by_lambda.apply(&x.lambda)))?;
+    let by_lambda = || cx.by_mask(op, &w.by_lambda, &x.lambda);
+    let theta = cx.deal(item, || cx.reduce(by_lambda()))?;
     let half = match (theta, &x.delta, &w.by_delta) {
         (Some(t), Some(dx), Some(by_delta)) => {
-            Some(cx.reduce(by_delta.apply(dx) + w.by_lambda.apply(&x.lambda) + t))
+            Some(cx.reduce(by_delta.apply(dx) + by_lambda() + t))
         }
         _ => None,
     };
