@@ -75,9 +75,7 @@ pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     let by_lambda = || cx.by_mask(op, &w.by_lambda, &x.lambda);
     let theta = cx.deal(item, || cx.reduce(by_lambda()))?;
     let half = match (theta, &x.delta, &w.by_delta) {
-        (Some(t), Some(dx), Some(by_delta)) => {
-            Some(cx.reduce(by_delta.apply(dx) + by_lambda() + t))
-        }
+        (Some(t), Some(dx), Some(by_delta)) => Some(cx.reduce(by_delta.apply(dx) + by_lambda() + t)),
         _ => None,
     };
     Ok(Product { shape, scale: x.scale + w.scale, half })
