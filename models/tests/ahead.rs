@@ -80,6 +80,11 @@ fn the_same_words_travel_ahead_of_their_request() {
                 assert_eq!(ahead + asked, off.dealing.asked.bytes, "the dealer's bytes, before and since");
             }
             assert_fresh(&on);
+            // Products with masks: the evaluators have four passes' in `passes` + 1 at once, from the first of them on.
+            let matrices = 4 * shared.public.config.layers as u64 + 1;
+            let made = on.last().unwrap().made_ahead;
+            let expected = matrices * if passes == 1 { 2 } else { 3 };
+            assert_eq!(made[1..], [expected; 2], "{passes} passes, {calls} calls");
             if calls == usize::MAX {
                 // All but its part of the embedding, 8 bytes a number.
                 let asked = shared.public.config.d_model as u64 * 8;

@@ -7,6 +7,7 @@
 //! anybody, which keeps operation numbers and the order of dealt words equal on all three machines.
 
 mod ahead;
+mod masks;
 mod rounds;
 
 use crate::cost::{Ledger, bytes};
@@ -18,6 +19,7 @@ use crate::registry::{PadUse, Registry};
 use crate::share::Share;
 use crate::{Role, Shape};
 use kernels::{Device, Ring, Words};
+use masks::Masks;
 use rounds::{Core, Start};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -64,7 +66,10 @@ pub struct Session {
     blocked: Duration,
     /// It runs ahead of its request, with pauses.
     unasked: bool,
-    /// Shared with the runs that the dealer deals ahead.
+    /// Runs of the same program that are expected after this one.
+    expected: u64,
+    /// These are shared with the runs that the dealer deals ahead.
+    masks: Arc<Mutex<Masks>>,
     registry: Option<Arc<Mutex<Registry>>>,
     transcript: Option<Arc<Mutex<Vec<Sent>>>>,
     recorder: Option<Box<Recorder>>,
@@ -99,6 +104,8 @@ impl Session {
             ledger: Ledger::default(),
             blocked: Duration::ZERO,
             unasked: false,
+            expected: 0,
+            masks: Arc::default(),
             registry: None,
             transcript: None,
             recorder: None,
@@ -524,6 +531,9 @@ impl<'n> Cx<'n> {
             (Some(own), None) | (None, Some(own)) => own,
             (None, None) => unreachable!("every party knows k01 or k02"),
         };
+        if item.purpose == Purpose::Result && item.group == Group::Add && item.bits == self.ring.bits() {
+            self.core.borrow_mut().note_mask(item.op.number, &lambda);
+        }
         Ok(Masked { delta, lambda })
     }
 }

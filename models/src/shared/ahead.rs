@@ -165,6 +165,12 @@ impl PartySession {
         })
     }
 
+    /// How many passes like the one after `tokens` tokens are expected after it.
+    pub(super) fn more_after(&self, tokens: usize) -> usize {
+        let more = self.ahead.stepwise.map_or(0, |s| s.to.saturating_sub(tokens + 1));
+        more.min(self.ahead.most)
+    }
+
     fn try_ahead(&mut self, net: &mut dyn Network) -> protocol::Result<Step> {
         if self.ahead.unfinished {
             if self.ahead.is_full(net) {
@@ -182,6 +188,7 @@ impl PartySession {
         if !wanted || done >= self.ahead.most || self.session.role() != Role::Dealer || !self.remembers() {
             return Ok(Step::Complete);
         }
+        self.session.expect_more(self.more_after(read + done));
         let (model, mut caches) = (self.model.clone(), Lent::of(&self.caches));
         let pass = self.session.deal_ahead(net, move |cx| {
             Box::pin(async move {

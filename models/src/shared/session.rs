@@ -207,6 +207,8 @@ impl PartySession {
             return reply(account, None);
         }
         self.ahead.throw_away();
+        let keep = r.parts.first().map_or(0, |p| p.keep);
+        self.session.expect_more(if foreseen { self.more_after(keep) } else { 0 });
         let dealer = self.session.role() == Role::Dealer;
         for _ in 0..choices {
             let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());

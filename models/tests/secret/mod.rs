@@ -89,6 +89,8 @@ pub struct Done {
     pub pads: Vec<PadUse>,
     /// What the dealer has sent by then, with all that was for nothing.
     pub dealt: u64,
+    /// Products with masks that had been made ahead by then, at each party.
+    pub made_ahead: [u64; 3],
 }
 
 /// How far the dealer works ahead.
@@ -179,7 +181,7 @@ fn run_planned(
             client::split_tokens(&device, config.vocab, &tokens(turns), &key).unwrap()
         })
         .collect();
-    type Own = (Option<Vec<u8>>, Account, Vec<Sent>, Vec<PadUse>, u64);
+    type Own = (Option<Vec<u8>>, Account, Vec<Sent>, Vec<PadUse>, [u64; 2]);
     let asked = &std::sync::Barrier::new(3);
     let mut own: [Vec<Own>; 3] = std::thread::scope(|s| {
         let threads: Vec<_> = Role::ALL
@@ -219,7 +221,8 @@ fn run_planned(
                         let (sent, pads) =
                             (session.session().transcript(), session.session().pads().unwrap());
                         let all = session.ledger().sent.iter().flatten().sum();
-                        out.push((outputs, account, sent[told..].to_vec(), pads, all));
+                        let counts = [all, session.session().made_ahead()];
+                        out.push((outputs, account, sent[told..].to_vec(), pads, counts));
                         told = sent.len();
                     }
                     out.reverse();
@@ -242,7 +245,8 @@ fn run_planned(
                 sent: [dealer.2, p1.2, p2.2],
                 dealing: dealer.1.dealing.unwrap(),
                 pads: [dealer.3, p1.3, p2.3].concat(),
-                dealt: dealer.4,
+                dealt: dealer.4[0],
+                made_ahead: [dealer.4[1], p1.4[1], p2.4[1]],
             }
         })
         .collect()

@@ -102,6 +102,8 @@ impl Session {
             transcript: self.transcript.clone(),
             recorder: self.recorder.as_ref().map(|r| Box::new(r.beside())),
             unasked: true,
+            expected: self.expected,
+            masks: self.masks.clone(),
             ..Session::with(self.role, self.device.clone(), self.ring, self.streams.clone())
         }
     }

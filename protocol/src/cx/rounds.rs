@@ -19,7 +19,7 @@ const DEAL_CHUNK: usize = 4 << 20;
 pub(super) const HEADER: usize = 20;
 
 /// Numbers of runs have 24 bits, those of operations in a run 32: a stream's has 56.
-const RUNS: u32 = 1 << 24;
+pub(super) const RUNS: u32 = 1 << 24;
 /// Number of the operation that is dealt late.
 const LATE_OP: u64 = u32::MAX as u64;
 
@@ -73,6 +73,7 @@ pub(super) fn begin(s: &mut Session, net: &mut dyn Network, start: Start) -> Res
     let lost = |source| Error::Net { scope: "the beginning".into(), source };
     if s.role == Role::Dealer {
         let run = number_run(s)?;
+        lock(&s.masks).begin(run);
         for to in [Role::P1, Role::P2] {
             net.send(to, beginning(run, start)).map_err(lost)?;
             s.ledger.messages += 1;
@@ -95,6 +96,7 @@ pub(super) fn begin(s: &mut Session, net: &mut dyn Network, start: Start) -> Res
             Some(how) if (s.next_run..RUNS).contains(&run) => {
                 s.next_run = run + 1;
                 if how == Start::Anew || start == Start::Ahead {
+                    lock(&s.masks).begin(run);
                     return Ok(run);
                 }
                 unused = Some(run);

@@ -93,7 +93,8 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
     bilinear(cx, x, y, shape, |a, b| a.gemm_batch(b, batch))
 }
 
-/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer.
+/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer. That with λ is
+/// made for several runs at once where more like this one are expected ([`Session::expect_more`](crate::Session)).
 /// ```text
 /// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
 /// ```
@@ -104,7 +105,7 @@ pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
 /// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
 pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
     let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
-    with_theta(cx, op, own_products(x, w), shape, x.scale + w.scale, bits)
+    with_theta(cx, op, own_products(cx, op, x, w), shape, x.scale + w.scale, bits)
 }
 
 /// The same cut into blocks of columns, each modulo a power of two of its own.
@@ -116,7 +117,7 @@ pub fn matmul_blocks<const B: usize>(
 ) -> Result<[Product; B]> {
     let whole = Shape::new(x.shape.rows, w.outputs());
     let blocks = blocks.map(|block| (block, cx.op("matmul")));
-    let own = own_products(x, w);
+    let own = own_products(cx, blocks[0].1, x, w);
     let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
         let shape = Shape::new(x.shape.rows, range.len());
         with_theta(cx, op, columns(&own, whole, range), shape, x.scale + w.scale, bits)
@@ -126,8 +127,8 @@ pub fn matmul_blocks<const B: usize>(
 }
 
 /// What a party can compute of x · W^T alone: the product of the masks, or an evaluator's part of all others.
-fn own_products(x: &Share, w: &SharedMatrix) -> Words {
-    let of_lambda = w.by_lambda.apply(&x.lambda);
+fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix) -> Words {
+    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda);
     match (&x.delta, &w.by_delta) {
         (Some(delta), Some(by_delta)) => by_delta.apply(delta) + of_lambda,
         _ => of_lambda,
