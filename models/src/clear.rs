@@ -6,7 +6,7 @@
 use crate::algebra::{Algebra, Linear, SCALE, Values};
 use crate::attention::AttentionShape;
 use crate::checkpoint::{CheckpointError, TensorSource};
-use crate::folded;
+use crate::folded::{Folding, ParameterSource};
 use crate::model::{ActivationId, Model, NormId, Parts};
 use crate::parameter::Parameter;
 use crate::plan::{FunctionTable, PlanTables};
@@ -59,6 +59,18 @@ impl Clear {
         source: &mut dyn TensorSource,
         tables: &PlanTables,
     ) -> std::result::Result<Model<Clear>, CheckpointError> {
+        Clear::read(device, &mut Folding(source), tables)
+    }
+
+    /// As [`Clear::load`], from folded parameters.
+    ///
+    /// # Errors
+    /// They are unusable.
+    pub fn read(
+        device: &Device,
+        source: &mut dyn ParameterSource,
+        tables: &PlanTables,
+    ) -> std::result::Result<Model<Clear>, CheckpointError> {
         let config = source.config().clone();
         Model::build(&config, &mut ClearParts { device, source, tables })
     }
@@ -99,7 +111,7 @@ impl Clear {
 
 struct ClearParts<'s> {
     device: &'s Device,
-    source: &'s mut dyn TensorSource,
+    source: &'s mut dyn ParameterSource,
     tables: &'s PlanTables,
 }
 
@@ -117,7 +129,7 @@ impl Parts<Clear> for ClearParts<'_> {
 
     fn rows(&mut self, p: Parameter) -> std::result::Result<Ints, CheckpointError> {
         let (rows, cols) = p.shape(self.source.config());
-        Ok(Ints::new(rows, cols, p.encode(&folded::load(self.source, p)?)))
+        Ok(Ints::new(rows, cols, self.source.integers(p)?))
     }
 
     fn norm(&mut self, n: NormId) -> Arc<NormTable> {

@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod benchmark;
 mod bert;
 pub mod calibrate;
 pub mod checkpoint;

@@ -5,6 +5,7 @@ mod choice;
 pub mod client;
 mod session;
 
+use crate::benchmark::BenchmarkWeights;
 use crate::checkpoint::{Head, ModelConfig};
 use crate::plan::{PROGRAM_VERSION, Plan, PlanTables};
 use crate::tokenizer::TokenizerInfo;
@@ -35,6 +36,10 @@ pub struct PublicModel {
     pub labels: Vec<String>,
     /// Random name of this sharing: shares of two sharings do not fit together.
     pub sharing: [u8; 32],
+    /// For measuring only: the parties make the weights up from this public seed, and nobody shares any. Such a model has
+    /// no secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<BenchmarkWeights>,
 }
 
 /// Why a description of a model was refused.
@@ -78,6 +83,10 @@ impl PublicModel {
         }
         m.config.validate().map_err(|e| SharedModelError::Damaged(e.to_string()))?;
         m.plan.validate(&m.config).map_err(SharedModelError::Damaged)?;
+        if m.benchmark.is_some() && m.tokenizer.is_some() {
+            let what = "benchmark weights belong to no model that reads text";
+            return Err(SharedModelError::Damaged(what.into()));
+        }
         let labels = match m.config.head {
             Head::Classifier { labels } => labels,
             _ => 0,
@@ -95,6 +104,9 @@ impl PublicModel {
         h.update(tables.digest(&self.config, &self.plan));
         h.update(self.sharing);
         h.update(serde_json::to_vec(&(&self.tokenizer, &self.labels)).expect("plain data"));
+        if let Some(weights) = &self.benchmark {
+            h.update(serde_json::to_vec(weights).expect("plain data"));
+        }
         h.finalize().into()
     }
 }

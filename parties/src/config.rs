@@ -1,6 +1,7 @@
 //! A party's configuration file: TOML, unknown keys refused, every default printable.
 
 use crate::{
+    device::DeviceChoice,
     identity::Identity,
     ids::{Fingerprint, PublicKey},
     keys::StaticSecret,
@@ -220,6 +221,8 @@ struct PartyIdentityConfig {
 struct PartyFile {
     role: u8,
     listen: std::net::SocketAddr,
+    #[serde(default)]
+    device: DeviceChoice,
     identity: PartyIdentityConfig,
     parties: Vec<PartyEntry>,
     #[serde(default)]
@@ -239,6 +242,8 @@ pub struct PartyConfig {
     pub role: Role,
     /// Where it listens.
     pub listen: std::net::SocketAddr,
+    /// What it computes on.
+    pub device: DeviceChoice,
     /// Its TLS identity.
     pub identity: Identity,
     /// Its X25519 secret.
@@ -310,6 +315,7 @@ impl PartyConfig {
             file: file.to_owned(),
             role,
             listen: raw.listen,
+            device: raw.device,
             identity,
             secret,
             peers: [a, b],

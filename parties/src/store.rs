@@ -73,16 +73,26 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Loads what is stored.
+    /// Loads what is stored, onto the device that the configuration names.
+    ///
+    /// # Errors
+    /// As [`ModelStore::on`], or there is no such device.
+    pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+        ModelStore::on(config, config.device.open().map_err(|e| e.to_string())?)
+    }
+
+    /// Loads what is stored, onto this device.
     ///
     /// # Errors
     /// The directory cannot be used. A damaged share is reported in the log and left out.
-    pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+    pub fn on(config: &PartyConfig, device: Device) -> Result<ModelStore, String> {
+        // The name tells the number of threads.
         kernels::cpu::use_threads(config.limits.threads);
+        tracing::info!("{} computes on {}", config.role, device.name());
         let directory = Some(config.limits.model_directory.clone()).filter(|d| !d.as_os_str().is_empty());
         let store = ModelStore {
             role: config.role,
-            device: kernels::cpu::Cpu::best(),
+            device,
             directory,
             report_times: config.limits.report_times,
             models: Models::default(),
@@ -318,7 +328,9 @@ impl Incoming {
         let tables = public.plan.tables(device, &public.config);
         let seeds = if role == Role::Dealer { 64 } else { 32 };
         let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config));
-        let sizes = std::iter::once(seeds).chain(values.take_while(|_| role != Role::Dealer)).collect();
+        let parts = std::iter::once(seeds).chain(values.take_while(|_| role != Role::Dealer));
+        // Of a benchmark model nothing is sent.
+        let sizes = parts.take_while(|_| public.benchmark.is_none()).collect();
         let device = device.clone();
         Ok(Incoming { device, role, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
     }
@@ -356,6 +368,11 @@ impl Incoming {
     }
 
     fn finish(self) -> Result<PartyModel, String> {
+        if self.public.benchmark.is_some() {
+            tracing::warn!("{} makes up the weights of a benchmark model: they are public", self.role);
+            return Assembly::make_up(&self.device, self.role, self.public, self.tables)
+                .map_err(|e| e.to_string());
+        }
         let assembly = self.assembly.ok_or("the seeds are missing")?;
         assembly.finish(self.public, self.tables).map_err(|e| e.to_string())
     }

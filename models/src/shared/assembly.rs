@@ -100,6 +100,32 @@ impl Assembly {
         }
     }
 
+    /// One party's share of a benchmark model, made up on the device parameter by parameter. What an owner that shares the
+    /// same weights under the same seeds would have sent, so that all that follows is the same.
+    ///
+    /// # Errors
+    /// It is no benchmark model.
+    pub fn make_up(
+        device: &Device,
+        role: Role,
+        public: PublicModel,
+        tables: PlanTables,
+    ) -> Result<PartyModel, SharedModelError> {
+        let secret = || SharedModelError::Upload("the weights of this model are not public".into());
+        let weights = public.benchmark.ok_or_else(secret)?;
+        let (config, seeds) = (public.config.clone(), weights.seeds());
+        let mut assembly = Assembly::new(device, role, &config, seeds.for_party(role))?;
+        if role != Role::Dealer {
+            for (i, p) in Parameter::all(&config).into_iter().enumerate() {
+                let component = |seed| input::component(device, seed, i as u32, p.len(&config));
+                let delta =
+                    weights.integers(device, &config, p) - component(&seeds.one) - component(&seeds.zero);
+                assembly.put(i, Some(delta))?;
+            }
+        }
+        assembly.finish(public, tables)
+    }
+
     /// All parameters are there.
     ///
     /// # Errors
@@ -170,9 +196,16 @@ pub struct PartyModel {
     pub public: PublicModel,
     /// What parties compare.
     pub digest: [u8; 32],
-    pub(super) model: Model<SecureValues>,
+    pub(crate) model: Model<SecureValues>,
     pub(super) device: Device,
     pub(super) role: Role,
     /// For choosing tokens.
     pub(super) sampling: Arc<SampleTables>,
+}
+
+impl PartyModel {
+    /// What it lies on, and what its sessions compute on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
 }

@@ -1,10 +1,10 @@
 //! A model shared among three parties in this process, over the in-memory network.
 #![allow(dead_code, unreachable_pub)] // Each test file uses a part of this.
 
-use kernels::{Ring, Words};
+use kernels::{Device, Ring, Words};
 use models::calibrate;
 use models::checkpoint::{Head, TensorSource};
-use models::folded;
+use models::folded::{Folding, ParameterSource};
 use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
@@ -24,30 +24,50 @@ pub struct Shared {
 
 /// Calibrates a model on `texts` and shares it.
 pub fn share(source: &mut dyn TensorSource, texts: &[Vec<u32>]) -> Shared {
-    let device = kernels::cpu::Cpu::best();
     let config = source.config().clone();
     let plan = calibrate::calibrate(source, texts, |_, _| {}).unwrap();
     let labels = match config.head {
         Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
         _ => vec![],
     };
-    let public =
-        PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
+    let public = PublicModel {
+        program: PROGRAM_VERSION,
+        config,
+        plan,
+        tokenizer: None,
+        labels,
+        sharing: [7; 32],
+        benchmark: None,
+    };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
+    let cpu = kernels::cpu::Cpu::best();
+    share_on(&[cpu.clone(), cpu.clone(), cpu], public, &mut Folding(source), &seeds)
+}
+
+/// Shares parameters as their owner does, with parties on these devices.
+pub fn share_on(
+    devices: &[Device; 3],
+    public: PublicModel,
+    source: &mut dyn ParameterSource,
+    seeds: &Seeds,
+) -> Shared {
+    let owner = kernels::cpu::Cpu::best();
     let parties = Role::ALL.map(|role| {
-        let mut a = Assembly::new(&device, role, &public.config, seeds.for_party(role)).unwrap();
+        let device = &devices[role.index()];
+        let mut a = Assembly::new(device, role, &public.config, seeds.for_party(role)).unwrap();
         if role != Role::Dealer {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
-                let words = p.encode(&folded::load(source, p).unwrap());
+                let words = source.integers(p).unwrap();
                 let pieces: Vec<Words> = words
                     .chunks(PIECE)
                     .enumerate()
-                    .map(|(piece, w)| seeds.delta(&device, i, piece, w.to_vec()))
+                    .map(|(piece, w)| seeds.delta(&owner, i, piece, w.to_vec()))
                     .collect();
-                a.put(i, Some(Words::concat(&pieces.iter().collect::<Vec<_>>()))).unwrap();
+                let delta = Words::concat(&pieces.iter().collect::<Vec<_>>()).to_vec();
+                a.put(i, Some(Words::upload(device, delta))).unwrap();
             }
         }
-        let tables = public.plan.tables(&device, &public.config);
+        let tables = public.plan.tables(device, &public.config);
         Arc::new(a.finish(public.clone(), tables).unwrap())
     });
     assert!(parties.iter().all(|p| p.digest == parties[0].digest));
@@ -98,7 +118,7 @@ pub fn run_steps(shared: &Shared, seed: u64, steps: &[Step], rows: OutputRows) -
                 let (world, inputs, model) = (&world, &inputs, shared.parties[role.index()].clone());
                 s.spawn(move || {
                     let streams = Box::new(world.chacha(role));
-                    let session = Session::new(role, kernels::cpu::Cpu::best(), Ring::Z64, streams);
+                    let session = Session::new(role, model.device().clone(), Ring::Z64, streams);
                     let session = session.with_registry().with_transcript();
                     let mut session = PartySession::within(model, session);
                     let (mut out, mut told) = (vec![], 0);

@@ -10,6 +10,7 @@ mod tiny;
 
 mod bench;
 mod demo;
+mod devices;
 mod encoders;
 mod identity;
 mod input;

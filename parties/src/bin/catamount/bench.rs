@@ -8,16 +8,17 @@ pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
+mod subject;
 
+use crate::block_on;
+use crate::device::DeviceArgument;
 use crate::host::{Host, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
-use crate::{block_on, model};
 use loopback::Loopback;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
-use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
 use parties::private::{Pass, PassTimes};
 use protocol::Ledger;
@@ -27,6 +28,7 @@ use scopes::{Measured, fastest};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
+use subject::SubjectArguments;
 
 pub(crate) use gates::BenchGates;
 pub(crate) use layer::BenchLayer;
@@ -34,8 +36,8 @@ pub(crate) use layer::BenchLayer;
 /// Arguments of `bench model`.
 #[derive(clap::Args)]
 pub(crate) struct BenchModel {
-    #[arg(help = model::HELP)]
-    model: String,
+    #[command(flatten)]
+    subject: SubjectArguments,
     /// Tokens of the text or prompt.
     #[arg(long, value_name = "N", default_value_t = 32)]
     tokens: usize,
@@ -45,6 +47,8 @@ pub(crate) struct BenchModel {
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    #[command(flatten)]
+    device: DeviceArgument,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -58,9 +62,12 @@ pub(crate) struct BenchModel {
 #[derive(Serialize)]
 struct Figures {
     model: String,
+    device: String,
     family: &'static str,
     layers: usize,
     tokens: usize,
+    /// Splitting and sending the weights, or making them up.
+    sharing_s: f64,
     /// From splitting the prompt to its outputs at the client.
     pass_s: Vec<f64>,
     pass_median_s: f64,
@@ -82,9 +89,10 @@ impl BenchModel {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
-        let owned = model::load(&self.model)?;
-        let config = owned.config().clone();
-        let limit = owned.public.plan.longest;
+        let devices = self.device.open()?;
+        let subject = self.subject.load()?;
+        let config = subject.public().config.clone();
+        let limit = subject.public().plan.longest;
         anyhow::ensure!(
             self.tokens.saturating_add(self.decode) <= limit,
             "{} tokens, the model takes {limit}; ask for fewer",
@@ -97,21 +105,17 @@ impl BenchModel {
         );
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
-        let float = owned.float()?;
-        let mut cache = Cache::new(&config);
-        let (plain, count) = (Float::default(), tokens.len());
-        let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
-        drop(float);
+        let expected = subject.expected(&tokens)?;
         // Recording takes time of its own: only where it is wanted.
         let timed = self.html.wanted() || self.trace.wanted();
-        let rates = self
-            .html
-            .wanted()
-            .then(|| Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens));
+        let rates = self.html.wanted().then(|| Rates::measure(&devices[1], &Loopback::start()?, self.tokens));
         let rates = rates.transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::local(&owned, self.network.model()).await?;
+            let host = Host::start(self.device.choices(), self.network.model()).await?;
+            let start = Instant::now();
+            subject.share(&host).await?;
+            let sharing_s = start.elapsed().as_secs_f64();
             let model = host.model().await?;
             let model = if timed { model.timed() } else { model };
             let mut times: Vec<Vec<PassTimes>> = vec![];
@@ -133,12 +137,12 @@ impl BenchModel {
                 times.push(run.take_times());
                 run.close().await?;
             }
-            let dry = Dry::model(&config, &owned.tables);
+            let dry = Dry::model(&config, subject.tables());
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
             self.trace.write(&times.concat())?;
             let sections = || self.sections(&dry, &times, rates.as_ref()?);
             let report = sections().zip(rates).map(|(sections, rates)| Report {
-                title: format!("{} tokens through {}", self.tokens, self.model),
+                title: format!("{} tokens through {}", self.tokens, self.subject.name()),
                 command: command(),
                 machine: machine(),
                 rates,
@@ -147,10 +151,12 @@ impl BenchModel {
             let memory = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
             let bytes = links(&spent);
             let figures = Figures {
-                model: self.model.clone(),
+                model: self.subject.name(),
+                device: self.device.name(),
                 family: config.family.name(),
                 layers: config.layers,
                 tokens: self.tokens,
+                sharing_s,
                 pass_median_s: median(&pass_s),
                 pass_s,
                 decode_s,

@@ -5,6 +5,7 @@ use crate::output::{advance, byte_bar};
 use crate::processes::LocalCluster;
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
+use parties::device::DeviceChoice;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
@@ -54,7 +55,7 @@ impl HostArguments {
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
             return Ok(Host { local: None, client, name: asked.into() });
         };
-        Host::local(&owned, None).await
+        Host::local(&owned, [DeviceChoice::Cpu; 3], None).await
     }
 }
 
@@ -68,16 +69,26 @@ pub(crate) async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T
 }
 
 impl Host {
-    /// Starts three parties on this machine, with a network between them if there is to be one, and shares the model.
+    /// Starts three parties on this machine, each on its device, with a network between them if there is to be one, and
+    /// shares the model.
     pub(crate) async fn local(
         owned: &Arc<OwnedModel>,
+        devices: [DeviceChoice; 3],
         network: Option<NetworkModel>,
     ) -> anyhow::Result<Host> {
-        let mut local = LocalCluster::start(network)?;
+        let host = Host::start(devices, network).await?;
+        share(owned, &host.client, &host.name).await?;
+        Ok(host)
+    }
+
+    /// The same without a model; one is to be shared under the host's name.
+    pub(crate) async fn start(
+        devices: [DeviceChoice; 3],
+        network: Option<NetworkModel>,
+    ) -> anyhow::Result<Host> {
+        let mut local = LocalCluster::start(devices, network)?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
-        let name = "demo".to_string();
-        share(owned, &client, &name).await?;
-        Ok(Host { local: Some(local), client, name })
+        Ok(Host { local: Some(local), client, name: "demo".into() })
     }
 
     /// The model.

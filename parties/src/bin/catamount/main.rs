@@ -4,6 +4,7 @@ mod ask;
 mod bench;
 mod cost;
 mod demo;
+mod device;
 mod encode;
 mod eval;
 mod host;
@@ -16,6 +17,7 @@ mod share;
 mod trace;
 
 use clap::{Parser, Subcommand};
+use parties::device::DeviceChoice;
 use parties::init::{LOCAL_HOSTS, init_cluster};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +82,9 @@ enum Command {
         /// The party's configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// What to compute on, whatever the configuration says.
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<DeviceChoice>,
         /// End with standard input: with the process that holds its other end.
         #[arg(long)]
         until_input_ends: bool,
@@ -148,7 +153,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("start each party with `party --config FILE`; give client.toml to the client");
             Ok(())
         }
-        Command::Party { config, until_input_ends } => {
+        Command::Party { config, device, until_input_ends } => {
             parties::init_logging();
             if until_input_ends {
                 std::thread::spawn(|| {
@@ -156,7 +161,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                     std::process::exit(1);
                 });
             }
-            Ok(parties::server::run_party(&config)?)
+            Ok(parties::server::run_party(&config, device)?)
         }
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
+use parties::device::DeviceChoice;
 use parties::init::init_cluster;
 use parties::relay::{NetworkModel, Relay, Route, Statistics};
 use parties::transport::dials;
@@ -54,9 +55,12 @@ pub(crate) struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Makes keys and starts three processes on free ports of the loopback interface, with a network between them if
-    /// there is to be one.
-    pub(crate) fn start(network: Option<NetworkModel>) -> anyhow::Result<LocalCluster> {
+    /// Makes keys and starts three processes on free ports of the loopback interface, each on its device, with a network
+    /// between them if there is to be one.
+    pub(crate) fn start(
+        devices: [DeviceChoice; 3],
+        network: Option<NetworkModel>,
+    ) -> anyhow::Result<LocalCluster> {
         let mut cluster = LocalCluster { directory: Folder::new("demo"), children: vec![], relay: None };
         let hosts = Folder::free_hosts()?;
         let files = init_cluster(cluster.directory.path(), &hosts)?;
@@ -75,6 +79,7 @@ impl LocalCluster {
             let log = File::create(cluster.log(role))?;
             let mut command = Command::new(&program);
             command.args(["party", "--until-input-ends", "--config"]).arg(config);
+            command.args(["--device", &devices[role.index()].to_string()]);
             // A party ends when this process is gone, however it went; Ctrl-C reaches this process only.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
             #[cfg(unix)]

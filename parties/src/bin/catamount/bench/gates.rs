@@ -3,6 +3,7 @@
 use super::loopback::{Loopback, Program};
 use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
+use crate::device::DeviceArgument;
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
 use models::plan::{Step, TablePlan};
@@ -45,6 +46,8 @@ pub(crate) struct BenchGates {
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     json: JsonArgument,
@@ -69,15 +72,15 @@ impl BenchGates {
         // As in a cluster on one machine: the two evaluators work at the same time, the dealer beside them.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         kernels::cpu::use_threads((cores / 2).max(1));
-        let device = kernels::cpu::Cpu::best();
+        let devices = self.device.open()?;
         let loopback = Loopback::start()?;
-        let rates = Rates::measure(&device, &loopback, self.tokens)?;
-        let gates = Inputs::new(device.clone(), self.tokens)?.gates()?;
+        let rates = Rates::measure(&devices[1], &loopback, self.tokens)?;
+        let gates = on_each(&devices, self.tokens)?;
         let bar = step_bar("gates");
         bar.set_length(gates.len() as u64);
         let mut lines = vec![];
         for gate in gates {
-            let runs = loopback.run(&device, &gate.programs, self.runs)?;
+            let runs = loopback.run(&devices, &gate.programs, self.runs)?;
             let slowest =
                 |profiles: &[_; 3]| profiles.iter().map(|p: &protocol::profile::Profile| p.wall).max();
             let fastest = runs.into_iter().min_by_key(|(profiles, _)| slowest(profiles));
@@ -142,6 +145,24 @@ pub(super) fn table(section: &Section) -> String {
     text
 }
 
+/// The gates with each party's inputs on its device: made once for each device, from the same random numbers.
+fn on_each(devices: &[Device; 3], tokens: usize) -> anyhow::Result<Vec<Gate>> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+    let mut gates = Inputs::new(devices[0].clone(), seed, tokens).gates()?;
+    for party in [1, 2] {
+        if Arc::ptr_eq(&devices[party], &devices[0]) {
+            continue;
+        }
+        for (gate, there) in gates.iter_mut().zip(Inputs::new(devices[party].clone(), seed, tokens).gates()?)
+        {
+            let [_, p1, p2] = there.programs;
+            gate.programs[party] = if party == 1 { p1 } else { p2 };
+        }
+    }
+    Ok(gates)
+}
+
 /// Made-up inputs of the gates.
 struct Inputs {
     device: Device,
@@ -151,11 +172,9 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new(device: Device, tokens: usize) -> anyhow::Result<Inputs> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+    fn new(device: Device, seed: Key, tokens: usize) -> Inputs {
         let world = World::new(u64::from_le_bytes(seed[..8].try_into().expect("8 bytes")));
-        Ok(Inputs { device, world, seed, tokens })
+        Inputs { device, world, seed, tokens }
     }
 
     fn words(&self, stream: u64, n: usize) -> Words {
@@ -167,7 +186,8 @@ impl Inputs {
         let top = (bound * f64::from(scale).exp2()) as i64;
         let numbers = self.words(1, shape.len()).to_vec();
         let values: Vec<u64> = numbers.into_iter().map(|v| ((v as i64 >> 1) % top) as u64).collect();
-        self.world.share(&values, shape, scale, 2)
+        let there = |w: &Words| Words::upload(&self.device, w.to_vec());
+        self.world.share(&values, shape, scale, 2).map(|share| share.linear(shape, there))
     }
 
     fn gates(&self) -> anyhow::Result<Vec<Gate>> {

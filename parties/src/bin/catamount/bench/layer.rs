@@ -5,6 +5,7 @@ use super::loopback::Loopback;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
+use crate::device::DeviceArgument;
 use crate::host::{Host, interruptible};
 use crate::output::JsonArgument;
 use crate::trace::TraceArgument;
@@ -31,6 +32,8 @@ pub(crate) struct BenchLayer {
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     trace: TraceArgument,
@@ -42,6 +45,7 @@ impl BenchLayer {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
+        let devices = self.device.open()?;
         let shape = model::shape(&self.model)?;
         let config = ModelConfig { layers: 1, vocab: shape.vocab.min(VOCAB), ..shape };
         let owned = Arc::new(model::made_up(config.clone(), |_, _| ())?);
@@ -51,11 +55,11 @@ impl BenchLayer {
             "{} tokens, the model takes {limit}; ask for fewer",
             self.tokens
         );
-        let rates = Rates::measure(&kernels::cpu::Cpu::best(), &Loopback::start()?, self.tokens)?;
+        let rates = Rates::measure(&devices[1], &Loopback::start()?, self.tokens)?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let host = Host::local(&owned, None).await?;
+            let host = Host::local(&owned, self.device.choices(), None).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];
             // One more, which warms up and does not count.

@@ -108,7 +108,7 @@ impl Loopback {
     /// the same time. Where the time of each went, and what it cost.
     pub(crate) fn run(
         &self,
-        device: &Device,
+        devices: &[Device; 3],
         programs: &[Program; 3],
         runs: usize,
     ) -> anyhow::Result<Vec<([Profile; 3], Ledger)>> {
@@ -124,7 +124,8 @@ impl Loopback {
                         let role = links.role();
                         let streams = Box::new(ChaChaStreams::new(streams(role, &keys)));
                         let mut session =
-                            Session::new(role, device.clone(), Ring::Z64, streams).with_profile();
+                            Session::new(role, devices[role.index()].clone(), Ring::Z64, streams)
+                                .with_profile();
                         let mut done = vec![];
                         for run in 0..=runs {
                             together.wait();
