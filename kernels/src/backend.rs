@@ -5,6 +5,8 @@
 
 use crate::buffer::Buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::cuda::DeviceWords;
+use crate::failure::DeviceError;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,22 +20,8 @@ pub type Device = Arc<dyn Backend>;
 pub enum Storage {
     /// Main memory.
     Host(Buffer),
-}
-
-impl Storage {
-    /// The words in main memory.
-    pub fn host(&self) -> &[u64] {
-        match self {
-            Storage::Host(v) => v,
-        }
-    }
-
-    /// The words in main memory, writable.
-    pub fn host_mut(&mut self) -> &mut [u64] {
-        match self {
-            Storage::Host(v) => v,
-        }
-    }
+    /// The memory of a device of its own.
+    Device(DeviceWords),
 }
 
 /// Element-wise operation of two buffers.
@@ -89,6 +77,15 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
         r = ((r * y) >> 31) + C[degree];
     }
     (r + (1 << (28 - EXP_BITS))) >> (29 - EXP_BITS)
+}
+
+/// The words of a ChaCha12 key stream, see [`Backend::chacha12`].
+#[derive(Clone, Copy)]
+pub struct KeyStream<'a> {
+    /// Its key, a secret.
+    pub key: &'a [u8; 32],
+    /// Which of the key's streams.
+    pub nonce: u64,
 }
 
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
@@ -151,6 +148,19 @@ pub const fn dpf_key_bytes(points: usize) -> usize {
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
     fn name(&self) -> String;
+    /// Whether everything that this thread asked for since [`Backend::begin`] was computed. After a failure (no memory, a
+    /// lost device) nothing more is: results have no content, and [`Backend::download`] and [`Backend::pack`] give zeros.
+    /// So this is to be asked after words were read, and before they are sent or believed.
+    fn status(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// This thread begins a computation, which a lack of memory in an earlier one does not concern. Words that the earlier
+    /// one was to change must not be used any more. A lost device stays lost.
+    fn begin(&self) {}
+    /// Bytes of the device's own memory that are free, and all of them; `None` where it is the machine's.
+    fn memory(&self) -> Option<(u64, u64)> {
+        None
+    }
 
     /// Moves words to the device.
     fn upload(&self, words: Vec<u64>) -> Storage;
@@ -185,7 +195,7 @@ pub trait Backend: Send + Sync + Debug {
     fn slice(&self, a: &Storage, range: std::ops::Range<usize>) -> Storage;
     /// The buffers one after the other.
     fn concat(&self, parts: &[&Storage]) -> Storage;
-    /// zeros of length `len`, except `out[idx[i]] = a[i]`.
+    /// zeros of length `len`, except `out[idx[i]] = a[i]`. Indices are distinct.
     fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage;
 
     /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each
@@ -196,6 +206,17 @@ pub trait Backend: Send + Sync + Debug {
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
+    /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
+    /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.
+    fn gemm_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        stream: KeyStream<'_>,
+        mkn: [usize; 3],
+    ) -> Storage;
     /// Many small products, see [`GemmBatch`].
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;
 

@@ -9,14 +9,17 @@ mod backend;
 mod buffer;
 mod comparison;
 pub mod cpu;
+pub mod cuda;
+mod failure;
 mod ring;
 mod words;
 
 pub use backend::{
-    Backend, Device, DpfKeys, EXP_BITS, GemmBatch, Map, Storage, Strides, Zip, dpf_key_bytes, dpf_levels,
-    exp_fraction,
+    Backend, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, Map, Storage, Strides, Zip, dpf_key_bytes,
+    dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
+pub use failure::{DeviceError, Fault};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

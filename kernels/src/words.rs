@@ -1,6 +1,6 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{Device, DpfKeys, GemmBatch, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
+use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
@@ -389,6 +389,16 @@ impl Matrix {
         let m = x.len() / self.k;
         assert_eq!(x.len(), m * self.k, "input width");
         Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
+    }
+
+    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see
+    /// [`crate::Backend::gemm_regenerated`].
+    pub fn apply_regenerated(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
+        let m = x.len() / self.k;
+        assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
+        let shape = [m, self.k, self.n];
+        let data = self.device.gemm_regenerated(&x.data, &y.data, &self.data, stream, shape);
+        Words { device: self.device.clone(), data }
     }
 }
 

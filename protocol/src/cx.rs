@@ -9,7 +9,7 @@
 mod rounds;
 
 use crate::cost::{Ledger, bytes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::Network;
 use crate::prg::{KeyId, Purpose, Streams};
 use crate::profile::{Part, Profile, Recorder};
@@ -118,6 +118,16 @@ impl Session {
         self.role
     }
 
+    /// Whether words that were read on this thread since the last run may be believed: those of a device that failed are
+    /// zeros. `scope` says what they are.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn check_device(&self, scope: &str) -> Result<()> {
+        let failed = |source| Error::Device { role: self.role, scope: scope.into(), source };
+        self.device.status().map_err(failed)
+    }
+
     /// Runs a program with this session's two other parties at the ends of `net`.
     pub fn run<'n, T, F>(
         &'n mut self,
@@ -129,6 +139,7 @@ impl Session {
     {
         let (role, device, ring) = (self.role, self.device.clone(), self.ring);
         self.record(Recorder::begin);
+        device.begin();
         let core = Rc::new(RefCell::new(Core::new(self, net)));
         let mut future = pin!(program(Cx { core: core.clone(), role, device, ring, path: Rc::from("") }));
         let mut task = Context::from_waker(Waker::noop());

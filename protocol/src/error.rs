@@ -1,4 +1,5 @@
 use crate::{NetError, Role};
+use kernels::DeviceError;
 
 /// Why a secure computation stopped. Nothing secret is in it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq)]
@@ -22,6 +23,16 @@ pub enum Error {
         peer: Role,
         /// What does not fit.
         what: String,
+    },
+    /// This party's device failed. Nothing that it computed since then was sent.
+    #[error("{role} at {scope}: {source}")]
+    Device {
+        /// Whose device.
+        role: Role,
+        /// Where in the program.
+        scope: String,
+        /// What happened.
+        source: DeviceError,
     },
     /// A value in the clear left the range its gate is built for.
     #[error("at {scope}: value {value} outside [{low}, {high}); share the model again with a wider range")]

@@ -82,6 +82,12 @@ impl World {
         World { device, ring: Ring::Z64, seed, streams: None, record: false, profile: false }
     }
 
+    /// The same on another device.
+    pub fn on(mut self, device: Device) -> World {
+        self.device = device;
+        self
+    }
+
     /// The same over another ring.
     pub fn ring(mut self, ring: Ring) -> World {
         self.ring = ring;

@@ -16,7 +16,7 @@
 
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
-use crate::backend::GemmBatch;
+use crate::backend::{GemmBatch, KeyStream};
 use crate::buffer;
 use rayon::prelude::*;
 
@@ -181,6 +181,49 @@ impl Product<'_> {
             for (row, x) in c.chunks_mut(c_row).zip(&self.a.pairs[i0..][..m]) {
                 let row = &mut row[at..][..cols];
                 row.iter_mut().zip(sums).for_each(|(c, y)| *c = c.wrapping_sub(x.wrapping_add(y)));
+            }
+        }
+    }
+}
+
+/// Words of a stream that are made together.
+const MADE: usize = 1 << 15;
+
+/// C += Y · R^T, where R's words, row by row, are the stream's: some outputs at a time.
+pub(super) fn add_regenerated(
+    lanes: &dyn Lanes,
+    c: &mut [u64],
+    y: &[u64],
+    stream: KeyStream<'_>,
+    [m, k, n]: [usize; 3],
+) {
+    assert_eq!(y.len(), m * k, "left matrix of {m} × {k}");
+    if m == 0 || k == 0 {
+        return;
+    }
+    let each = (MADE / k).max(1).next_multiple_of(PANEL);
+    let mut parts = buffer::zeroed(n * m);
+    par::chunks_if(n * k >= par::WORDS, &mut parts, each * m, |i, part| {
+        let (from, outputs) = (i * each, part.len() / m);
+        // Streams are made from every sixteenth block on.
+        let start = from * k / 128 * 128;
+        let mut words = buffer::zeroed((from + outputs) * k - start);
+        lanes.chacha12(stream.key, stream.nonce, start as u64 / 8, u64::MAX, &mut words);
+        let rows = &words[from * k - start..];
+        if m < lanes.tile_rows() {
+            for (out, row) in part.chunks_exact_mut(m).zip(rows.chunks_exact(k)) {
+                out.iter_mut().zip(y.chunks_exact(k)).for_each(|(c, y)| *c = lanes.dot(y, row));
+            }
+        } else {
+            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(rows, k, outputs), m, k, outputs));
+        }
+    });
+    for (i, part) in parts.chunks(each * m).enumerate() {
+        let outputs = part.len() / m;
+        for (r, row) in c.chunks_exact_mut(n).enumerate() {
+            for (j, c) in row[i * each..][..outputs].iter_mut().enumerate() {
+                let at = if m < lanes.tile_rows() { j * m + r } else { r * outputs + j };
+                *c = c.wrapping_add(part[at]);
             }
         }
     }

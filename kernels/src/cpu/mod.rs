@@ -16,7 +16,7 @@ mod scalar;
 mod select;
 mod stream;
 
-use crate::backend::{Backend, Device, DpfKeys, GemmBatch, Map, Storage, Zip};
+use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use dcf::Inputs;
@@ -83,6 +83,27 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+}
+
+impl Storage {
+    /// The words in main memory.
+    ///
+    /// # Panics
+    /// If they are elsewhere: the words of an operation are all on its device.
+    fn host(&self) -> &[u64] {
+        match self {
+            Storage::Host(words) => words,
+            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
+        }
+    }
+
+    /// The same, writable.
+    fn host_mut(&mut self) -> &mut [u64] {
+        match self {
+            Storage::Host(words) => words,
+            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
+        }
     }
 }
 
@@ -178,6 +199,19 @@ impl Backend for Cpu {
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
+    }
+
+    fn gemm_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        stream: KeyStream<'_>,
+        [m, k, n]: [usize; 3],
+    ) -> Storage {
+        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), m, k, n);
+        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
+        host(c)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -1,8 +1,10 @@
 //! Products against three loops.
 
 use super::{Numbers, up};
-use kernels::{Device, GemmBatch, Matrix, Strides};
+use kernels::{Device, GemmBatch, KeyStream, Matrix, Strides};
 use proptest::prelude::*;
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
 fn check(device: &Device, r: &mut Numbers, m: usize, k: usize, n: usize) {
     let (a, w) = (r.words(m * k), r.words(n * k));
@@ -100,9 +102,15 @@ fn check_batch(device: &Device, a: &[u64], b: &[u64], s: &GemmBatch) {
 /// Attention of several heads in one buffer: scores Q·Kᵀ, then weights times V.
 pub(crate) fn batches(device: &Device) {
     let mut r = Numbers(44);
-    for (heads, queries, keys, d) in
-        [(1, 1, 1, 1), (2, 1, 9, 8), (3, 5, 7, 4), (4, 32, 50, 64), (12, 33, 33, 16)]
-    {
+    for (heads, queries, keys, d) in [
+        (1, 1, 1, 1),
+        (2, 1, 9, 8),
+        (3, 5, 7, 4),
+        (4, 32, 50, 64),
+        (12, 33, 33, 16),
+        (2, 1, 331, 8),
+        (1, 9, 200, 130),
+    ] {
         let width = heads * d;
         let (q, kv) = (r.words(queries * width), r.words(keys * width));
         let rows = Strides { row: width, col: 1 };
@@ -152,6 +160,51 @@ pub(crate) fn batch_layouts(device: &Device) {
     let none = Strides { row: 1, col: 1 };
     let s = GemmBatch { m: 2, n: 3, k: 0, a: none, b: none, c_row: 3, offsets: vec![[0; 3]], c_len: 7 };
     check_batch(device, &[], &[], &s);
+}
+
+/// A stored matrix and a stream's: rows that blocks of the stream cross and rows that they do not, several parts of the
+/// inputs, and enough work for all threads.
+pub(crate) fn regenerated(device: &Device) {
+    let mut r = Numbers(48);
+    let sizes = [
+        (1, 1),
+        (3, 50),
+        (8, 9),
+        (40, 17),
+        (72, 130),
+        (130, 3),
+        (512, 66),
+        (1000, 65),
+        (1032, 71),
+        (3000, 30),
+        (32_776, 2),
+    ];
+    for (i, (k, n)) in sizes.into_iter().enumerate() {
+        for m in [1, 2 + i % 3, 5 + i] {
+            let (x, y, w) = (r.words(m * k), r.words(m * k), r.words(n * k));
+            let (key, nonce): ([u8; 32], u64) = (std::array::from_fn(|_| r.next() as u8), r.next());
+            let mut stream = ChaCha12Rng::from_seed(key);
+            stream.set_stream(nonce);
+            let made: Vec<u64> = (0..n * k).map(|_| stream.next_u64()).collect();
+            let matrix = Matrix::new(&up(device, &w), n, k);
+            let stream = KeyStream { key: &key, nonce };
+            let got = matrix.apply_regenerated(&up(device, &x), &up(device, &y), stream).to_vec();
+            let want = |at: usize| {
+                let (i, j) = (at / n, at % n);
+                (0..k).fold(0u64, |s, l| {
+                    let stored = x[i * k + l].wrapping_mul(w[j * k + l]);
+                    s.wrapping_add(stored).wrapping_add(y[i * k + l].wrapping_mul(made[j * k + l]))
+                })
+            };
+            assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
+        }
+    }
+    let stream = KeyStream { key: &[1; 32], nonce: 2 };
+    for (m, k, n) in [(0, 8, 3), (2, 0, 3), (2, 8, 0)] {
+        let (x, w) = (device.zeros(m * k), device.pack_matrix(&device.zeros(n * k), k, n));
+        let c = device.gemm_regenerated(&x, &x, &w, stream, [m, k, n]);
+        assert_eq!(*device.download(&c), vec![0; m * n]);
+    }
 }
 
 pub(crate) fn properties(device: &Device) {

@@ -10,8 +10,10 @@ mod select;
 mod stream;
 
 use kernels::cpu::{Cpu, Isa};
+use kernels::cuda::NoDevice;
 use kernels::{Device, Words};
-use std::sync::Arc;
+use kernels_shim::Order;
+use std::sync::{Arc, OnceLock};
 
 /// Numbers that look random, from a seed (SplitMix64).
 struct Numbers(u64);
@@ -51,7 +53,7 @@ fn up(device: &Device, words: &[u64]) -> Words {
     Words::upload(device, words.to_vec())
 }
 
-fn device(isa: Isa) -> Option<Device> {
+fn cpu(isa: Isa) -> Option<Device> {
     let cpu = Cpu::with(isa);
     if cpu.is_none() {
         eprintln!("no {isa:?} here: not tested");
@@ -59,19 +61,51 @@ fn device(isa: Isa) -> Option<Device> {
     cpu.map(|c| Arc::new(c) as Device)
 }
 
+/// The first GPU, opened once.
+fn nvidia() -> Option<Device> {
+    static OPENED: OnceLock<Result<Device, NoDevice>> = OnceLock::new();
+    let opened = OPENED.get_or_init(|| kernels::cuda::open(0)).clone();
+    opened.inspect_err(|e| eprintln!("not tested: {e}")).ok()
+}
+
+/// The code that talks to NVIDIA's driver, with a library in its place.
+#[test]
+fn cuda_over_a_lazy_driver() {
+    let Some(folder) = kernels_shim::driver_folder() else { return };
+    let program = std::env::current_exe().expect("this program");
+    let run = std::process::Command::new(program)
+        .args([
+            "cuda::elementwise",
+            "cuda::message",
+            "cuda::stream",
+            "cuda::gemm::large_inputs",
+            "cuda::select::s",
+        ])
+        .arg("--nocapture")
+        .env("LD_LIBRARY_PATH", folder)
+        .env_remove("CATAMOUNT_FAKE_CUDA")
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && !said.contains("not tested"), "{said}");
+}
+
 macro_rules! suite {
     ($($module:ident: $($test:ident)*;)*) => {
-        suite!(@ scalar Isa::Scalar, $($module: $($test)*;)*);
-        suite!(@ avx2 Isa::Avx2, $($module: $($test)*;)*);
-        suite!(@ avx512 Isa::Avx512, $($module: $($test)*;)*);
+        suite!(@ scalar cpu(Isa::Scalar), $($module: $($test)*;)*);
+        suite!(@ avx2 cpu(Isa::Avx2), $($module: $($test)*;)*);
+        suite!(@ avx512 cpu(Isa::Avx512), $($module: $($test)*;)*);
+        suite!(@ cuda nvidia(), $($module: $($test)*;)*);
+        suite!(@ cuda_shim kernels_shim::device(Order::Forward), $($module: $($test)*;)*);
+        suite!(@ cuda_shim_reverse kernels_shim::device(Order::Reverse), $($module: $($test)*;)*);
     };
-    (@ $name:ident $isa:expr, $($module:ident: $($test:ident)*;)*) => {
+    (@ $name:ident $device:expr, $($module:ident: $($test:ident)*;)*) => {
         mod $name {
             use super::*;
             $(mod $module {
                 use super::*;
                 $(#[test] fn $test() {
-                    if let Some(device) = device($isa) {
+                    if let Some(device) = $device {
                         crate::$module::$test(&device);
                     }
                 })*
@@ -85,7 +119,7 @@ suite! {
     message: every_width hostile_bytes;
     bits: single_bits rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
-    gemm: ragged few_rows large_inputs many_rows thread_counts empty batches batch_layouts properties;
+    gemm: ragged few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;

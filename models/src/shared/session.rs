@@ -177,7 +177,9 @@ impl PartySession {
             };
             let account =
                 Account { cost: self.session.ledger().since(&before), profile: self.session.profile() };
-            reply(account, words.map(|w| packed(&w, bits)))?;
+            let message = words.map(|w| packed(&w, bits));
+            self.session.check_device("the answer")?;
+            reply(account, message)?;
             if let Some(row) = chosen {
                 (tokens, count, keep) = (Tokens::OneHot(row), 1, self.cache.tokens());
             }

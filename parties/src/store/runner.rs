@@ -116,6 +116,10 @@ impl Ended {
                 let failure = Failure::from(source);
                 Failure { message: format!("{role} at {scope}: {}", failure.message), ..failure }
             }
+            Ended::Protocol(protocol::Error::Device { scope, source, .. }) => {
+                let remedy = "the party's operator finds more in its log";
+                Failure::new(FailureCode::Internal, format!("{role} at {scope}: {source}"), remedy)
+            }
             Ended::Protocol(e) => {
                 Failure::new(FailureCode::Disagreement, format!("{role}: {e}"), "share the model again")
             }

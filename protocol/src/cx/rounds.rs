@@ -86,8 +86,14 @@ impl<'n> Core<'n> {
         Ok(message)
     }
 
+    /// What a failed device made must not leave.
+    fn check_device(&self) -> Result<()> {
+        self.session.check_device(&self.scope)
+    }
+
     /// Sends a message that was made by [`message`] and filled.
     fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
+        self.check_device()?;
         message[..HEADER].copy_from_slice(&self.header(part));
         self.session.ledger.count(self.session.role, to, (message.len() - HEADER) as u64);
         self.session.ledger.messages += 1;
@@ -162,6 +168,7 @@ impl<'n> Core<'n> {
 
     /// One exchange: all openings posted since the last one, in one message each way.
     pub(super) fn exchange(&mut self) -> Result<()> {
+        self.check_device()?;
         self.close_dealt()?;
         if let Some(peer) = peer(self.session.role) {
             self.session.record(Recorder::exchange);
@@ -182,7 +189,9 @@ impl<'n> Core<'n> {
         Ok(())
     }
 
+    /// Ends the program: its results are not those of a device that failed.
     pub(super) fn close(&mut self) -> Result<()> {
+        self.check_device()?;
         self.close_dealt()?;
         self.session.round += 1;
         Ok(())

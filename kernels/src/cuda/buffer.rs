@@ -1,0 +1,189 @@
+//! Words in a device's memory.
+
+use super::driver::{Address, Arg, Driver, Launch};
+use super::failures::Failures;
+use crate::buffer;
+use crate::failure::{DeviceError, Fault};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The address of words for which there was no memory, or no device.
+const VOID: Address = Address::MAX;
+
+/// A driver, and what failed. Nothing is asked of a driver for a thread that saw a failure: its results then have a length,
+/// but no memory, and are zero when they are read.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) driver: Arc<dyn Driver>,
+    failures: Failures,
+}
+
+impl Core {
+    pub(super) fn new(driver: Arc<dyn Driver>) -> Core {
+        Core { driver, failures: Failures::default() }
+    }
+
+    /// Asks the driver for something, unless this thread saw a failure.
+    fn attempt<T>(&self, operation: &str, f: impl FnOnce(&dyn Driver) -> Result<T, Fault>) -> Option<T> {
+        if self.failures.seen().is_some() {
+            return None;
+        }
+        f(&*self.driver).map_err(|fault| self.fail(operation, fault)).ok()
+    }
+
+    fn fail(&self, operation: &str, fault: Fault) {
+        let device = self.driver.name();
+        self.failures.add(DeviceError { device, operation: operation.into(), fault });
+    }
+
+    /// Forgets that this thread found no memory.
+    pub(super) fn begin(&self) {
+        self.failures.forget();
+    }
+
+    pub(super) fn status(&self) -> Result<(), DeviceError> {
+        self.attempt("computation", |driver| driver.status());
+        self.failures.seen().map_or(Ok(()), Err)
+    }
+
+    /// Words with anything in them, for the result of `operation`.
+    pub(super) fn alloc(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
+        let at = match len {
+            0 => 0,
+            n => self.attempt(operation, |driver| driver.alloc(8 * n as u64)).unwrap_or(VOID),
+        };
+        DeviceWords { core: self.clone(), at, len }
+    }
+
+    /// Zeros, for the result of `operation`.
+    pub(super) fn zeroed(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
+        let words = self.alloc(operation, len);
+        if words.has_memory() {
+            // SAFETY: these are the words' own bytes.
+            self.attempt(operation, |driver| unsafe { driver.zero(words.at, 8 * len as u64) });
+        }
+        words
+    }
+
+    /// Bytes from the host, the last word filled up with anything.
+    pub(super) fn upload(self: &Arc<Core>, operation: &'static str, bytes: &[u8]) -> DeviceWords {
+        let words = self.alloc(operation, bytes.len().div_ceil(8));
+        if words.has_memory() {
+            // SAFETY: there are words for all the bytes.
+            self.attempt(operation, |driver| unsafe { driver.copy_in(words.at, bytes) });
+        }
+        words
+    }
+
+    /// Starts a kernel, unless there is nothing to do.
+    pub(super) fn launch(&self, launch: Launch, args: &[Arg]) {
+        if launch.grid.contains(&0) {
+            return;
+        }
+        if args.contains(&Arg::Pointer(VOID)) {
+            return self.fail(launch.kernel, Fault::Void);
+        }
+        // SAFETY: pointers come from `DeviceWords`, which live until the kernel is in the driver's queue and are freed
+        // in its order. Kernels are private to this module; each one's launch makes sure of the lengths it is given.
+        self.attempt(launch.kernel, |driver| unsafe { driver.launch(&launch, args) });
+    }
+}
+
+/// A vector of words in a device's memory.
+#[derive(Debug)]
+pub struct DeviceWords {
+    core: Arc<Core>,
+    /// 0 if there are none.
+    at: Address,
+    len: usize,
+}
+
+impl DeviceWords {
+    /// Number of words.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn has_memory(&self) -> bool {
+        self.at != 0 && self.at != VOID
+    }
+
+    /// Whether they belong to this device.
+    pub(super) fn is_of(&self, core: &Arc<Core>) -> bool {
+        Arc::ptr_eq(&self.core, core)
+    }
+
+    /// As an argument of a kernel.
+    pub(super) fn arg(&self) -> Arg {
+        Arg::Pointer(self.at)
+    }
+
+    /// The first `bytes` bytes into `out`: zeros if the device failed.
+    pub(super) fn read(&self, operation: &str, out: &mut [u8]) {
+        assert!(out.len() <= 8 * self.len, "reading beyond a buffer");
+        if out.is_empty() {
+            return;
+        }
+        let read = self.core.attempt(operation, |driver| match self.at {
+            VOID => Err(Fault::Void),
+            // SAFETY: these are the words' own bytes.
+            at => unsafe { driver.copy_out(out, at) },
+        });
+        if read.is_none() {
+            out.fill(0);
+        }
+    }
+
+    /// All words, on the host.
+    pub(super) fn to_vec(&self) -> Vec<u64> {
+        let mut words = buffer::zeroed(self.len);
+        // SAFETY: a word is eight bytes, and any eight bytes are a word.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), 8 * self.len) };
+        self.read("download", bytes);
+        words
+    }
+
+    /// Copies words `range` of `from` to place `to`.
+    pub(super) fn copy_from(&mut self, to: usize, from: &DeviceWords, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= from.len, "words {range:?} of {}", from.len);
+        assert!(to + range.len() <= self.len, "{} words at {to} of {}", range.len(), self.len);
+        if range.is_empty() {
+            return;
+        }
+        if self.at == VOID || from.at == VOID {
+            return self.core.fail("copy", Fault::Void);
+        }
+        let (to, at) = (self.at + 8 * to as u64, from.at + 8 * range.start as u64);
+        // SAFETY: both ranges are inside their words, which are not the same ones.
+        self.core.attempt("copy", |driver| unsafe { driver.copy_within(to, at, 8 * range.len() as u64) });
+    }
+}
+
+impl Clone for DeviceWords {
+    fn clone(&self) -> DeviceWords {
+        let mut copy = self.core.alloc("copy", self.len);
+        copy.copy_from(0, self, 0..self.len);
+        copy
+    }
+}
+
+impl Drop for DeviceWords {
+    fn drop(&mut self) {
+        if self.has_memory() {
+            // SAFETY: nobody else has this address.
+            unsafe { self.core.driver.free(self.at) };
+        }
+    }
+}
+
+/// The bytes of words on the host.
+pub(super) fn bytes(words: &[u64]) -> &[u8] {
+    // SAFETY: a word is eight bytes without gaps.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// The bytes of half words on the host.
+pub(super) fn bytes32(words: &[u32]) -> &[u8] {
+    // SAFETY: a half word is four bytes without gaps.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

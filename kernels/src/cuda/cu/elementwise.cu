@@ -1,0 +1,58 @@
+// Element-wise operations. The numbers of the operations are those of elementwise.rs.
+
+enum { ADD, SUB, MUL, XOR, AND };
+
+__device__ __forceinline__ u64 combine(u32 op, u64 a, u64 b) {
+    switch (op) {
+    case ADD: return a + b;
+    case SUB: return a - b;
+    case MUL: return a * b;
+    case XOR: return a ^ b;
+    default: return a & b;
+    }
+}
+
+// out[i] = a[i] op b[i]; out may be a.
+extern "C" __global__ void zip(u32 op, const u64 *a, const u64 *b, u64 *out, u64 n) {
+    FOR_EACH(i, n) out[i] = combine(op, a[i], b[i]);
+}
+
+// a[i][j] = a[i][j] op r[i]
+extern "C" __global__ void zip_rows(u32 op, u64 *a, const u64 *r, u64 n, u64 cols) {
+    FOR_EACH(i, n) a[i] = combine(op, a[i], r[i / cols]);
+}
+
+// a[i][j] = a[i][j] op c[j]
+extern "C" __global__ void zip_cols(u32 op, u64 *a, const u64 *c, u64 n, u64 cols) {
+    FOR_EACH(i, n) a[i] = combine(op, a[i], c[i % cols]);
+}
+
+enum { MAP_NEG, MAP_ADD, MAP_MUL, MAP_AND, MAP_XOR, MAP_SHL, MAP_SHR, MAP_EXP };
+
+// See kernels::exp_fraction.
+__device__ __forceinline__ u64 exp_fraction(u64 a, u32 s) {
+    const u64 c[6] = {536870348, 536911427, 267967380, 91435588, 18738680, 7442371};
+    u64 y = (a << (64 - s)) >> 33;
+    u64 r = c[5];
+#pragma unroll
+    for (int degree = 4; degree >= 0; degree--) r = ((r * y) >> 31) + c[degree];
+    return (r + (1 << 15)) >> 16;
+}
+
+__device__ __forceinline__ u64 change(u32 op, u64 a, u64 c) {
+    switch (op) {
+    case MAP_NEG: return 0 - a;
+    case MAP_ADD: return a + c;
+    case MAP_MUL: return a * c;
+    case MAP_AND: return a & c;
+    case MAP_XOR: return a ^ c;
+    case MAP_SHL: return a << c;
+    case MAP_SHR: return a >> c;
+    default: return exp_fraction(a, (u32)c);
+    }
+}
+
+// out[i] = op(a[i]) with constant c; out may be a. Shifts are below 64.
+extern "C" __global__ void map(u32 op, u64 c, const u64 *a, u64 *out, u64 n) {
+    FOR_EACH(i, n) out[i] = change(op, a[i], c);
+}

@@ -1,0 +1,213 @@
+//! Products of matrices. A prepared matrix is n × k as it was given, its rows filled up with zeros to whole [`DEPTH`]s.
+//!
+//! Up to as many rows as [`FEW`] has kernels, a warp reads the weights of four outputs once for all of them; with more, the
+//! tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer units. Where a result
+//! has too few tiles to keep the device busy, the inputs are split among blocks, and sums modulo 2^64 are the same however
+//! they are split.
+//!
+//! **Cost**, counted in the code for compute capability 9.0; MAC is one multiply-add of 64-bit words:
+//!
+//! | kernel | of | instructions | from memory |
+//! |---|---|---|---|
+//! | `few_rows8` | 64 MAC (8 rows, 4 outputs, 2 inputs of a lane) | 248 IMAD, 72 IADD3, 12 LDG | 8 bytes a weight, once |
+//! | `regenerated1` | 16 MAC (8 inputs of a lane, two matrices) | 667, of which 390 are logic and shifts | 8 bytes for both weights, once |
+//! | `tensor64` | 32 768 MAC (16 × 64 × 32 of a warp) | 288 IMMA, 320 PRMT, 230 IMAD, 161 IADD3, 40 LDS | 8 bytes a weight and 64 rows |
+//! | `batch64` | 64 MAC (4 × 4 × 4 of a thread) | 269 IMAD, 20 IADD3, 16 LDS | 8 bytes an element and tile of 64 × 64 |
+//!
+//! Ceilings that follow from published rates of an H100 (132 multiprocessors, 64 integer multiply-adds a cycle each, counted
+//! at 1.755 GHz; 1979 · 10^12 operations on bytes a second; 3.35 TB/s) and an H200 (the same with 4.8 TB/s). They are
+//! computed; nothing of this was measured.
+//!
+//! - Few rows: 0.42 · 10^12 weights a second (H200: 0.60) by memory, 3.8 · 10^12 MAC a second by multiplication; so memory
+//!   decides up to 9 rows (H200: 6). Two components of 6.6 · 10^9 weights, a model of 7 · 10^9, take 32 ms (H200: 22).
+//! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there are 64 a
+//!   cycle too; so 22 ms for that model on both devices, and half its memory.
+//! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
+//!   for: 1054 of a warp where the tensor core needs 1152 cycles.
+//! - `batch64`: 3.5 · 10^12 MAC a second.
+
+use super::driver::{Arg, Launch};
+use super::stream::key_args;
+use super::{Cuda, DeviceWords};
+use crate::backend::{GemmBatch, KeyStream, Storage, Strides, Zip};
+
+/// Inputs of one step of the tensor cores.
+const DEPTH: usize = 32;
+/// Words from row to row of a tile in shared memory.
+const PITCH: usize = DEPTH + 2;
+/// Rows up to which weights are read past shared memory, and the kernel for each number of them.
+const FEW: [&str; 8] =
+    ["few_rows1", "few_rows2", "few_rows3", "few_rows4", "few_rows5", "few_rows6", "few_rows7", "few_rows8"];
+/// Blocks of 128 threads that keep a device of 132 multiprocessors busy with reading.
+const READING: usize = 8 * 132;
+/// Blocks that do so with multiplying.
+const MULTIPLYING: usize = 2 * 132;
+
+/// The same where one matrix is made in registers, with the inputs of a block.
+const MADE_IN_REGISTERS: [(&str, usize); 4] =
+    [("regenerated1", 1024), ("regenerated2", 1024), ("regenerated3", 512), ("regenerated4", 512)];
+
+/// How the inputs are split among blocks.
+struct Split {
+    parts: u32,
+    span: usize,
+}
+
+impl Split {
+    /// k inputs in parts of at least `least`, a multiple of which each is, for a product that has `tiles` blocks without.
+    fn new(k: usize, least: usize, tiles: usize, blocks: usize) -> Split {
+        let parts = (blocks / tiles).clamp(1, k.div_ceil(least));
+        let span = k.div_ceil(parts).next_multiple_of(least);
+        Split { parts: k.div_ceil(span) as u32, span }
+    }
+}
+
+/// Words that a matrix of `rows` × `cols` with these strides reaches over.
+fn reach(rows: usize, cols: usize, s: Strides) -> usize {
+    (rows - 1).saturating_mul(s.row).saturating_add((cols - 1).saturating_mul(s.col)).saturating_add(1)
+}
+
+impl Cuda {
+    pub(super) fn packed_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
+        let b = self.words(b);
+        assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
+        Storage::Device(self.padded(b, n, k).unwrap_or_else(|| b.clone()))
+    }
+
+    /// `rows` × k with whole steps of inputs, unless they are so already.
+    fn padded(&self, a: &DeviceWords, rows: usize, k: usize) -> Option<DeviceWords> {
+        let pitch = k.next_multiple_of(DEPTH);
+        (pitch != k).then(|| {
+            let out = self.core.alloc("pack_matrix", rows * pitch);
+            let args = [a.arg(), k.into(), out.arg(), rows.into(), pitch.into()];
+            self.launch(Launch::over("pad_rows", rows * pitch), &args);
+            out
+        })
+    }
+
+    pub(super) fn product(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        let (a, b) = (self.words(a), self.words(b));
+        let depth = k.next_multiple_of(DEPTH);
+        assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
+        assert_eq!(b.len(), n * depth, "packed matrix of {n} × {k}");
+        if m == 0 || n == 0 || k == 0 {
+            return Storage::Device(self.core.zeroed("gemm", m * n));
+        }
+        let padded = self.padded(a, m, k);
+        let a = padded.as_ref().unwrap_or(a);
+        let (launch, split) = if m <= FEW.len() {
+            let blocks = n.div_ceil(16);
+            let split = Split::new(depth, 256, blocks, READING);
+            let grid = [blocks as u32, split.parts, 1];
+            (Launch { kernel: FEW[m - 1], grid, block: [128, 1, 1], shared: 0 }, split)
+        } else {
+            let (kernel, rows, columns) = if m <= 32 { ("tensor16", 16, 128) } else { ("tensor64", 64, 64) };
+            let tiles = [m.div_ceil(rows), n.div_ceil(columns)];
+            let split = Split::new(depth, 4 * DEPTH, tiles[0] * tiles[1], MULTIPLYING);
+            let grid = [tiles[0] as u32, tiles[1] as u32, split.parts];
+            let shared = (2 * 8 * PITCH * (rows + columns)) as u32;
+            (Launch { kernel, grid, block: [128, 1, 1], shared }, split)
+        };
+        // Parts are added up.
+        let c = match split.parts {
+            1 => self.core.alloc("gemm", m * n),
+            _ => self.core.zeroed("gemm", m * n),
+        };
+        let mut args = vec![a.arg(), b.arg(), c.arg()];
+        args.extend((m > FEW.len()).then_some(Arg::from(m)));
+        args.extend([n, depth, split.span].map(Arg::from));
+        self.launch(launch, &args);
+        Storage::Device(c)
+    }
+
+    pub(super) fn regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        stream: KeyStream<'_>,
+        [m, k, n]: [usize; 3],
+    ) -> Storage {
+        let KeyStream { key, nonce } = stream;
+        let depth = k.next_multiple_of(DEPTH);
+        if m == 0 || m > MADE_IN_REGISTERS.len() || n == 0 || k == 0 || !k.is_multiple_of(8) {
+            // All of it is made, for now. A block of the stream is eight words, and would cross rows.
+            let made = Storage::Device(self.stream(key, nonce, n * k, 64));
+            let sums = [(x, stored), (y, &self.packed_matrix(&made, k, n))]
+                .map(|(x, w)| self.product(x, w, m, k, n));
+            let [c, other] = sums.each_ref().map(|s| self.words(s));
+            self.zip_into(Zip::Add, c, other, c);
+            let [c, _] = sums;
+            return c;
+        }
+        let [x, y, stored] = [x, y, stored].map(|s| self.words(s));
+        assert!(x.len() == m * k && y.len() == m * k, "left matrices of {m} × {k}");
+        assert_eq!(stored.len(), n * depth, "packed matrix of {n} × {k}");
+        let (kernel, span) = MADE_IN_REGISTERS[m - 1];
+        let parts = k.div_ceil(span) as u32;
+        // Parts are added up.
+        let c = match parts {
+            1 => self.core.alloc("gemm_regenerated", m * n),
+            _ => self.core.zeroed("gemm_regenerated", m * n),
+        };
+        let grid = [n.div_ceil(64) as u32, parts, 1];
+        let [k0, k1, k2, k3] = key_args(key);
+        let args = [
+            x.arg(),
+            y.arg(),
+            stored.arg(),
+            k0,
+            k1,
+            k2,
+            k3,
+            nonce.into(),
+            c.arg(),
+            n.into(),
+            k.into(),
+            depth.into(),
+        ];
+        self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
+        Storage::Device(c)
+    }
+
+    pub(super) fn products(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
+        let (a, b) = (self.words(a), self.words(b));
+        let &GemmBatch { m, n, k, a: a_steps, b: b_steps, c_row, ref offsets, c_len } = shape;
+        let c = self.core.zeroed("gemm_batch", c_len);
+        if m == 0 || n == 0 || k == 0 || offsets.is_empty() {
+            return Storage::Device(c);
+        }
+        let reached =
+            [reach(m, k, a_steps), reach(k, n, b_steps), reach(m, n, Strides { row: c_row, col: 1 })];
+        let lengths = [a.len(), b.len(), c_len];
+        for at in offsets {
+            let inside = (0..3).all(|i| at[i].saturating_add(reached[i]) <= lengths[i]);
+            assert!(inside, "product at {at:?} of {reached:?} words in buffers of {lengths:?}");
+        }
+        let (kernel, rows, columns) = if m <= 8 { ("batch8", 8, 128) } else { ("batch64", 64, 64) };
+        let tiles = m.div_ceil(rows) * n.div_ceil(columns);
+        let split = Split::new(k, 64, tiles * offsets.len(), MULTIPLYING);
+        // The kernel goes on to further products.
+        let grid = [tiles as u32, offsets.len().min(1 << 15) as u32, split.parts];
+        let places =
+            self.uploaded("gemm_batch", &offsets.iter().flatten().map(|&w| w as u64).collect::<Vec<_>>());
+        let args = [
+            a.arg(),
+            a_steps.row.into(),
+            a_steps.col.into(),
+            b.arg(),
+            b_steps.row.into(),
+            b_steps.col.into(),
+            c.arg(),
+            c_row.into(),
+            places.arg(),
+            offsets.len().into(),
+            m.into(),
+            n.into(),
+            k.into(),
+            split.span.into(),
+        ];
+        self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
+        Storage::Device(c)
+    }
+}

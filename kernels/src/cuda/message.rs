@@ -1,0 +1,35 @@
+//! Words of a few bits, to and from bytes.
+
+use super::{Cuda, DeviceWords, Launch};
+
+impl Cuda {
+    pub(super) fn packed(&self, a: &DeviceWords, bits: u32, out: &mut Vec<u8>) {
+        let size = bytes(a.len(), bits);
+        let words = size.div_ceil(8);
+        let from = out.len();
+        out.resize(from + size, 0);
+        if bits == 64 {
+            return a.read("pack", &mut out[from..]);
+        }
+        let message = self.core.alloc("pack", words);
+        let args = [a.arg(), bits.into(), message.arg(), a.len().into(), words.into()];
+        self.launch(Launch::over("pack", words), &args);
+        message.read("pack", &mut out[from..]);
+    }
+
+    pub(super) fn unpacked(&self, message: &[u8], bits: u32, n: usize) -> DeviceWords {
+        assert_eq!(message.len(), bytes(n, bits), "bytes for {n} words of {bits} bits");
+        let message = self.core.upload("unpack", message);
+        if bits == 64 {
+            return message;
+        }
+        let out = self.core.alloc("unpack", n);
+        self.launch(Launch::over("unpack", n), &[message.arg(), bits.into(), out.arg(), n.into()]);
+        out
+    }
+}
+
+fn bytes(n: usize, bits: u32) -> usize {
+    assert!((1..=64).contains(&bits), "width of {bits} bits");
+    n.checked_mul(bits as usize).expect("message size").div_ceil(8)
+}

@@ -1,0 +1,279 @@
+//! A graphics processor with CUDA: every operation of a party on its own memory.
+//!
+//! The kernels (`cu/`) are compiled ahead to PTX, which the driver turns into code for the device it finds; a program
+//! needs neither the CUDA toolkit nor, to start, a driver. What is asked of the device is queued in one stream; only
+//! reading words back waits for it. The device belongs to the process, and parties that share it take turns.
+//!
+//! Failures do not panic: see [`Backend::status`].
+
+mod bits;
+mod buffer;
+mod dcf;
+mod dpf;
+pub mod driver;
+mod elementwise;
+mod failures;
+mod gemm;
+mod message;
+mod moves;
+mod nvidia;
+pub mod nvrtc;
+pub mod ptx;
+mod select;
+pub mod source;
+mod stream;
+
+use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
+use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::failure::DeviceError;
+pub use buffer::DeviceWords;
+use buffer::{Core, bytes};
+use driver::{Arg, Driver, Launch};
+pub use nvidia::{NoDevice, open};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A device with memory of its own as a [`Device`](crate::Device).
+#[derive(Debug)]
+pub struct Cuda {
+    core: Arc<Core>,
+}
+
+impl Cuda {
+    /// Any device that runs the kernels.
+    pub fn with_driver(driver: Arc<dyn Driver>) -> Cuda {
+        Cuda { core: Arc::new(Core::new(driver)) }
+    }
+
+    /// The words of a buffer of this device.
+    fn words<'a>(&self, a: &'a Storage) -> &'a DeviceWords {
+        match a {
+            Storage::Device(words) if words.is_of(&self.core) => words,
+            _ => panic!("an operation of {} was given words of another device", self.core.driver.name()),
+        }
+    }
+
+    fn uploaded(&self, operation: &'static str, words: &[u64]) -> DeviceWords {
+        self.core.upload(operation, bytes(words))
+    }
+
+    fn launch(&self, launch: Launch, args: &[Arg]) {
+        self.core.launch(launch, args);
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        self.core.driver.name()
+    }
+
+    fn status(&self) -> Result<(), DeviceError> {
+        self.core.status()
+    }
+
+    fn begin(&self) {
+        self.core.begin();
+    }
+
+    fn memory(&self) -> Option<(u64, u64)> {
+        self.core.driver.memory()
+    }
+
+    fn upload(&self, words: Vec<u64>) -> Storage {
+        Storage::Device(self.uploaded("upload", &words))
+    }
+
+    fn zeros(&self, n: usize) -> Storage {
+        Storage::Device(self.core.zeroed("zeros", n))
+    }
+
+    fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
+        Cow::Owned(self.words(a).to_vec())
+    }
+
+    fn len(&self, a: &Storage) -> usize {
+        self.words(a).len()
+    }
+
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
+        self.packed(self.words(a), bits, out);
+    }
+
+    fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
+        Storage::Device(self.unpacked(bytes, bits, n))
+    }
+
+    fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
+        let a = self.words(a);
+        self.zip_into(op, a, self.words(b), a);
+    }
+
+    fn map(&self, op: Map, a: &mut Storage) {
+        let a = self.words(a);
+        self.map_into(op, a, a);
+    }
+
+    fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage {
+        let a = self.words(a);
+        let out = self.core.alloc("zip", a.len());
+        self.zip_into(op, a, self.words(b), &out);
+        Storage::Device(out)
+    }
+
+    fn mapped(&self, op: Map, a: &Storage) -> Storage {
+        let a = self.words(a);
+        let out = self.core.alloc("map", a.len());
+        self.map_into(op, a, &out);
+        Storage::Device(out)
+    }
+
+    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
+        self.broadcast_rows(op, self.words(a), self.words(r));
+    }
+
+    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage) {
+        self.broadcast_cols(op, self.words(a), self.words(c));
+    }
+
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
+        Storage::Device(self.reduced(op, self.words(a), offsets))
+    }
+
+    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
+        Storage::Device(self.gathered(self.words(a), idx))
+    }
+
+    fn slice(&self, a: &Storage, range: Range<usize>) -> Storage {
+        Storage::Device(self.sliced(self.words(a), range))
+    }
+
+    fn concat(&self, parts: &[&Storage]) -> Storage {
+        let parts: Vec<&DeviceWords> = parts.iter().map(|p| self.words(p)).collect();
+        Storage::Device(self.concatenated(&parts))
+    }
+
+    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
+        Storage::Device(self.scattered(self.words(a), idx, len))
+    }
+
+    fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
+        Storage::Device(self.stream(key, nonce, n, bits))
+    }
+
+    fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
+        self.packed_matrix(b, k, n)
+    }
+
+    fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        self.product(a, b, m, k, n)
+    }
+
+    fn gemm_regenerated(
+        &self,
+        x: &Storage,
+        y: &Storage,
+        stored: &Storage,
+        stream: KeyStream<'_>,
+        shape: [usize; 3],
+    ) -> Storage {
+        self.regenerated(x, y, stored, stream, shape)
+    }
+
+    fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
+        self.products(a, b, shape)
+    }
+
+    fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage) {
+        self.flip(self.words(u), width, self.words(idx));
+    }
+
+    fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
+        Storage::Device(self.bits_at(self.words(u), width, self.words(idx)))
+    }
+
+    fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
+        Storage::Device(self.rotated(self.words(u), width, self.words(rot)))
+    }
+
+    fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
+        Storage::Device(self.suffixes(self.words(u), width))
+    }
+
+    fn masked_xor_segments(
+        &self,
+        u: &Storage,
+        rho: &Storage,
+        width: usize,
+        planes: usize,
+        offsets: &[usize],
+    ) -> Storage {
+        Storage::Device(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
+    }
+
+    fn transpose_bits(
+        &self,
+        planes: &Storage,
+        width: usize,
+        total_planes: usize,
+        first: usize,
+        count: usize,
+    ) -> Storage {
+        Storage::Device(self.transposed(self.words(planes), width, total_planes, first, count))
+    }
+
+    fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
+        Storage::Device(self.tables(columns, entries))
+    }
+
+    fn select(
+        &self,
+        u: &Storage,
+        tables: &Storage,
+        entries: usize,
+        columns: usize,
+        rot: &Storage,
+        phase: &Storage,
+    ) -> Vec<Storage> {
+        let [u, tables, rot, phase] = [u, tables, rot, phase].map(|s| self.words(s));
+        let out = self.selected(u, tables, entries, columns, rot, phase);
+        out.into_iter().map(Storage::Device).collect()
+    }
+
+    fn dcf_generate(
+        &self,
+        shape: &DcfShape,
+        alpha: &Storage,
+        beta: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DcfKeys<Storage> {
+        self.comparison_keys(shape, alpha, beta, root0, root1)
+    }
+
+    fn dcf_evaluate(
+        &self,
+        party: u8,
+        root: &Storage,
+        keys: &DcfKeys<&Storage>,
+        base: &Storage,
+        constant: &Storage,
+        thresholds: &DcfThresholds,
+    ) -> Storage {
+        self.comparisons(party, root, keys, base, constant, thresholds)
+    }
+
+    fn dpf_generate(
+        &self,
+        points: usize,
+        alpha: &Storage,
+        root0: &Storage,
+        root1: &Storage,
+    ) -> DpfKeys<Storage> {
+        self.point_keys(points, alpha, root0, root1)
+    }
+
+    fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage {
+        self.points(party, points, root, keys)
+    }
+}
