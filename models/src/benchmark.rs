@@ -174,15 +174,22 @@ mod tests {
     /// A layer of made-up weights, at the three parties and in the clear: the same to one unit in the last place.
     #[test]
     fn the_parties_weights_are_those_in_the_clear() {
-        let (device, c) = (kernels::cpu::Cpu::best(), ModelConfig::toy());
-        let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([5; 32]), [6; 32]);
-        let tables = public.plan.tables(&device, &c);
-        let parties = Role::ALL
-            .map(|role| Arc::new(Assembly::make_up(&device, role, public.clone(), tables.clone()).unwrap()));
-        let mut parameters = public.benchmark.unwrap().parameters(&device, &c);
-        let clear = Clear::read(&device, &mut parameters, &tables).unwrap();
+        check_linear(&kernels::cpu::Cpu::best());
+        if let Some(device) = kernels_shim::device(kernels_shim::Order::Forward) {
+            check_linear(&device);
+        }
+    }
 
-        let (world, shape) = (World::new(7), Shape::new(5, c.d_model));
+    fn check_linear(device: &Device) {
+        let c = ModelConfig::toy();
+        let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([5; 32]), [6; 32]);
+        let tables = public.plan.tables(device, &c);
+        let parties = Role::ALL
+            .map(|role| Arc::new(Assembly::make_up(device, role, public.clone(), tables.clone()).unwrap()));
+        let mut parameters = public.benchmark.unwrap().parameters(device, &c);
+        let clear = Clear::read(device, &mut parameters, &tables).unwrap();
+
+        let (world, shape) = (World::new(7).on(device.clone()), Shape::new(5, c.d_model));
         // Inputs in ±4.
         let inputs: Vec<u64> =
             world.data(1, shape.len(), 21).into_iter().map(|v| v.wrapping_sub(1 << 20)).collect();
@@ -198,7 +205,7 @@ mod tests {
             let layer = &clear.layers[1];
             let x = Ints { rows: shape.rows, cols: shape.cols, data: inputs.clone() };
             let w = if up { &layer.up } else { &layer.qkv };
-            let expected = complete(Clear::new(&device).linear(&x, w)).unwrap().data;
+            let expected = complete(Clear::new(device).linear(&x, w)).unwrap().data;
             let seen = world.open(&secure.results).values;
             let size = expected.iter().map(|v| (*v as i64).unsigned_abs()).max().unwrap();
             assert!(size > 1 << 16, "outputs of no size prove nothing");

@@ -17,6 +17,7 @@ pub mod gguf;
 mod gpt2;
 pub mod hub;
 mod llama;
+pub mod memory;
 pub mod model;
 pub mod parameter;
 pub mod plan;
