@@ -15,19 +15,29 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// A GPU that cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no CUDA device {index}: {reason}; {remedy}")]
+/// A GPU that cannot be had: why, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoDevice {
     index: usize,
-    reason: String,
-    remedy: String,
+    why: kernels::cuda::NoDevice,
 }
 
-fn cuda(index: usize) -> Result<Device, NoDevice> {
-    let (reason, remedy) = ("this program computes on the processor only".into(), "give --device cpu".into());
-    Err(NoDevice { index, reason, remedy })
+impl fmt::Display for NoDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no CUDA device {}: ", self.index)?;
+        match &self.why {
+            kernels::cuda::NoDevice::NoSuchDevice { count, .. } => {
+                write!(
+                    f,
+                    "this machine has {count}, numbered from 0; name one of them, or compute with --device cpu"
+                )
+            }
+            why => why.fmt(f),
+        }
+    }
 }
+
+impl std::error::Error for NoDevice {}
 
 /// A word that names no device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +52,7 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, NoDevice> {
         match self {
             DeviceChoice::Cpu => Ok(kernels::cpu::Cpu::best()),
-            DeviceChoice::Cuda(index) => cuda(index),
+            DeviceChoice::Cuda(index) => kernels::cuda::open(index).map_err(|why| NoDevice { index, why }),
         }
     }
 }
