@@ -21,7 +21,11 @@ fn assert_no_device(ended: &Ended) {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let lines: Vec<&str> = ended.err.lines().filter(|l| l.contains("no CUDA device")).collect();
     assert_eq!(lines.len(), 1, "{}", ended.err);
-    assert!(lines[0].starts_with("error: no CUDA device") && lines[0].contains(';'), "{}", lines[0]);
+    assert!(
+        lines[0].starts_with("error: no CUDA device") && lines[0].contains("--device cpu"),
+        "{}",
+        lines[0]
+    );
     assert!(!ended.err.contains("panicked at"), "{}", ended.err);
     assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
 }

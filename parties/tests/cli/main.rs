@@ -9,6 +9,7 @@ mod process;
 mod tiny;
 
 mod bench;
+mod benchmark;
 mod demo;
 mod devices;
 mod encoders;

@@ -1,9 +1,11 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+mod device;
 mod gates;
 mod html;
 mod layer;
 mod loopback;
+mod memory;
 pub(crate) mod peer;
 mod rates;
 mod report;
@@ -19,6 +21,7 @@ use crate::trace::TraceArgument;
 use loopback::Loopback;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
+use models::memory::Demand;
 use models::model::{Cache, Model, OutputRows};
 use parties::private::{Pass, PassTimes};
 use protocol::Ledger;
@@ -30,6 +33,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use subject::SubjectArguments;
 
+pub(crate) use device::BenchDevice;
 pub(crate) use gates::BenchGates;
 pub(crate) use layer::BenchLayer;
 
@@ -80,6 +84,8 @@ struct Figures {
     upload_bytes: u64,
     max_error: f32,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
+    /// What was planned.
+    memory: memory::Needs,
     /// Where the time went, with `--html`.
     report: Option<Report>,
     network: Option<NetworkFigures>,
@@ -103,6 +109,9 @@ impl BenchModel {
             "a {} model generates no tokens",
             config.family.name()
         );
+        let demand = Demand { context: self.tokens + self.decode, pass: self.tokens };
+        let memory =
+            memory::plan(subject.public(), subject.tables(), &self.device, &devices, demand, &self.json)?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let expected = subject.expected(&tokens)?;
@@ -142,13 +151,13 @@ impl BenchModel {
             self.trace.write(&times.concat())?;
             let sections = || self.sections(&dry, &times, rates.as_ref()?);
             let report = sections().zip(rates).map(|(sections, rates)| Report {
-                title: format!("{} tokens through {}", self.tokens, self.subject.name()),
+                title: format!("{} tokens through {}{}", self.tokens, self.subject.name(), self.device.on()),
                 command: command(),
                 machine: machine(),
                 rates,
                 sections,
             });
-            let memory = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
+            let peak = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
             let bytes = links(&spent);
             let figures = Figures {
                 model: self.subject.name(),
@@ -166,7 +175,8 @@ impl BenchModel {
                 declared: (spent.exchanges, spent.sent) == (work.ledger.exchanges, work.ledger.sent),
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
                 max_error,
-                peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
+                peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), peak[i])).collect(),
+                memory,
                 report,
                 network: network
                     .zip(host.local.as_ref().and_then(|l| l.relayed()))

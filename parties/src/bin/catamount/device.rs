@@ -51,6 +51,14 @@ impl DeviceArgument {
         Ok([device(p0)?, device(p1)?, device(p2)?])
     }
 
+    /// For a title: nothing where all compute on the processor.
+    pub(crate) fn on(&self) -> String {
+        match self.name() {
+            name if name == "cpu" => String::new(),
+            name => format!(" on {name}"),
+        }
+    }
+
     /// For a figure: `cpu`, or `cpu,cuda:0,cpu`.
     pub(crate) fn name(&self) -> String {
         match self.choices() {
@@ -75,6 +83,7 @@ mod tests {
         ] {
             let argument = argument(text).unwrap();
             assert_eq!((argument.choices(), argument.name().as_str()), (choices, name));
+            assert_eq!(argument.on(), if name == "cpu" { String::new() } else { format!(" on {name}") });
         }
         for (wrong, word) in [("cpu,cpu", "2 devices"), ("cpu,,cpu", "cuda:N"), ("cpu,cpu,gpu", "\"gpu\"")] {
             assert!(argument(wrong).unwrap_err().contains(word), "{wrong}");

@@ -99,6 +99,10 @@ enum Bench {
     Layer(bench::BenchLayer),
     /// Each gate by itself, three parties in this process over QUIC on the loopback interface.
     Gates(bench::BenchGates),
+    /// One device: products, random streams, round trips and the local part of every gate, beside what it could at best.
+    ///
+    /// Results are compared with the processor's bit for bit before anything is timed.
+    Device(bench::BenchDevice),
     /// The transport alone: MB/s, processor time, exchanges; beside TLS over TCP, TCP and UDP.
     Network(network::BenchNetwork),
     /// Catamount and SecretFlow-SPU (PUMA's own implementation), alternately on this machine: seconds and bytes.
@@ -142,6 +146,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bench { command: Bench::Model(bench) } => bench.run(),
         Command::Bench { command: Bench::Layer(bench) } => bench.run(),
         Command::Bench { command: Bench::Gates(bench) } => bench.run(),
+        Command::Bench { command: Bench::Device(bench) } => bench.run(),
         Command::Bench { command: Bench::Network(bench) } => bench.run(),
         Command::Bench { command: Bench::Peer(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),

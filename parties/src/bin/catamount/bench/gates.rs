@@ -54,12 +54,12 @@ pub(crate) struct BenchGates {
 }
 
 /// A gate with its inputs at the three parties.
-struct Gate {
-    name: &'static str,
-    size: String,
+pub(super) struct Made {
+    pub(super) name: &'static str,
+    pub(super) size: String,
     declared: Cost,
     products: u64,
-    programs: [Program; 3],
+    pub(super) programs: [Program; 3],
 }
 
 impl BenchGates {
@@ -75,7 +75,9 @@ impl BenchGates {
         let devices = self.device.open()?;
         let loopback = Loopback::start()?;
         let rates = Rates::measure(&devices[1], &loopback, self.tokens)?;
-        let gates = on_each(&devices, self.tokens)?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+        let gates = on_each(&devices, seed, self.tokens)?;
         let bar = step_bar("gates");
         bar.set_length(gates.len() as u64);
         let mut lines = vec![];
@@ -103,7 +105,7 @@ impl BenchGates {
             lines,
             operations: vec![],
         };
-        let title = format!("Gates, {} tokens", self.tokens);
+        let title = format!("Gates, {} tokens{}", self.tokens, self.device.on());
         let report = Report { title, command: command(), machine: machine(), rates, sections: vec![section] };
         self.json.say(&table(&report.sections[0]));
         self.html.write(&report)?;
@@ -146,9 +148,7 @@ pub(super) fn table(section: &Section) -> String {
 }
 
 /// The gates with each party's inputs on its device: made once for each device, from the same random numbers.
-fn on_each(devices: &[Device; 3], tokens: usize) -> anyhow::Result<Vec<Gate>> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+pub(super) fn on_each(devices: &[Device; 3], seed: Key, tokens: usize) -> anyhow::Result<Vec<Made>> {
     let mut gates = Inputs::new(devices[0].clone(), seed, tokens).gates()?;
     for party in [1, 2] {
         if Arc::ptr_eq(&devices[party], &devices[0]) {
@@ -190,7 +190,7 @@ impl Inputs {
         self.world.share(&values, shape, scale, 2).map(|share| share.linear(shape, there))
     }
 
-    fn gates(&self) -> anyhow::Result<Vec<Gate>> {
+    fn gates(&self) -> anyhow::Result<Vec<Made>> {
         let (t, device) = (self.tokens, &self.device);
         let (activations, inner) = (Shape::new(t, WIDTH), t * HIDDEN);
         let softmax = Arc::new(SoftmaxTables::new(device, SCORES, Levels::new(64), t));
@@ -202,7 +202,7 @@ impl Inputs {
         let table = |product_log2, f| TablePlan::covering(4, Step::Activation, product_log2).table(device, f);
         let x = self.share(Shape::new(inner, 1), SCALE, 8.0);
         let gelu = table(None, gelu).alone().clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "activation (GELU)",
             size: format!("{inner} elements, {} entries", gelu.spec.entries),
             declared: gelu.cost(inner, SCALE, RING),
@@ -213,7 +213,7 @@ impl Inputs {
             }),
         });
         let silu = table(Some(11), silu).gated().clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "gated activation (SiLU)",
             size: format!("{inner} elements, {} entries", silu.table.spec.entries),
             declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
@@ -225,7 +225,7 @@ impl Inputs {
                 )
             }),
         });
-        gates.push(Gate {
+        gates.push(Made {
             name: "comparison",
             size: format!("{inner} elements with one threshold"),
             declared: compare::cost(inner, 1, Window::EXACT31),
@@ -240,7 +240,7 @@ impl Inputs {
         let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, RING);
         let exponential = softmax.exp.cost(scores.len(), EXP_SCALE, RING);
         let levels = softmax.levels;
-        gates.push(Gate {
+        gates.push(Made {
             name: "coarse maximum",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum.clone(),
@@ -251,7 +251,7 @@ impl Inputs {
             }),
         });
         let tables = softmax.clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "exponential",
             size: format!("{} scores", scores.len()),
             declared: exponential.clone(),
@@ -264,7 +264,7 @@ impl Inputs {
         let sums = self.share(Shape::new(scores.rows, 1), EXP_SCALE, 60.0);
         let (tables, reciprocal) =
             (softmax.clone(), softmax.reciprocal(t).cost(scores.rows, RECIPROCAL_SCALE, RING));
-        gates.push(Gate {
+        gates.push(Made {
             name: "row gate (reciprocal)",
             size: format!("{} row sums", scores.rows),
             declared: reciprocal.clone(),
@@ -278,7 +278,7 @@ impl Inputs {
             }),
         });
         let dropped = EXP_SCALE + RECIPROCAL_SCALE - SCALE;
-        gates.push(Gate {
+        gates.push(Made {
             name: "softmax",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum
@@ -294,7 +294,7 @@ impl Inputs {
         });
 
         let norm = Arc::new(NormTable::new(device, NormKind::Rms, WIDTH, SCALE, 1e-5, 1e-2, 1e2));
-        gates.push(Gate {
+        gates.push(Made {
             name: "row gate and norm (RMSNorm)",
             size: sized(activations),
             declared: norm.cost(t, WIDTH, RING),
@@ -306,7 +306,7 @@ impl Inputs {
         });
         gates.push(self.embedding()?);
         let row = Shape::new(1, CHOICES);
-        gates.push(Gate {
+        gates.push(Made {
             name: "argmax",
             size: format!("1 row of {CHOICES} scores"),
             declared: choice::argmax_cost(1, CHOICES, RING),
@@ -318,7 +318,7 @@ impl Inputs {
         Ok(gates)
     }
 
-    fn truncated_product(&self, shape: Shape) -> Gate {
+    fn truncated_product(&self, shape: Shape) -> Made {
         let (t, square) = (shape.rows, Shape::new(WIDTH, WIDTH));
         let weights = self.share(square, SCALE, 0.05);
         let mut inputs = self
@@ -328,7 +328,7 @@ impl Inputs {
             .zip(Role::ALL)
             .map(|((x, w), role)| (x, Arc::new(SharedMatrix::new(&w, role == Role::P1))));
         let inputs = [(); 3].map(|()| inputs.next().expect("three parties"));
-        Gate {
+        Made {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
             declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
@@ -341,7 +341,7 @@ impl Inputs {
         }
     }
 
-    fn embedding(&self) -> anyhow::Result<Gate> {
+    fn embedding(&self) -> anyhow::Result<Made> {
         let (t, shape) = (self.tokens, Shape::new(WIDTH, VOCAB));
         let tokens: Vec<u32> = (0..t).map(|i| (i * 7919 % VOCAB) as u32).collect();
         let parts = embedding::split(&self.device, &tokens, VOCAB, &self.seed)?;
@@ -357,7 +357,7 @@ impl Inputs {
             inputs.push((keys, Arc::new(SharedTable::new(first, second, shape, SCALE))));
         }
         let inputs: [_; 3] = inputs.try_into().unwrap_or_else(|_| unreachable!("three parties"));
-        Ok(Gate {
+        Ok(Made {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),

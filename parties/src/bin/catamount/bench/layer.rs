@@ -87,7 +87,7 @@ impl BenchLayer {
         let section = measured.section(Some("layer.0"), &rates);
         self.json.say(&table(&section));
         let same = section.as_declared();
-        let title = format!("A layer of {}, {} tokens", self.model, self.tokens);
+        let title = format!("A layer of {}, {} tokens{}", self.model, self.tokens, self.device.on());
         let report = Report { title, command: command(), machine: machine(), rates, sections: vec![section] };
         self.html.write(&report)?;
         self.json.write(&report)?;

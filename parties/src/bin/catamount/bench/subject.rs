@@ -21,7 +21,7 @@ pub(crate) struct SubjectArguments {
     shape: Option<String>,
     /// The parties make the weights up on their devices, from a seed that all know: nothing is sent, the owner's memory
     /// and processor are not needed. Such a model has no secrets: it serves for measuring, and for nothing else.
-    #[arg(long, requires = "shape")]
+    #[arg(long, requires = "shape", conflicts_with = "model")]
     random_weights: bool,
     /// Only so many layers.
     #[arg(long, value_name = "N", requires = "shape")]
