@@ -3,49 +3,9 @@
 //! `cargo run --release -p kernels --example speed`
 
 use kernels::cpu::{Cpu, Isa};
+use kernels::rates::{self, fastest};
 use kernels::{DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
-use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Seconds of the fastest of the runs that fit in a third of a second (at least three).
-fn best<T>(mut f: impl FnMut() -> T) -> f64 {
-    let start = Instant::now();
-    let mut fastest = f64::MAX;
-    let mut runs = 0;
-    while runs < 3 || start.elapsed() < Duration::from_millis(333) {
-        let one = Instant::now();
-        black_box(f());
-        fastest = fastest.min(one.elapsed().as_secs_f64());
-        runs += 1;
-    }
-    fastest
-}
-
-/// Multiply-adds a second of one core on registers alone, where vpmullq exists.
-fn peak() -> Option<f64> {
-    #[cfg(target_arch = "x86_64")]
-    if Cpu::with(Isa::Avx512).is_some() {
-        // SAFETY: the instruction set has just been detected.
-        return Some(1e5 * 16.0 * 8.0 / best(|| unsafe { multiply(100_000) }));
-    }
-    None
-}
-
-/// Sixteen independent chains, as in the widest tile.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn multiply(n: usize) -> i64 {
-    use std::arch::x86_64::*;
-    let mut acc = [_mm512_set1_epi64(black_box(3)); 16];
-    let x = _mm512_set1_epi64(black_box(5));
-    for _ in 0..n {
-        for a in &mut acc {
-            *a = _mm512_mullo_epi64(*a, x);
-        }
-    }
-    acc.iter().map(|a| _mm512_reduce_add_epi64(*a)).fold(0, i64::wrapping_add)
-}
 
 fn words(device: &Device, n: usize, bits: u32) -> Words {
     Words::chacha12(device, &[7; 32], n as u64, n, bits)
@@ -55,34 +15,50 @@ fn row(name: &str, figures: &str) {
     println!("  {name:<44} {figures}");
 }
 
-fn measure(device: &Device, peak: Option<f64>) {
-    let threads = rayon::current_num_threads() as f64;
-    for (m, k, n) in [(128, 768, 3072), (128, 768, 768), (32, 4096, 4096), (8, 4096, 4096)] {
-        let x = words(device, m * k, 64);
-        let w = Matrix::new(&words(device, n * k, 64), n, k);
-        let speed = (m * k * n) as f64 / best(|| w.apply(&x));
-        let part =
-            peak.map_or(String::new(), |p| format!(", {:.0} % of vpmullq", 100.0 * speed / p / threads));
-        row(&format!("gemm [{m}×{k}]·[{k}×{n}]"), &format!("{:.1} GMAC/s{part}", speed / 1e9));
+/// What one thread reached, for the speed-up of all.
+#[derive(Default)]
+struct One {
+    figures: Vec<f64>,
+    next: usize,
+}
+
+impl One {
+    /// Notes a figure of one thread; of all threads, tells how many times that of one it is.
+    fn beside(&mut self, threads: usize, figure: f64) -> String {
+        if threads == 1 {
+            self.figures.push(figure);
+            return String::new();
+        }
+        let one = self.figures.get(self.next).copied();
+        self.next += 1;
+        one.map_or(String::new(), |one| format!(", {:.2} × one thread", figure / one))
     }
-    let (k, n) = (4096, 4096);
-    let weights = words(device, n * k, 64);
-    let bytes = 8.0 * (n * k) as f64;
-    let read = best(|| weights.sum_rows(k));
-    row("read 128 MiB", &format!("{:.1} GB/s", bytes / read / 1e9));
-    let w = Matrix::new(&weights, n, k);
+}
+
+fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
+    let threads = rayon::current_num_threads();
+    for (m, k, n) in [(128, 768, 3072), (128, 768, 768), (32, 4096, 4096), (8, 4096, 4096)] {
+        let speed = rates::products(device, m, k, n);
+        let part = peak.map_or(String::new(), |p| {
+            format!(", {:.0} % of the multiply peak", 100.0 * speed / p / threads as f64)
+        });
+        let beside = one.beside(threads, speed);
+        row(&format!("gemm [{m}×{k}]·[{k}×{n}]"), &format!("{:.1} GMAC/s{part}{beside}", speed / 1e9));
+    }
+    let read = rates::reading(device);
+    row("read 128 MiB", &format!("{:.1} GB/s", read / 1e9));
     for m in [1, 2, 4] {
-        let x = words(device, m * k, 64);
-        let t = best(|| w.apply(&x));
+        let speed = rates::weights(device, m);
+        let beside = one.beside(threads, speed);
         row(
-            &format!("batch [{m}×{k}]·[{k}×{n}]"),
-            &format!("{:.1} GB/s, {:.2} ms", bytes / t / 1e9, t * 1e3),
+            &format!("batch of {m}, weights of 128 MiB"),
+            &format!("{:.1} GB/s, {:.0} % of reading{beside}", speed / 1e9, 100.0 * speed / read),
         );
     }
     for (k, n) in [(512, 512), (768, 768)] {
         let w = Matrix::new(&words(device, n * k, 64), n, k);
         let x = words(device, k, 64);
-        let t = best(|| w.apply(&x));
+        let t = fastest(|| w.apply(&x));
         row(&format!("batch [1×{k}]·[{k}×{n}], in cache"), &format!("{:.1} µs", t * 1e6));
     }
     let (heads, queries, d, keys) = (12, 32, 64, 200);
@@ -98,12 +74,15 @@ fn measure(device: &Device, peak: Option<f64>) {
         offsets: (0..heads).map(|h| [h * d, h * d, h * queries * keys]).collect(),
         c_len: heads * queries * keys,
     };
-    let speed = (heads * queries * d * keys) as f64 / best(|| q.gemm_batch(&kv, &scores));
+    let speed = (heads * queries * d * keys) as f64 / fastest(|| q.gemm_batch(&kv, &scores));
     row("12 heads of [32×64]·[64×200]", &format!("{:.1} GMAC/s", speed / 1e9));
 
     for n in [1 << 12, 1 << 15, 1 << 24] {
-        let t = best(|| words(device, n, 64));
-        row(&format!("chacha12, {} KiB", n / 128), &format!("{:.1} GB/s", 8.0 * n as f64 / t / 1e9));
+        let (speed, threads) = (rates::random(device, n), threads as f64);
+        row(
+            &format!("chacha12, {} KiB", n / 128),
+            &format!("{:.1} GB/s, {:.1} a thread", speed / 1e9, speed / threads / 1e9),
+        );
     }
     for entries in [256, 512] {
         let n = 1 << 14;
@@ -112,7 +91,7 @@ fn measure(device: &Device, peak: Option<f64>) {
         let u = words(device, n * entries / 64, 64);
         let rot = words(device, n, entries.trailing_zeros());
         let phase = words(device, n, 1);
-        let t = best(|| u.select(&tables, &rot, &phase));
+        let t = fastest(|| u.select(&tables, &rot, &phase));
         row(&format!("select, {entries} entries, 2 columns"), &format!("{:.1} ns a row", t * 1e9 / n as f64));
     }
     // A row gate over 20 octaves: 16 thresholds an octave, those of an octave to 1/8 of the least segment or better.
@@ -124,7 +103,7 @@ fn measure(device: &Device, peak: Option<f64>) {
     let roots = [words(device, 2 * n, 64), words(device, 2 * n, 63)];
     for (name, shape, octaves) in [("every bit", &exact, usize::MAX), ("7 stops", &stops, 48)] {
         let generate = || -> DcfKeys<Words> { alpha.dcf_generate(shape, &beta, &roots[0], &roots[1]) };
-        let t = best(generate);
+        let t = fastest(generate);
         row(&format!("dcf generate, 31 bits, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
         let keys = generate();
         let points = thresholds().map(|(j, t)| (t, j as usize / octaves));
@@ -132,7 +111,7 @@ fn measure(device: &Device, peak: Option<f64>) {
             ("321 thresholds", DcfThresholds::new(shape, points)),
             ("1 threshold", DcfThresholds::new(shape, [(5, 0)])),
         ] {
-            let t = best(|| beta.dcf_evaluate(0, &roots[0], &keys, &alpha, &thresholds));
+            let t = fastest(|| beta.dcf_evaluate(0, &roots[0], &keys, &alpha, &thresholds));
             row(&format!("dcf evaluate, {many}, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
         }
     }
@@ -140,9 +119,9 @@ fn measure(device: &Device, peak: Option<f64>) {
     for (n, points) in [(8, 49152), (1, 49152), (8, 128_256)] {
         let (alpha, root) = (words(device, n, 15), words(device, 2 * n, 64));
         let generate = || -> DpfKeys<Words> { alpha.dpf_generate(points, &root, &root) };
-        let made = best(generate);
+        let made = fastest(generate);
         let keys = generate();
-        let t = best(|| root.dpf_evaluate(0, points, &keys));
+        let t = fastest(|| root.dpf_evaluate(0, points, &keys));
         let (key, point) = (made * 1e6 / n as f64, t * 1e9 / (n * points) as f64);
         row(
             &format!("dpf, {n} of {points} points"),
@@ -152,9 +131,9 @@ fn measure(device: &Device, peak: Option<f64>) {
 }
 
 fn main() {
-    let peak = peak();
+    let peak = rates::multiply_peak();
     if let Some(p) = peak {
-        println!("vpmullq in registers: {:.1} GMAC/s a core", p / 1e9);
+        println!("multiply peak, vpmullq in registers: {:.1} GMAC/s a core", p / 1e9);
     }
     let only = std::env::args().nth(1);
     for isa in [Isa::Avx512, Isa::Avx2, Isa::Scalar] {
@@ -163,12 +142,13 @@ fn main() {
             continue;
         }
         let device: Device = Arc::new(cpu);
+        let mut figures = One::default();
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
         one.install(|| {
             println!("{}", device.name());
-            measure(&device, peak);
+            measure(&device, peak, &mut figures);
         });
         println!("{}", device.name());
-        measure(&device, peak);
+        measure(&device, peak, &mut figures);
     }
 }

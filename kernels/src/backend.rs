@@ -204,6 +204,8 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
+    /// A + B, both from `pack_matrix` with the same n and k, prepared alike.
+    fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
     /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;

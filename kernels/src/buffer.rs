@@ -23,7 +23,7 @@ struct Free {
 }
 
 impl Free {
-    /// An empty buffer for `n` words, not much longer.
+    /// A buffer for `n` words, not much longer, with words of its last use in it.
     fn take(&mut self, n: usize) -> Option<Vec<u64>> {
         let at = self.buffers.partition_point(|b| b.capacity() < n);
         if self.buffers.get(at).is_none_or(|b| b.capacity() / 4 > n) {
@@ -34,8 +34,7 @@ impl Free {
         Some(buffer)
     }
 
-    fn keep(&mut self, mut buffer: Vec<u64>) {
-        buffer.clear();
+    fn keep(&mut self, buffer: Vec<u64>) {
         let words = buffer.capacity();
         if words > KEPT / 2 {
             return;
@@ -52,17 +51,32 @@ impl Free {
 
 /// An empty vector with room for `n` words.
 pub(crate) fn empty(n: usize) -> Vec<u64> {
-    let used = if n < SMALL { None } else { FREE.try_with(|f| f.borrow_mut().take(n)).ok().flatten() };
-    used.unwrap_or_else(|| Vec::with_capacity(n))
+    let mut buffer = used(n).unwrap_or_else(|| Vec::with_capacity(n));
+    buffer.clear();
+    buffer
+}
+
+/// A buffer for `n` words that has been in use.
+fn used(n: usize) -> Option<Vec<u64>> {
+    if n < SMALL { None } else { FREE.try_with(|f| f.borrow_mut().take(n)).ok().flatten() }
+}
+
+/// `n` words of any value, for whoever writes all of them: to clear them first takes a tenth of the time of ChaCha12.
+pub(crate) fn unwritten(n: usize) -> Vec<u64> {
+    match used(n) {
+        Some(mut buffer) => {
+            buffer.resize(n, 0);
+            buffer
+        }
+        None => vec![0; n],
+    }
 }
 
 /// `n` zeros.
 pub(crate) fn zeroed(n: usize) -> Vec<u64> {
-    if n < SMALL {
-        return vec![0; n];
-    }
-    match FREE.try_with(|f| f.borrow_mut().take(n)).ok().flatten() {
+    match used(n) {
         Some(mut buffer) => {
+            buffer.clear();
             buffer.resize(n, 0);
             buffer
         }
@@ -164,6 +178,27 @@ mod tests {
             let before = kept();
             drop(zeroed(4 * SMALL));
             assert_eq!(kept(), before);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn words_to_be_written_are_neither_cleared_nor_missing() {
+        std::thread::spawn(|| {
+            drop(Buffer::ours(vec![7; 2 * SMALL]));
+            let shorter = unwritten(SMALL);
+            assert!(shorter.len() == SMALL && shorter.iter().all(|w| *w == 7));
+            drop(Buffer::ours(shorter));
+            let longer = unwritten(2 * SMALL);
+            assert_eq!((longer.len(), longer[SMALL - 1], longer[SMALL]), (2 * SMALL, 7, 0));
+            drop(Buffer::ours(longer));
+            // Whoever wants nothing, or zeros, finds no trace of it.
+            let none = empty(SMALL);
+            assert!(none.is_empty() && none.capacity() >= 2 * SMALL);
+            drop(Buffer::ours(vec![7; 2 * SMALL]));
+            assert!(zeroed(2 * SMALL).iter().all(|w| *w == 0));
+            assert_eq!(unwritten(3), [0, 0, 0]);
         })
         .join()
         .unwrap();

@@ -11,6 +11,7 @@ mod comparison;
 pub mod cpu;
 pub mod cuda;
 mod failure;
+pub mod rates;
 mod ring;
 mod words;
 

@@ -384,6 +384,16 @@ impl Matrix {
         self.k
     }
 
+    /// self + other, element by element.
+    ///
+    /// # Panics
+    /// If they are of different shapes.
+    pub fn plus(&self, other: &Matrix) -> Matrix {
+        assert_eq!((self.n, self.k), (other.n, other.k), "sum of matrices of different shapes");
+        let data = Arc::new(self.device.add_matrices(&self.data, &other.data, self.k));
+        Matrix { device: self.device.clone(), data, k: self.k, n: self.n }
+    }
+
     /// `x[m×k] · self^T = [m×n]`.
     pub fn apply(&self, x: &Words) -> Words {
         let m = x.len() / self.k;

@@ -60,6 +60,17 @@ pub type Input<A> = <<A as Algebra>::V as Values>::Input;
 /// Output of a reading.
 pub type Output<A> = <<A as Algebra>::V as Values>::Output;
 
+/// What attention begins with.
+#[derive(Clone, Debug)]
+pub struct Scored<T> {
+    /// Scores q · k^T of every head, flat (see [`AttentionShape`]).
+    pub scores: T,
+    /// Keys of each sequence, the earlier ones first.
+    pub keys: Vec<T>,
+    /// New values of all sequences.
+    pub values: T,
+}
+
 /// One way of reading a model. Activations are matrices, one token a row.
 // Programs are polled by the thread that made them, so their futures need not be `Send`.
 #[allow(async_fn_in_trait)]
@@ -79,8 +90,6 @@ pub trait Algebra: Clone {
     async fn norm(&self, x: &Act<Self>, norm: &Norm<Self>) -> Result<Act<Self>>;
     /// x · W^T + b.
     async fn linear(&self, x: &Act<Self>, w: &Linear<Self::V>) -> Result<Act<Self>>;
-    /// x · W^T + b with pairs of columns rotated by public angles.
-    async fn linear_rotated(&self, x: &Act<Self>, w: &Linear<Self::V>, r: &Rotation) -> Result<Act<Self>>;
     /// x · W^T + b + gain ∘ h: a linear layer and a residual of normalised rows h.
     async fn linear_beside(
         &self,
@@ -89,18 +98,23 @@ pub trait Algebra: Clone {
         h: &Act<Self>,
         gain: &Rows<Self>,
     ) -> Result<Act<Self>>;
-    /// Number of columns.
-    fn width(&self, x: &Act<Self>) -> usize;
-    /// Columns [from, to).
-    fn columns(&self, x: &Act<Self>, from: usize, to: usize) -> Act<Self>;
     /// Rows [from, to).
     fn rows(&self, x: &Act<Self>, from: usize, to: usize) -> Act<Self>;
     /// Rows of `cache`, then rows of `x`.
     fn append(&self, cache: Option<&Act<Self>>, x: &Act<Self>) -> Act<Self>;
     /// x + y.
     fn add(&self, x: &Act<Self>, y: &Act<Self>) -> Act<Self>;
-    /// Scores q · k^T of every head, flat (see [`AttentionShape`]).
-    async fn scores(&self, q: &Act<Self>, k: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
+    /// Scores of new queries with the `kept` (sequence by sequence) and the new keys. Queries, keys and values are x · W^T + b,
+    /// side by side; pairs of columns of queries and keys are rotated by public angles if there is a rotation.
+    async fn scores(
+        &self,
+        x: &Act<Self>,
+        w: &Linear<Self::V>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Act<Self>>],
+        s: &AttentionShape,
+        p: &Softmax<Self>,
+    ) -> Result<Scored<Act<Self>>>;
     /// e^(score − some shift of its row).
     async fn exponentials(
         &self,
@@ -108,23 +122,27 @@ pub trait Algebra: Clone {
         s: &AttentionShape,
         p: &Softmax<Self>,
     ) -> Result<Act<Self>>;
-    /// Σ e · v for every head and query.
-    async fn weighted_sum(&self, e: &Act<Self>, v: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
-    /// 1 / Σ e for every head and query.
-    async fn reciprocal_sums(
+    /// Σ e · v / Σ e for every head and query; v sequence by sequence. The division comes last: it is a head's width of
+    /// products a row instead of the row's length.
+    async fn weighted_mean(
         &self,
         e: &Act<Self>,
+        v: &[&Act<Self>],
         s: &AttentionShape,
         p: &Softmax<Self>,
     ) -> Result<Act<Self>>;
-    /// Each head's columns times its row's factor.
-    async fn scale_heads(&self, o: &Act<Self>, r: &Act<Self>, s: &AttentionShape) -> Result<Act<Self>>;
-    /// f(x), element by element.
-    async fn activate(&self, x: &Act<Self>, f: &Activation<Self>) -> Result<Act<Self>>;
-    /// f(g) · u, element by element.
-    async fn gated(&self, g: &Act<Self>, u: &Act<Self>, f: &Activation<Self>) -> Result<Act<Self>>;
+    /// f(x · W^T + b), element by element.
+    async fn activate(&self, x: &Act<Self>, w: &Linear<Self::V>, f: &Activation<Self>) -> Result<Act<Self>>;
+    /// f(g) · u, element by element, where x · W^T + b is g and u side by side.
+    async fn gated(&self, x: &Act<Self>, w: &Linear<Self::V>, f: &Activation<Self>) -> Result<Act<Self>>;
     /// Scores x · W^T + b, for the client.
     fn scores_out(&self, x: &Act<Self>, w: &Linear<Self::V>) -> Result<Output<Self>>;
-    /// The sum over all rows of gain ∘ x + bias, one row, for the client.
-    fn pooled_out(&self, x: &Act<Self>, gain: &Rows<Self>, bias: &Rows<Self>) -> Result<Output<Self>>;
+    /// Sums over the rows of each sequence of gain ∘ x + bias, one row each, for the client; `counts` says how many rows.
+    fn pooled_out(
+        &self,
+        x: &Act<Self>,
+        counts: &[usize],
+        gain: &Rows<Self>,
+        bias: &Rows<Self>,
+    ) -> Result<Output<Self>>;
 }

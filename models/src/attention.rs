@@ -1,36 +1,41 @@
 //! Attention, and which scores it computes.
 //!
-//! Scores are flat: head by head, query by query, all keys that the query may see. Nothing is computed for masked
-//! pairs. The *square* layout `[head][query][key]` is what matrix products read and write.
+//! Scores are flat: sequence by sequence, head by head, query by query, all keys that the query may see. Nothing is
+//! computed for masked pairs, or across sequences. The *square* layout `[head][query][key]` of a sequence is what matrix
+//! products read and write.
 
-use crate::algebra::{Act, Algebra, Softmax};
+use crate::algebra::{Act, Algebra, Linear, Scored, Softmax};
 use crate::model::Kept;
+use crate::rotary::Rotation;
 use kernels::{GemmBatch, Strides};
-use protocol::{Result, join};
+use protocol::Result;
+use std::ops::Range;
 
-/// softmax(q · k^T) · v of every head; `qkv` holds queries, keys and values side by side, `kept` earlier keys and values.
-/// The division by the sum of a row comes last: it is a head's width of products a row instead of the row's length.
+/// softmax(q · k^T) · v of every head and sequence; queries, keys and values are what `qkv` makes of `x`, side by side, and
+/// `kept` holds each sequence's earlier keys and values.
 pub(crate) async fn attend<A: Algebra>(
     a: &A,
-    qkv: &Act<A>,
-    kept: &mut Kept<A::V>,
+    x: &Act<A>,
+    qkv: &Linear<A::V>,
+    rotation: Option<&Rotation>,
+    kept: &mut [Kept<A::V>],
     s: &AttentionShape,
     softmax: &Softmax<A>,
 ) -> Result<Act<A>> {
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let (old_k, old_v) = kept.take().unzip();
-    let k = a.append(old_k.as_ref(), &a.columns(qkv, q, q + kv));
-    let v = a.append(old_v.as_ref(), &a.columns(qkv, q + kv, q + 2 * kv));
-    let scores = a.scope("scores").scores(&a.columns(qkv, 0, q), &k, s).await?;
+    let old_keys: Vec<_> = kept.iter().map(|kept| kept.as_ref().map(|(k, _)| k)).collect();
+    let Scored { scores, keys, values } = a.scores(x, qkv, rotation, &old_keys, s, softmax).await?;
+    // Replaced as a whole, between two exchanges: a dealer that breaks off goes on from what is there.
+    for ((kept, keys), block) in kept.iter_mut().zip(keys).zip(&s.blocks) {
+        let new = a.rows(&values, block.queries.start, block.queries.end);
+        let values = a.append(kept.as_ref().map(|(_, v)| v), &new);
+        *kept = Some((keys, values));
+    }
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
-    let (sum, reciprocal) =
-        join(a.scope("values").weighted_sum(&e, &v, s), a.scope("softmax").reciprocal_sums(&e, s, softmax))
-            .await?;
-    *kept = Some((k, v));
-    a.scope("divide").scale_heads(&sum, &reciprocal, s).await
+    let values: Vec<_> = kept.iter().flatten().map(|(_, v)| v).collect();
+    a.weighted_mean(&e, &values, s, softmax).await
 }
 
-/// Heads and lengths of one attention, with the index tables of its layouts.
+/// Heads and lengths of one attention over several sequences, with the index tables of its layouts.
 #[derive(Clone, Debug)]
 pub struct AttentionShape {
     /// Query heads.
@@ -39,13 +44,9 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
-    /// New tokens.
-    pub queries: usize,
-    /// All tokens so far, the new ones included.
-    pub keys: usize,
-    /// Position of each flat score in the square layout.
-    pub square: Vec<u32>,
-    /// Flat scores of row r (head · queries + query) are `offsets[r]..offsets[r + 1]`.
+    /// Sequence by sequence.
+    pub blocks: Vec<Block>,
+    /// Flat scores of row r (sequence by sequence, head · queries + query) are `offsets[r]..offsets[r + 1]`.
     pub offsets: Vec<usize>,
     /// Row of each flat score.
     pub row_of: Vec<u32>,
@@ -53,97 +54,137 @@ pub struct AttentionShape {
     pub row_of_output: Vec<u32>,
 }
 
+/// One sequence's part of an attention.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Its new tokens, as rows of all queries.
+    pub queries: Range<usize>,
+    /// All of its tokens so far, the new ones included.
+    pub keys: usize,
+    /// Its flat scores.
+    pub scores: Range<usize>,
+    /// Position of each of them in its square layout.
+    pub square: Vec<u32>,
+}
+
+impl Block {
+    fn count(&self) -> usize {
+        self.queries.len()
+    }
+}
+
 impl AttentionShape {
-    /// The last `queries` of `keys` tokens attend to all before them.
+    /// Of each sequence, new tokens and all tokens: each attends to all before it.
     pub fn causal(
         heads: usize,
         kv_heads: usize,
         head_dim: usize,
-        queries: usize,
-        keys: usize,
+        sequences: &[(usize, usize)],
     ) -> AttentionShape {
-        assert!(queries <= keys, "attention shape");
-        Self::new(heads, kv_heads, head_dim, queries, keys, |query| keys - queries + query + 1)
+        assert!(sequences.iter().all(|(queries, keys)| queries <= keys), "attention shape");
+        Self::new(heads, kv_heads, head_dim, sequences, |queries, keys, query| keys - queries + query + 1)
     }
 
-    /// All of `tokens` tokens attend to each other.
-    pub fn full(heads: usize, kv_heads: usize, head_dim: usize, tokens: usize) -> AttentionShape {
-        Self::new(heads, kv_heads, head_dim, tokens, tokens, |_| tokens)
+    /// All tokens of a sequence attend to each other; their number, sequence by sequence.
+    pub fn full(heads: usize, kv_heads: usize, head_dim: usize, sequences: &[usize]) -> AttentionShape {
+        let sequences: Vec<_> = sequences.iter().map(|&tokens| (tokens, tokens)).collect();
+        Self::new(heads, kv_heads, head_dim, &sequences, |_, keys, _| keys)
     }
 
-    /// Query i sees the first `visible(i)` keys.
+    /// Of so many queries and keys, query i sees the first `visible(queries, keys, i)` keys.
     fn new(
         heads: usize,
         kv_heads: usize,
         head_dim: usize,
-        queries: usize,
-        keys: usize,
-        visible: impl Fn(usize) -> usize,
+        sequences: &[(usize, usize)],
+        visible: impl Fn(usize, usize, usize) -> usize,
     ) -> AttentionShape {
         assert!(heads.is_multiple_of(kv_heads), "attention shape");
-        let (mut square, mut offsets, mut row_of) = (vec![], vec![0], vec![]);
-        for row in 0..heads * queries {
-            let visible = visible(row % queries);
-            square.extend((0..visible).map(|j| (row * keys + j) as u32));
-            row_of.extend(std::iter::repeat_n(row as u32, visible));
-            offsets.push(square.len());
+        let (mut blocks, mut offsets, mut row_of, mut row_of_output) = (vec![], vec![0], vec![], vec![]);
+        let (mut scores, mut tokens) = (0, 0);
+        for &(queries, keys) in sequences {
+            let (start, first_row, mut square) = (scores, heads * tokens, vec![]);
+            for row in 0..heads * queries {
+                let visible = visible(queries, keys, row % queries);
+                square.extend((0..visible).map(|j| (row * keys + j) as u32));
+                row_of.extend(std::iter::repeat_n((first_row + row) as u32, visible));
+                scores += visible;
+                offsets.push(scores);
+            }
+            let row = |t: usize| move |c: usize| (first_row + c / head_dim * queries + t) as u32;
+            row_of_output.extend((0..queries).flat_map(|t| (0..heads * head_dim).map(row(t))));
+            blocks.push(Block { queries: tokens..tokens + queries, keys, scores: start..scores, square });
+            tokens += queries;
         }
-        let row_of_output = (0..queries)
-            .flat_map(|t| (0..heads * head_dim).map(move |c| (c / head_dim * queries + t) as u32))
-            .collect();
-        AttentionShape { heads, kv_heads, head_dim, queries, keys, square, offsets, row_of, row_of_output }
+        AttentionShape { heads, kv_heads, head_dim, blocks, offsets, row_of, row_of_output }
+    }
+
+    /// Number of new tokens.
+    pub fn queries(&self) -> usize {
+        self.blocks.last().map_or(0, |b| b.queries.end)
+    }
+
+    /// Tokens of the longest sequence: no row has more scores.
+    pub fn longest(&self) -> usize {
+        self.blocks.iter().map(|b| b.keys).max().unwrap_or(0)
     }
 
     /// Number of scores.
     pub fn scores(&self) -> usize {
-        self.square.len()
+        self.row_of.len()
     }
 
     /// Number of rows of scores.
     pub fn score_rows(&self) -> usize {
-        self.heads * self.queries
+        self.offsets.len() - 1
     }
 
-    /// Number of elements of the square layout.
-    pub fn square_len(&self) -> usize {
-        self.heads * self.queries * self.keys
+    /// Number of elements of a sequence's square layout.
+    pub fn square_len(&self, b: &Block) -> usize {
+        self.heads * b.count() * b.keys
+    }
+
+    /// Columns of queries, and of keys or values.
+    pub(crate) fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
     }
 
     fn kv_of(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads) * self.head_dim
     }
 
-    /// q · k^T into the square layout.
-    pub fn score_products(&self) -> GemmBatch {
+    /// q · k^T into the square layout: q of all sequences, k of this one.
+    pub fn score_products(&self, b: &Block) -> GemmBatch {
         let (dq, dk) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let first = b.queries.start * dq;
         GemmBatch {
-            m: self.queries,
-            n: self.keys,
+            m: b.count(),
+            n: b.keys,
             k: self.head_dim,
             a: Strides { row: dq, col: 1 },
             b: Strides { row: 1, col: dk },
-            c_row: self.keys,
+            c_row: b.keys,
             offsets: (0..self.heads)
-                .map(|h| [h * self.head_dim, self.kv_of(h), h * self.queries * self.keys])
+                .map(|h| [first + h * self.head_dim, self.kv_of(h), h * b.count() * b.keys])
                 .collect(),
-            c_len: self.square_len(),
+            c_len: self.square_len(b),
         }
     }
 
-    /// (square) · v into queries × heads · head_dim.
-    pub fn value_products(&self) -> GemmBatch {
+    /// (square) · v into the sequence's queries × heads · head_dim.
+    pub fn value_products(&self, b: &Block) -> GemmBatch {
         let (dq, dk) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         GemmBatch {
-            m: self.queries,
+            m: b.count(),
             n: self.head_dim,
-            k: self.keys,
-            a: Strides { row: self.keys, col: 1 },
+            k: b.keys,
+            a: Strides { row: b.keys, col: 1 },
             b: Strides { row: dk, col: 1 },
             c_row: dq,
             offsets: (0..self.heads)
-                .map(|h| [h * self.queries * self.keys, self.kv_of(h), h * self.head_dim])
+                .map(|h| [h * b.count() * b.keys, self.kv_of(h), h * self.head_dim])
                 .collect(),
-            c_len: self.queries * dq,
+            c_len: b.count() * dq,
         }
     }
 }

@@ -168,7 +168,7 @@ mod tests {
     use crate::secure::Secure;
     use crate::shared::Assembly;
     use protocol::testing::World;
-    use protocol::{Role, Shape};
+    use protocol::{Party, Shape};
     use std::sync::Arc;
 
     /// A layer of made-up weights, at the three parties and in the clear: the same to one unit in the last place.
@@ -184,8 +184,10 @@ mod tests {
         let c = ModelConfig::toy();
         let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([5; 32]), [6; 32]);
         let tables = public.plan.tables(device, &c);
-        let parties = Role::ALL
-            .map(|role| Arc::new(Assembly::make_up(device, role, public.clone(), tables.clone()).unwrap()));
+        let parties = Party::ALL.map(|party| {
+            let own = Assembly::make_up(device, party, public.clone(), tables.clone(), Some(Party::Zero));
+            Arc::new(own.unwrap())
+        });
         let mut parameters = public.benchmark.unwrap().parameters(device, &c);
         let clear = Clear::read(device, &mut parameters, &tables).unwrap();
 
@@ -198,7 +200,8 @@ mod tests {
         for up in [false, true] {
             let secure = world.run(parts.clone(), |cx, (x, model)| {
                 Box::pin(async move {
-                    let layer = &model.model.layers[1];
+                    let role = cx.role();
+                    let layer = &model.playing(role).unwrap().layers[1];
                     Secure::new(cx).linear(&x, if up { &layer.up } else { &layer.qkv }).await
                 })
             });

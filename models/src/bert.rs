@@ -13,14 +13,14 @@ pub(crate) async fn layer<A: Algebra>(a: &A, layer: &Layer<A::V>, h: Act<A>, pas
     let gains = layer.attention_gain.as_ref().zip(layer.feed_forward_gain.as_ref());
     let (attention_gain, feed_forward_gain) = gains.expect("a BERT has gains beside its residuals");
 
-    let qkv = attention.scope("qkv").linear(&h, &layer.qkv).await?;
-    let heads = attend(&attention, &qkv, &mut None, &pass.attention, &layer.softmax).await?;
+    let mut forgotten: Vec<_> = pass.spans.iter().map(|_| None).collect();
+    let (kept, shape) = (&mut forgotten[..], &pass.attention);
+    let heads = attend(&attention, &h, &layer.qkv, None, kept, shape, &layer.softmax).await?;
     let x = attention.scope("o").linear_beside(&heads, &layer.o, &h, attention_gain).await?;
     let h = attention.scope("norm").norm(&x, &layer.attention_norm).await?;
 
     let a = &feed_forward;
-    let up = a.scope("up").linear(&h, &layer.up).await?;
-    let up = a.scope("activation").activate(&up, &layer.activation).await?;
+    let up = a.scope("activation").activate(&h, &layer.up, &layer.activation).await?;
     let x = a.scope("down").linear_beside(&up, &layer.down, &h, feed_forward_gain).await?;
     a.scope("norm").norm(&x, &layer.feed_forward_norm).await
 }

@@ -9,7 +9,7 @@ use crate::algebra::{Algebra, Linear, SCALE};
 use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::folded::Folding;
-use crate::model::{Back, Front, Layer, OutputRows, Pass};
+use crate::model::{Back, Front, Layer, OutputRows, Pass, Span};
 use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -103,8 +103,9 @@ pub fn calibrate(
     let mut parts = FloatParts { source: &mut folding };
     // Where there are token types, every other text is read as two segments.
     let segment = |i: usize, t: &Vec<u32>| (c.types > 1 && i % 2 == 1).then_some(t.len() / 2);
+    let span = |count, segment| Span { first: 0, count, segment };
     let passes: Vec<Pass> =
-        texts.iter().enumerate().map(|(i, t)| Pass::new(&c, 0, t.len(), segment(i, t))).collect();
+        texts.iter().enumerate().map(|(i, t)| Pass::new(&c, vec![span(t.len(), segment(i, t))])).collect();
     let plaintext = "plaintext has no failures";
 
     let front = Front::build(&c, &mut parts)?;
@@ -122,7 +123,7 @@ pub fn calibrate(
         let layer = Layer::build(&c, i, &mut parts)?;
         let a = float.scope(&format!("layer.{i}"));
         for (x, pass) in activations.iter_mut().zip(&passes) {
-            *x = complete(layer.forward(&a, c.family, x.clone(), &mut None, pass)).expect(plaintext);
+            *x = complete(layer.forward(&a, c.family, x.clone(), &mut [None], pass)).expect(plaintext);
         }
         let bounds = Bounds::of(&layer, &c);
         let ranges = Watched { seen: &float.observations(), c: &c, path: format!("layer.{i}") };
@@ -144,7 +145,7 @@ pub fn calibrate(
         let some: Vec<f32> =
             hidden.data.chunks_exact(hidden.cols).step_by(SCORE_ROWS).flatten().copied().collect();
         let some = Mat { rows: some.len() / hidden.cols, cols: hidden.cols, data: some };
-        let scores = back.output(&float, &some).expect(plaintext);
+        let scores = back.output(&float, &some, &[some.rows]).expect(plaintext);
         largest_score = scores.data.iter().fold(largest_score, |m, v| m.max(f64::from(v.abs())));
     }
     let seen = float.observations();

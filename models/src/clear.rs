@@ -3,13 +3,13 @@
 //! maximum falls in its lower bucket.
 //! A value outside a gate's range is an error that names the gate.
 
-use crate::algebra::{Algebra, Linear, SCALE, Values};
-use crate::attention::AttentionShape;
+use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::folded::{Folding, ParameterSource};
 use crate::model::{ActivationId, Model, NormId, Parts};
 use crate::parameter::Parameter;
-use crate::plan::{FunctionTable, PlanTables};
+use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::{Device, Matrix, Ring, Words};
 use protocol::gates::exp::{BUCKET_LOG2, OUT_SCALE};
@@ -34,6 +34,11 @@ impl Ints {
     fn new(rows: usize, cols: usize, data: Vec<u64>) -> Ints {
         assert_eq!(data.len(), rows * cols, "matrix size");
         Ints { rows, cols, data }
+    }
+
+    fn columns(&self, from: usize, to: usize) -> Ints {
+        let data = self.data.chunks_exact(self.cols).flat_map(|r| &r[from..to]).copied().collect();
+        Ints::new(self.rows, to - from, data)
     }
 }
 
@@ -90,6 +95,23 @@ impl Clear {
         self.check("truncation", &z, scale, -limit, limit)?;
         let half = (1u64 << shift) >> 1;
         Ok(z.into_iter().map(|v| truncate::clear(Ring::Z64, v.wrapping_add(half), shift)).collect())
+    }
+
+    /// 1 / Σ e for every head and query.
+    ///
+    /// # Errors
+    /// A sum is outside the reciprocal's range.
+    pub async fn reciprocal_sums(
+        &self,
+        e: &Ints,
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Ints> {
+        let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
+        let table = t.reciprocal(s.longest());
+        self.check("sum", &sums, EXP_SCALE, table.low, table.high)?;
+        let data = sums.into_iter().map(|v| table.clear(v, RECIPROCAL_SCALE)).collect();
+        Ok(Ints::new(s.score_rows(), 1, data))
     }
 
     fn upload(&self, x: &Ints) -> Words {
@@ -205,13 +227,6 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
     }
 
-    async fn linear_rotated(&self, x: &Ints, w: &Linear<Clear>, r: &Rotation) -> Result<Ints> {
-        let y = self.affine(x, w);
-        let turned = r.apply(&self.device, &self.upload(&y)).to_vec();
-        let data = self.truncated(turned, 2 * SCALE + ANGLE_SCALE, SCALE + ANGLE_SCALE)?;
-        Ok(Ints { data, ..y })
-    }
-
     async fn linear_beside(&self, x: &Ints, w: &Linear<Clear>, h: &Ints, gain: &Ints) -> Result<Ints> {
         let mut y = self.affine(x, w);
         for (y, h) in y.data.chunks_exact_mut(y.cols).zip(h.data.chunks_exact(h.cols)) {
@@ -219,15 +234,6 @@ impl Algebra for Clear {
             y.iter_mut().zip(terms).for_each(|(y, (h, g))| *y = y.wrapping_add(h.wrapping_mul(*g)));
         }
         Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
-    }
-
-    fn width(&self, x: &Ints) -> usize {
-        x.cols
-    }
-
-    fn columns(&self, x: &Ints, from: usize, to: usize) -> Ints {
-        let data = x.data.chunks_exact(x.cols).flat_map(|r| &r[from..to]).copied().collect();
-        Ints::new(x.rows, to - from, data)
     }
 
     fn rows(&self, x: &Ints, from: usize, to: usize) -> Ints {
@@ -244,16 +250,40 @@ impl Algebra for Clear {
         Ints { data: x.data.iter().zip(&y.data).map(|(a, b)| a.wrapping_add(*b)).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Ints, k: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let square = self.upload(q).gemm_batch(&self.upload(k), &s.score_products());
-        Ok(Ints::new(s.scores(), 1, square.gather(&s.square).to_vec()))
+    async fn scores(
+        &self,
+        x: &Ints,
+        w: &Linear<Clear>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Ints>],
+        s: &AttentionShape,
+        _: &Arc<SoftmaxTables>,
+    ) -> Result<Scored<Ints>> {
+        let y = self.affine(x, w);
+        let (turned, angle) = match r {
+            Some(r) => (r.apply(&self.device, &self.upload(&y)).to_vec(), ANGLE_SCALE),
+            None => (y.data, 0),
+        };
+        let data = self.scope("qkv").truncated(turned, 2 * SCALE + angle, SCALE + angle)?;
+        let y = Ints { data, ..y };
+        let (q, kv) = s.widths();
+        let (queries, new) = (self.upload(&y.columns(0, q)), y.columns(q, q + kv));
+        let append = |(kept, b): (&Option<&Ints>, &Block)| {
+            self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
+        };
+        let keys: Vec<Ints> = kept.iter().zip(&s.blocks).map(append).collect();
+        let flat = |(keys, b): (&Ints, &Block)| {
+            queries.gemm_batch(&self.upload(keys), &s.score_products(b)).gather(&b.square).to_vec()
+        };
+        let flat = keys.iter().zip(&s.blocks).flat_map(flat).collect();
+        let scores = Ints::new(s.scores(), 1, self.scope("scores").truncated(flat, 2 * SCALE, SCALE)?);
+        Ok(Scored { scores, keys, values: y.columns(q + kv, q + 2 * kv) })
     }
 
     async fn exponentials(&self, x: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
-        let scale = 2 * SCALE;
-        self.check("scores", &x.data, scale, -t.bound(), t.bound())?;
+        self.check("scores", &x.data, SCALE, -t.bound(), t.bound())?;
         let mut data = Vec::with_capacity(x.data.len());
-        let bucket = scale + BUCKET_LOG2;
+        let bucket = SCALE + BUCKET_LOG2;
         for row in s.offsets.windows(2) {
             let row = &x.data[row[0]..row[1]];
             let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
@@ -263,66 +293,75 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated(data, OUT_SCALE, OUT_SCALE - EXP_SCALE)?, ..*x })
     }
 
-    async fn weighted_sum(&self, e: &Ints, v: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let square = self.upload(e).scatter(&s.square, s.square_len());
-        let z = square.gemm_batch(&self.upload(v), &s.value_products()).to_vec();
-        Ok(Ints::new(s.queries, s.heads * s.head_dim, self.truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?))
+    async fn weighted_mean(
+        &self,
+        e: &Ints,
+        v: &[&Ints],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Ints> {
+        let weights = self.upload(e);
+        let sums = |(v, b): (&&Ints, &Block)| {
+            let square = weights.slice(b.scores.clone()).scatter(&b.square, s.square_len(b));
+            square.gemm_batch(&self.upload(v), &s.value_products(b)).to_vec()
+        };
+        let z = v.iter().zip(&s.blocks).flat_map(sums).collect();
+        let sums = self.scope("values").truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?;
+        let r = self.scope("softmax").reciprocal_sums(e, s, t).await?;
+        let z = sums.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
+        let data = self.scope("divide").truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?;
+        Ok(Ints::new(s.queries(), s.heads * s.head_dim, data))
     }
 
-    async fn reciprocal_sums(&self, e: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
-        let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
-        let table = t.reciprocal(s.keys);
-        self.check("sum", &sums, EXP_SCALE, table.low, table.high)?;
-        let data = sums.into_iter().map(|v| table.clear(v, RECIPROCAL_SCALE)).collect();
-        Ok(Ints::new(s.score_rows(), 1, data))
-    }
-
-    async fn scale_heads(&self, o: &Ints, r: &Ints, s: &AttentionShape) -> Result<Ints> {
-        let z =
-            o.data.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
-        Ok(Ints { data: self.truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?, ..*o })
-    }
-
-    async fn activate(&self, x: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
-        let t = t.alone();
+    async fn activate(&self, x: &Ints, w: &Linear<Clear>, t: &Arc<FunctionTable>) -> Result<Ints> {
+        let (x, t) = (self.linear(x, w).await?, t.alone());
         let (low, high) = t.spec.range();
         self.check("input", &x.data, SCALE, low, high)?;
         let mask = t.spec.average_mask();
         let data = x.data.iter().map(|v| t.clear(*v, mask, Ring::Z64)).collect();
         let out = t.spec.out_scale();
-        Ok(Ints { data: self.truncated(data, out, out - SCALE)?, ..*x })
+        Ok(Ints { data: self.truncated(data, out, out - SCALE)?, ..x })
     }
 
-    async fn gated(&self, g: &Ints, u: &Ints, t: &Arc<FunctionTable>) -> Result<Ints> {
+    async fn gated(&self, x: &Ints, w: &Linear<Clear>, t: &Arc<FunctionTable>) -> Result<Ints> {
         let (gate, limit) = (t.gated(), t.gated().limit());
+        let y = self.affine(x, w);
+        let width = y.cols / 2;
+        let up = |y: Ints, scale| self.scope("up").truncated(y.data, 2 * SCALE, 2 * SCALE - scale);
+        let g = up(y.columns(0, width), SCALE)?;
+        let u = up(y.columns(width, 2 * width), FACTOR_SCALE)?;
         let (low, high) = gate.table.spec.range();
-        self.check("input", &g.data, SCALE, low, high)?;
+        self.check("input", &g, SCALE, low, high)?;
         let mask = gate.table.spec.average_mask();
         let f = |(g, u): (&u64, &u64)| gate.table.clear(*g, mask, Ring::Z64).wrapping_mul(*u);
-        let z: Vec<u64> = g.data.iter().zip(&u.data).map(f).collect();
+        let z: Vec<u64> = g.iter().zip(&u).map(f).collect();
         // The product in the ring may wrap unseen, so the bound is checked on numbers.
-        let unit = 2f64.powi(SCALE as i32);
-        let out = gate.table.spec.out_scale() + SCALE;
-        for (g, u) in g.data.iter().zip(&u.data) {
-            let value = (t.function)(*g as i64 as f64 / unit) * (*u as i64 as f64 / unit);
+        let real = |v: &u64, scale: u32| *v as i64 as f64 / 2f64.powi(scale as i32);
+        let out = gate.table.spec.out_scale() + FACTOR_SCALE;
+        for (g, u) in g.iter().zip(&u) {
+            let value = (t.function)(real(g, SCALE)) * real(u, FACTOR_SCALE);
             if value.abs() >= limit {
                 let scope = format!("{}/product", self.path);
                 return Err(Error::Range { scope, value, low: -limit, high: limit });
             }
         }
-        Ok(Ints { data: self.truncated(z, out, out - SCALE)?, ..*g })
+        Ok(Ints::new(y.rows, width, self.truncated(z, out, out - SCALE)?))
     }
 
     fn scores_out(&self, x: &Ints, w: &Linear<Clear>) -> Result<Ints> {
         Ok(self.affine(x, w))
     }
 
-    fn pooled_out(&self, x: &Ints, gain: &Ints, bias: &Ints) -> Result<Ints> {
-        let mut sum: Vec<u64> = bias.data.iter().map(|b| b.wrapping_mul(x.rows as u64)).collect();
-        for row in x.data.chunks_exact(x.cols) {
-            let terms = row.iter().zip(&gain.data);
-            sum.iter_mut().zip(terms).for_each(|(s, (x, g))| *s = s.wrapping_add(x.wrapping_mul(*g)));
+    fn pooled_out(&self, x: &Ints, counts: &[usize], gain: &Ints, bias: &Ints) -> Result<Ints> {
+        let (mut rows, mut sums) = (x.data.chunks_exact(x.cols), vec![]);
+        for &count in counts {
+            let mut sum: Vec<u64> = bias.data.iter().map(|b| b.wrapping_mul(count as u64)).collect();
+            for row in rows.by_ref().take(count) {
+                let terms = row.iter().zip(&gain.data);
+                sum.iter_mut().zip(terms).for_each(|(s, (x, g))| *s = s.wrapping_add(x.wrapping_mul(*g)));
+            }
+            sums.extend(sum);
         }
-        Ok(Ints::new(1, x.cols, sum))
+        Ok(Ints::new(counts.len(), x.cols, sums))
     }
 }

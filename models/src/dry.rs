@@ -1,19 +1,19 @@
 //! Cost alone: the same program on shapes, charging every gate's declared cost round by round. Parts that run side by
 //! side share their exchanges here exactly as in the protocol.
 
-use crate::algebra::{Act, Algebra, Linear, SCALE, Values};
-use crate::attention::AttentionShape;
+use crate::algebra::{Act, Algebra, Linear, SCALE, Scored, Values};
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::ModelConfig;
-use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts};
+use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts, Pass, Sequence, Span};
 use crate::parameter::Parameter;
-use crate::plan::{FunctionTable, PlanTables};
+use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
-use protocol::gates::product::{product_cost, reshare_cost};
+use protocol::gates::product::product_cost;
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::{embedding, glu, max, truncate};
-use protocol::{Cost, Ledger, Result, Shape};
+use protocol::{Cost, Ledger, Result, Shape, join};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 const RING: u32 = 64;
+/// Bytes of a ring element.
+const WORD: u64 = 8;
 
 /// Multiplications in the ring, and costs on the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -30,6 +32,50 @@ pub struct Work {
     pub ledger: Ledger,
     /// Products with weights, of all three parties together.
     pub weight_macs: u64,
+    /// What each party does by itself: P0, P1, P2.
+    pub local: [Local; 3],
+}
+
+/// Products of matrices at one party, and the memory that they must read. Tables of gates, comparison keys, random words and
+/// element-wise operations are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Local {
+    /// Multiplications in the ring with weights.
+    pub weights: u64,
+    /// Multiplications in the ring of scores and of weighted sums of values.
+    pub attention: u64,
+    /// Bytes of weights, and of the keys and values of all tokens so far, each read once a product.
+    pub read: u64,
+}
+
+impl Local {
+    /// Multiplications.
+    pub fn products(&self) -> u64 {
+        self.weights + self.attention
+    }
+
+    /// Both together.
+    pub fn add(&mut self, other: &Local) {
+        self.weights += other.weights;
+        self.attention += other.attention;
+        self.read += other.read;
+    }
+
+    /// Of a product of two shared matrices, once at the dealer and twice at each evaluator: f(Δx, Δy + λy) and
+    /// f(λx, Δy).
+    pub fn bilinear(self) -> [Local; 3] {
+        [self, self.twice(), self.twice()]
+    }
+
+    /// Of a product with the two components of a table that each party knows.
+    pub fn table(self) -> [Local; 3] {
+        [self.twice(); 3]
+    }
+
+    fn twice(mut self) -> Local {
+        self.add(&self.clone());
+        self
+    }
 }
 
 /// What one gate, or one product with a weight, takes.
@@ -43,6 +89,8 @@ pub struct Charge {
     pub sent: [[u64; 3]; 3],
     /// Products with weights, of all three parties together.
     pub weight_macs: u64,
+    /// What each party does by itself.
+    pub local: [Local; 3],
 }
 
 /// The reading.
@@ -114,10 +162,16 @@ impl Dry {
         }
     }
 
-    /// Cost of one pass of `count` new tokens.
+    /// Cost of one pass of `count` new tokens of one sequence.
     pub fn pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, rows: OutputRows) -> Work {
+        Dry::batch(model, &mut [Sequence::new(cache, count)], rows)
+    }
+
+    /// Cost of one pass over several sequences.
+    pub fn batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], rows: OutputRows) -> Work {
         let dry = Dry::default();
-        dry.exchanging(model.forward(&dry, &count, count, cache, rows));
+        let count = sequences.iter().map(|s| s.count).sum();
+        dry.exchanging(model.batch(&dry, &count, sequences, rows));
         dry.charged()
     }
 
@@ -135,12 +189,18 @@ impl Dry {
 
     /// Cost of a pass of `count` new tokens after which the parties choose the next one.
     pub fn choosing_pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, choice: Choice) -> Work {
+        Dry::choosing_batch(model, &mut [Sequence::new(cache, count)], choice)
+    }
+
+    /// Cost of a pass over several sequences after which the parties choose the next token of each.
+    pub fn choosing_batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], choice: Choice) -> Work {
         let dry = Dry::default();
+        let count = sequences.iter().map(|s| s.count).sum();
         dry.exchanging(async {
-            let hidden = model.hidden(&dry, &count, count, None, cache, OutputRows::Last).await?;
+            let hidden = model.hidden(&dry, &count, sequences, OutputRows::Last).await?;
             if let Back::LanguageModel { output, .. } = &model.back {
                 let scores = dry.multiply(&hidden, &output.weight);
-                dry.charge(choice.cost(scores.cols)).await;
+                dry.charge(choice.cost(scores.rows, scores.cols)).await;
             }
             Ok(())
         });
@@ -168,11 +228,11 @@ impl Dry {
 
     /// Exchanges of each layer in a pass of one token.
     pub fn exchanges_by_layer(model: &Model<Dry>) -> Vec<u64> {
-        let pass = crate::model::Pass::new(&model.config, 0, 1, None);
+        let pass = Pass::new(&model.config, vec![Span { first: 0, count: 1, segment: None }]);
         let exchanges = |layer: &crate::model::Layer<Dry>| {
             let dry = Dry::default();
             let x = Shape::new(1, model.config.d_model);
-            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut None, &pass));
+            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut [None], &pass));
             dry.charged().ledger.exchanges
         };
         model.layers.iter().map(exchanges).collect()
@@ -198,7 +258,8 @@ impl Dry {
         let mut l = Ledger::default();
         l += &cost;
         let exchange = (!cost.rounds.is_empty()).then(|| self.work.borrow().ledger.exchanges);
-        self.item(Charge { scope: self.path.clone(), exchange, sent: l.sent, weight_macs: 0 });
+        let (scope, sent) = (self.path.clone(), l.sent);
+        self.item(Charge { scope, exchange, sent, weight_macs: 0, local: Default::default() });
         let mut work = self.work.borrow_mut();
         for (a, b) in work.ledger.sent.iter_mut().flatten().zip(l.sent.iter().flatten()) {
             *a += b;
@@ -211,17 +272,28 @@ impl Dry {
         }
     }
 
-    fn weights(&self, macs: usize) {
-        let weight_macs = macs as u64;
-        self.work.borrow_mut().weight_macs += weight_macs;
-        self.item(Charge { scope: self.path.clone(), exchange: None, sent: [[0; 3]; 3], weight_macs });
+    fn compute(&self, local: [Local; 3]) {
+        let weight_macs = local.iter().map(|l| l.weights).sum();
+        let mut work = self.work.borrow_mut();
+        work.weight_macs += weight_macs;
+        work.local.iter_mut().zip(&local).for_each(|(all, more)| all.add(more));
+        drop(work);
+        let scope = self.path.clone();
+        self.item(Charge { scope, exchange: None, sent: [[0; 3]; 3], weight_macs, local });
     }
 
-    /// Products with a weight matrix: two for each evaluator, one for the dealer.
     fn multiply(&self, x: &Act<Dry>, w: &Shape) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
-        self.weights(5 * x.rows * w.len());
+        let read = WORD * w.len() as u64;
+        self.compute(Local { weights: (x.rows * w.len()) as u64, attention: 0, read }.bilinear());
         Shape::new(x.rows, w.rows)
+    }
+
+    /// Scores, or the weighted sum of values: all of each sequence's square, of which masked pairs are dropped afterwards.
+    fn attention(&self, s: &AttentionShape) {
+        let sum = |f: &dyn Fn(&Block) -> usize| (s.blocks.iter().map(f).sum::<usize>() * s.head_dim) as u64;
+        let (attention, read) = (sum(&|b| s.square_len(b)), WORD * sum(&|b| b.keys * s.kv_heads));
+        self.compute(Local { weights: 0, attention, read }.bilinear());
     }
 
     async fn product_truncated(&self, n: usize, shift: u32) {
@@ -238,8 +310,12 @@ impl Algebra for Dry {
     }
 
     async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
-        // Two components at each party.
-        self.weights(6 * tokens * table.len());
+        let one = Local {
+            weights: (tokens * table.len()) as u64,
+            attention: 0,
+            read: WORD * (tokens.div_ceil(embedding::TOGETHER) * table.len()) as u64,
+        };
+        self.compute(one.table());
         self.charge(embedding::cost(*tokens, table.rows, RING)).await;
         Ok(Shape::new(*tokens, table.rows))
     }
@@ -259,25 +335,11 @@ impl Algebra for Dry {
         Ok(y)
     }
 
-    async fn linear_rotated(&self, x: &Shape, w: &Linear<Dry>, _: &Rotation) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight);
-        self.product_truncated(y.len(), SCALE + ANGLE_SCALE).await;
-        Ok(y)
-    }
-
     async fn linear_beside(&self, x: &Shape, w: &Linear<Dry>, _: &Shape, _: &Shape) -> Result<Shape> {
         let y = self.multiply(x, &w.weight);
         self.charge(product_cost(y.len(), RING)).await;
         self.product_truncated(y.len(), SCALE).await;
         Ok(y)
-    }
-
-    fn width(&self, x: &Shape) -> usize {
-        x.cols
-    }
-
-    fn columns(&self, x: &Shape, from: usize, to: usize) -> Shape {
-        Shape::new(x.rows, to - from)
     }
 
     fn rows(&self, x: &Shape, from: usize, to: usize) -> Shape {
@@ -292,45 +354,99 @@ impl Algebra for Dry {
         *x
     }
 
-    async fn scores(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
-        self.charge(product_cost(s.scores(), RING).then(reshare_cost(s.scores(), RING))).await;
-        Ok(Shape::new(s.scores(), 1))
+    async fn scores(
+        &self,
+        x: &Shape,
+        w: &Linear<Dry>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Shape>],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Scored<Shape>> {
+        let (qkv, own) = (self.scope("qkv"), self.scope("scores"));
+        let y = qkv.multiply(x, &w.weight);
+        qkv.note(product_cost(y.len(), RING));
+        own.attention(s);
+        let ((q, kv), n) = (s.widths(), s.scores());
+        let drop = SCALE + if r.is_some() { ANGLE_SCALE } else { 0 };
+        let bits = SCALE + t.score_bits();
+        let scored = async {
+            qkv.charge(truncate::cost_between(y.rows * (q + kv), RING, drop, bits)).await;
+            let cut = truncate::cost_between(n, bits, SCALE, t.score_bits());
+            own.charge(product_cost(n, bits).then(cut)).await;
+            Ok(())
+        };
+        let values = async {
+            qkv.charge(truncate::cost(y.rows * kv, drop, RING)).await;
+            Ok(())
+        };
+        join(scored, values).await?;
+        let append =
+            |(kept, b): (&Option<&Shape>, &Block)| self.append(*kept, &Shape::new(b.queries.len(), kv));
+        let keys = kept.iter().zip(&s.blocks).map(append).collect();
+        Ok(Scored { scores: Shape::new(n, 1), keys, values: Shape::new(y.rows, kv) })
     }
 
     async fn exponentials(&self, x: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        let max = max::cost(s.scores(), s.score_rows(), t.levels, 2 * SCALE, RING);
+        let max = max::cost(s.scores(), s.score_rows(), t.levels, SCALE, t.score_bits());
         self.scope("max").charge(max).await;
         self.scope("exp").charge(t.exp.cost(s.scores(), EXP_SCALE, RING)).await;
         Ok(*x)
     }
 
-    async fn weighted_sum(&self, _: &Shape, _: &Shape, s: &AttentionShape) -> Result<Shape> {
-        let y = Shape::new(s.queries, s.heads * s.head_dim);
-        self.product_truncated(y.len(), EXP_SCALE).await;
+    async fn weighted_mean(
+        &self,
+        _: &Shape,
+        _: &[&Shape],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Shape> {
+        let (y, table) = (Shape::new(s.queries(), s.heads * s.head_dim), t.reciprocal(s.longest()));
+        self.scope("values").attention(s);
+        let sums = async {
+            self.scope("values").product_truncated(y.len(), EXP_SCALE).await;
+            Ok(())
+        };
+        let reciprocals = async {
+            let cost = table.factors_cost(s.score_rows(), (RING, 0), RECIPROCAL_SCALE, RING);
+            self.scope("softmax/reciprocal").charge(cost).await;
+            Ok(())
+        };
+        join(sums, reciprocals).await?;
+        let divided = table.product_cost(y.len(), RECIPROCAL_SCALE, RING);
+        self.scope("divide").charge(divided.then(truncate::cost(y.len(), RECIPROCAL_SCALE, RING))).await;
         Ok(y)
     }
 
-    async fn reciprocal_sums(&self, _: &Shape, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Shape> {
-        self.scope("reciprocal")
-            .charge(t.reciprocal(s.keys).cost(s.score_rows(), RECIPROCAL_SCALE, RING))
-            .await;
-        Ok(Shape::new(s.score_rows(), 1))
+    async fn activate(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
+        let (up, t) = (self.scope("up"), t.alone());
+        let y = up.multiply(x, &w.weight);
+        let input = t.spec.input_bits();
+        let cut = truncate::cost_between(y.len(), input + SCALE, SCALE, input);
+        up.charge(product_cost(y.len(), input + SCALE).then(cut)).await;
+        self.charge(t.cost(y.len(), SCALE, RING)).await;
+        Ok(y)
     }
 
-    async fn scale_heads(&self, o: &Shape, _: &Shape, _: &AttentionShape) -> Result<Shape> {
-        self.product_truncated(o.len(), RECIPROCAL_SCALE).await;
-        Ok(*o)
-    }
-
-    async fn activate(&self, x: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        self.charge(t.alone().cost(x.len(), SCALE, RING)).await;
-        Ok(*x)
-    }
-
-    async fn gated(&self, g: &Shape, _: &Shape, t: &Arc<FunctionTable>) -> Result<Shape> {
-        let t = t.gated();
-        self.charge(glu::cost(g.len(), &t.table.spec, SCALE, t.bits, SCALE, RING)).await;
-        Ok(*g)
+    async fn gated(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
+        let (up, t) = (self.scope("up"), t.gated());
+        let y = up.multiply(x, &w.weight);
+        let (n, spec) = (y.len() / 2, &t.table.spec);
+        let input = spec.input_bits();
+        let gate = async {
+            let cut = truncate::cost_between(n, input + SCALE, SCALE, input);
+            up.charge(product_cost(n, input + SCALE).then(cut)).await;
+            self.charge(glu::select_cost(n, spec, t.bits)).await;
+            Ok(())
+        };
+        let factor = async {
+            let drop = 2 * SCALE - FACTOR_SCALE;
+            up.charge(product_cost(n, RING).then(truncate::cost_between(n, RING, drop, t.bits))).await;
+            Ok(())
+        };
+        join(gate, factor).await?;
+        self.charge(glu::product_cost(n, spec, FACTOR_SCALE, t.bits, SCALE, RING)).await;
+        Ok(Shape::new(y.rows, y.cols / 2))
     }
 
     fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
@@ -339,9 +455,10 @@ impl Algebra for Dry {
         Ok(y)
     }
 
-    fn pooled_out(&self, x: &Shape, _: &Shape, _: &Shape) -> Result<Shape> {
-        self.note(product_cost(x.cols, RING));
-        Ok(Shape::new(1, x.cols))
+    fn pooled_out(&self, x: &Shape, counts: &[usize], _: &Shape, _: &Shape) -> Result<Shape> {
+        let sums = Shape::new(counts.len(), x.cols);
+        self.note(product_cost(sums.len(), RING));
+        Ok(sums)
     }
 }
 
@@ -368,6 +485,9 @@ mod tests {
             }
             assert_eq!(sent, whole.ledger.sent);
             assert_eq!(items.iter().map(|c| c.weight_macs).sum::<u64>(), whole.weight_macs);
+            let mut local = [Local::default(); 3];
+            items.iter().for_each(|c| local.iter_mut().zip(&c.local).for_each(|(sum, l)| sum.add(l)));
+            assert_eq!(local, whole.local);
             let exchanges: std::collections::BTreeSet<u64> =
                 items.iter().filter_map(|c| c.exchange).collect();
             assert!(exchanges.into_iter().eq(0..whole.ledger.exchanges));

@@ -46,6 +46,13 @@ pub fn default_model(progress: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, Fe
     from_cache(&packages::SMOLLM2, progress)
 }
 
+/// Whether [`default_model`] has been fetched before. Its content is not looked at.
+pub fn has_default_model() -> bool {
+    let cache = cache_dir(|name| env::var_os(name));
+    let [file] = packages::SMOLLM2.files else { return false };
+    cache.is_some_and(|cache| cache.join(packages::SMOLLM2.folder).join(file.name).is_file())
+}
+
 /// The folder of the sentence encoder all-MiniLM-L6-v2 (Apache-2.0, 91 MB) as published:
 /// `config.json`, `model.safetensors`, `tokenizer.json` and the small files beside them.
 ///

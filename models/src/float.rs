@@ -1,12 +1,12 @@
 //! The plaintext reference: 32-bit floating point and exact functions. Optionally watches the ranges of what the
 //! gates of the other readings have to cover.
 
-use crate::algebra::{Algebra, Linear, Values};
-use crate::attention::AttentionShape;
+use crate::algebra::{Algebra, Linear, Scored, Values};
+use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{Activation, CheckpointError, Family, TensorSource};
 use crate::float_math::{gelu, gelu_tanh, matmul_t, silu};
 use crate::folded::{Folding, ParameterSource};
-use crate::model::{ActivationId, Back, Front, Layer, Model, NormId, OutputRows, Parts, Pass};
+use crate::model::{ActivationId, Back, Front, Layer, Model, NormId, OutputRows, Parts, Pass, Span};
 use crate::parameter::Parameter;
 use crate::rotary::Rotation;
 use protocol::Result;
@@ -94,17 +94,18 @@ impl Float {
     ) -> std::result::Result<Mat, CheckpointError> {
         const PLAINTEXT: &str = "plaintext has no failures";
         let (c, float) = (source.config().clone(), Float::default());
-        let (mut parts, pass) = (FloatParts { source }, Pass::new(&c, 0, tokens.len(), None));
+        let all = Span { first: 0, count: tokens.len(), segment: None };
+        let (mut parts, pass) = (FloatParts { source }, Pass::new(&c, vec![all]));
         let front = Front::build(&c, &mut parts)?;
         let mut x = complete(front.forward(&float, &tokens.to_vec(), &pass)).expect(PLAINTEXT);
         drop(front);
         for i in 0..c.layers {
             let layer = Layer::build(&c, i, &mut parts)?;
-            x = complete(layer.forward(&float, c.family, x, &mut None, &pass)).expect(PLAINTEXT);
+            x = complete(layer.forward(&float, c.family, x, &mut [None], &pass)).expect(PLAINTEXT);
         }
         let back = Back::build(&c, &mut parts)?;
         let hidden = complete(back.hidden(&float, x, &pass, OutputRows::Last)).expect(PLAINTEXT);
-        Ok(back.output(&float, &hidden).expect(PLAINTEXT))
+        Ok(back.output(&float, &hidden, &[tokens.len()]).expect(PLAINTEXT))
     }
 }
 
@@ -236,24 +237,6 @@ impl Algebra for Float {
         Ok(y)
     }
 
-    async fn linear_rotated(&self, x: &Mat, w: &Linear<Float>, r: &Rotation) -> Result<Mat> {
-        let y = self.linear(x, w).await?;
-        self.see("value", y.data.iter().copied());
-        let turned = |i: usize| {
-            let (v, p) = (f64::from(y.data[i]), f64::from(y.data[r.partner[i] as usize]));
-            (v * r.cos[i] + p * r.sin[i]) as f32
-        };
-        Ok(Mat { data: (0..y.data.len()).map(turned).collect(), ..y })
-    }
-
-    fn width(&self, x: &Mat) -> usize {
-        x.cols
-    }
-
-    fn columns(&self, x: &Mat, from: usize, to: usize) -> Mat {
-        Mat::new(x.rows, to - from, x.data.chunks_exact(x.cols).flat_map(|r| &r[from..to]).copied().collect())
-    }
-
     fn rows(&self, x: &Mat, from: usize, to: usize) -> Mat {
         Mat::new(to - from, x.cols, x.data[from * x.cols..to * x.cols].to_vec())
     }
@@ -268,11 +251,40 @@ impl Algebra for Float {
         Mat { data: x.data.iter().zip(&y.data).map(|(a, b)| a + b).collect(), ..*x }
     }
 
-    async fn scores(&self, q: &Mat, k: &Mat, s: &AttentionShape) -> Result<Mat> {
-        let square = products(&q.data, &k.data, &s.score_products());
-        let flat: Vec<f32> = s.square.iter().map(|&i| square[i as usize]).collect();
-        self.see("score", flat.iter().copied());
-        Ok(Mat::new(flat.len(), 1, flat))
+    async fn scores(
+        &self,
+        x: &Mat,
+        w: &Linear<Float>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Mat>],
+        s: &AttentionShape,
+        (): &(),
+    ) -> Result<Scored<Mat>> {
+        let y = affine(x, w);
+        let y = match r {
+            Some(r) => {
+                let turned = |i: usize| {
+                    let (v, p) = (f64::from(y.data[i]), f64::from(y.data[r.partner[i] as usize]));
+                    (v * r.cos[i] + p * r.sin[i]) as f32
+                };
+                Mat { data: (0..y.data.len()).map(turned).collect(), ..y }
+            }
+            None => y,
+        };
+        let (q, kv) = s.widths();
+        let (queries, new) = (columns(&y, 0, q), columns(&y, q, q + kv));
+        let append = |(kept, b): (&Option<&Mat>, &Block)| {
+            self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
+        };
+        let keys: Vec<Mat> = kept.iter().zip(&s.blocks).map(append).collect();
+        let flat = |(keys, b): (&Mat, &Block)| -> Vec<f32> {
+            let square = products(&queries.data, &keys.data, &s.score_products(b));
+            b.square.iter().map(|&i| square[i as usize]).collect()
+        };
+        let flat: Vec<f32> = keys.iter().zip(&s.blocks).flat_map(flat).collect();
+        self.scope("scores").see("score", flat.iter().copied());
+        let scores = Mat::new(flat.len(), 1, flat);
+        Ok(Scored { scores, keys, values: columns(&y, q + kv, q + 2 * kv) })
     }
 
     async fn exponentials(&self, scores: &Mat, s: &AttentionShape, (): &()) -> Result<Mat> {
@@ -285,46 +297,54 @@ impl Algebra for Float {
         Ok(Mat { data, ..*scores })
     }
 
-    async fn weighted_sum(&self, e: &Mat, v: &Mat, s: &AttentionShape) -> Result<Mat> {
-        let mut square = vec![0.0; s.square_len()];
-        e.data.iter().zip(&s.square).for_each(|(v, &i)| square[i as usize] = *v);
-        Ok(Mat::new(s.queries, s.heads * s.head_dim, products(&square, &v.data, &s.value_products())))
+    async fn weighted_mean(&self, e: &Mat, v: &[&Mat], s: &AttentionShape, (): &()) -> Result<Mat> {
+        let sums = |(v, b): (&&Mat, &Block)| {
+            let mut square = vec![0.0; s.square_len(b)];
+            e.data[b.scores.clone()].iter().zip(&b.square).for_each(|(e, &i)| square[i as usize] = *e);
+            products(&square, &v.data, &s.value_products(b))
+        };
+        let mut data: Vec<f32> = v.iter().zip(&s.blocks).flat_map(sums).collect();
+        let sums: Vec<f32> = s.offsets.windows(2).map(|w| e.data[w[0]..w[1]].iter().sum()).collect();
+        data.iter_mut().zip(&s.row_of_output).for_each(|(o, &row)| *o *= 1.0 / sums[row as usize]);
+        Ok(Mat::new(s.queries(), s.heads * s.head_dim, data))
     }
 
-    async fn reciprocal_sums(&self, e: &Mat, s: &AttentionShape, (): &()) -> Result<Mat> {
-        let data = s.offsets.windows(2).map(|w| 1.0 / e.data[w[0]..w[1]].iter().sum::<f32>()).collect();
-        Ok(Mat::new(s.score_rows(), 1, data))
+    async fn activate(&self, x: &Mat, w: &Linear<Float>, f: &fn(f32) -> f32) -> Result<Mat> {
+        let y = affine(x, w);
+        self.see("input", y.data.iter().copied());
+        Ok(Mat { data: y.data.iter().map(|v| f(*v)).collect(), ..y })
     }
 
-    async fn scale_heads(&self, o: &Mat, r: &Mat, s: &AttentionShape) -> Result<Mat> {
-        let data = o.data.iter().zip(&s.row_of_output).map(|(v, &i)| v * r.data[i as usize]).collect();
-        Ok(Mat { data, ..*o })
-    }
-
-    async fn activate(&self, x: &Mat, f: &fn(f32) -> f32) -> Result<Mat> {
-        self.see("input", x.data.iter().copied());
-        Ok(Mat { data: x.data.iter().map(|v| f(*v)).collect(), ..*x })
-    }
-
-    async fn gated(&self, g: &Mat, u: &Mat, f: &fn(f32) -> f32) -> Result<Mat> {
+    async fn gated(&self, x: &Mat, w: &Linear<Float>, f: &fn(f32) -> f32) -> Result<Mat> {
+        let y = affine(x, w);
+        let width = y.cols / 2;
+        let (g, u) = (columns(&y, 0, width), columns(&y, width, 2 * width));
         self.see("input", g.data.iter().copied());
         let data: Vec<f32> = g.data.iter().zip(&u.data).map(|(g, u)| f(*g) * u).collect();
         self.see("product", data.iter().copied());
-        Ok(Mat { data, ..*g })
+        Ok(Mat { data, ..g })
     }
 
     fn scores_out(&self, x: &Mat, w: &Linear<Float>) -> Result<Mat> {
         Ok(affine(x, w))
     }
 
-    fn pooled_out(&self, x: &Mat, gain: &Mat, bias: &Mat) -> Result<Mat> {
-        let mut sum = vec![0f64; x.cols];
-        for row in x.data.chunks_exact(x.cols) {
-            let terms = row.iter().zip(&gain.data).zip(&bias.data);
-            sum.iter_mut().zip(terms).for_each(|(s, ((x, g), b))| *s += f64::from(x * g) + f64::from(*b));
+    fn pooled_out(&self, x: &Mat, counts: &[usize], gain: &Mat, bias: &Mat) -> Result<Mat> {
+        let (mut rows, mut sums) = (x.data.chunks_exact(x.cols), vec![]);
+        for &count in counts {
+            let mut sum = vec![0f64; x.cols];
+            for row in rows.by_ref().take(count) {
+                let terms = row.iter().zip(&gain.data).zip(&bias.data);
+                sum.iter_mut().zip(terms).for_each(|(s, ((x, g), b))| *s += f64::from(x * g) + f64::from(*b));
+            }
+            sums.extend(sum.into_iter().map(|v| v as f32));
         }
-        Ok(Mat::new(1, x.cols, sum.into_iter().map(|v| v as f32).collect()))
+        Ok(Mat::new(counts.len(), x.cols, sums))
     }
+}
+
+fn columns(x: &Mat, from: usize, to: usize) -> Mat {
+    Mat::new(x.rows, to - from, x.data.chunks_exact(x.cols).flat_map(|r| &r[from..to]).copied().collect())
 }
 
 fn affine(x: &Mat, w: &Linear<Float>) -> Mat {

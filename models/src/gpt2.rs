@@ -10,19 +10,17 @@ pub(crate) async fn layer<A: Algebra>(
     a: &A,
     layer: &Layer<A::V>,
     x: Act<A>,
-    kept: &mut Kept<A::V>,
+    kept: &mut [Kept<A::V>],
     pass: &Pass,
 ) -> Result<Act<A>> {
     let (attention, feed_forward) = (a.scope("attention"), a.scope("feed_forward"));
 
     let h = attention.scope("norm").norm(&x, &layer.attention_norm).await?;
-    let qkv = attention.scope("qkv").linear(&h, &layer.qkv).await?;
-    let heads = attend(&attention, &qkv, kept, &pass.attention, &layer.softmax).await?;
+    let heads = attend(&attention, &h, &layer.qkv, None, kept, &pass.attention, &layer.softmax).await?;
     let x = a.add(&x, &attention.scope("o").linear(&heads, &layer.o).await?);
 
     let a = &feed_forward;
     let h = a.scope("norm").norm(&x, &layer.feed_forward_norm).await?;
-    let h = a.scope("up").linear(&h, &layer.up).await?;
-    let h = a.scope("activation").activate(&h, &layer.activation).await?;
+    let h = a.scope("activation").activate(&h, &layer.up, &layer.activation).await?;
     Ok(a.add(&x, &a.scope("down").linear(&h, &layer.down).await?))
 }

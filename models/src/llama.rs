@@ -9,22 +9,18 @@ pub(crate) async fn layer<A: Algebra>(
     a: &A,
     layer: &Layer<A::V>,
     x: Act<A>,
-    kept: &mut Kept<A::V>,
+    kept: &mut [Kept<A::V>],
     pass: &Pass,
 ) -> Result<Act<A>> {
     let (attention, feed_forward) = (a.scope("attention"), a.scope("feed_forward"));
-    let rotation = pass.rotation.as_ref().expect("a LLaMA rotates");
+    let rotation = pass.rotation.as_ref();
 
     let h = attention.scope("norm").norm(&x, &layer.attention_norm).await?;
-    let qkv = attention.scope("qkv").linear_rotated(&h, &layer.qkv, rotation).await?;
-    let heads = attend(&attention, &qkv, kept, &pass.attention, &layer.softmax).await?;
+    let heads = attend(&attention, &h, &layer.qkv, rotation, kept, &pass.attention, &layer.softmax).await?;
     let x = a.add(&x, &attention.scope("o").linear(&heads, &layer.o).await?);
 
     let a = &feed_forward;
     let h = a.scope("norm").norm(&x, &layer.feed_forward_norm).await?;
-    let gate_up = a.scope("up").linear(&h, &layer.up).await?;
-    let width = a.width(&gate_up) / 2;
-    let (g, u) = (a.columns(&gate_up, 0, width), a.columns(&gate_up, width, 2 * width));
-    let h = a.scope("activation").gated(&g, &u, &layer.activation).await?;
+    let h = a.scope("activation").gated(&h, &layer.up, &layer.activation).await?;
     Ok(a.add(&x, &a.scope("down").linear(&h, &layer.down).await?))
 }

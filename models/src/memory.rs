@@ -1,7 +1,8 @@
 //! What a party holds of a model and of a session, before any of it is there.
 //!
-//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of an element at the dealer and two at an
-//! evaluator, two of the embedding table at all parties. What a pass needs beside them is estimated from the declared
+//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight at a party that always deals,
+//! two at one that always evaluates in one place, three at one that plays every role; two of the embedding table at all
+//! parties ([`crate::shared`]). What a pass needs beside them is estimated from the declared
 //! cost: the gate that moves most bytes also holds most, twice as many at its peak (found by measuring;
 //! `models/tests/memory_plan.rs` holds the plan against measured peaks).
 
@@ -17,17 +18,21 @@ use std::fmt;
 
 /// Bytes that a gate holds at its peak, for each byte that it sends or is dealt.
 const HELD: u64 = 2;
-/// Buffers of a parameter's size at the dealer, and at an evaluator, while a share of it is made and prepared; its final
-/// form is among them.
-const LOADING: [u64; 2] = [3, 5];
+/// Buffers of a parameter's size at the dealer, at an evaluator and at a party that plays every role, while what its roles
+/// take is made of its components; the final form is among them.
+const LOADING: [u64; 3] = [3, 3, 4];
+/// The same while the component arrives, or is made up, that parties 1 and 2 hold in full.
+const ARRIVING: u64 = 3;
 
-/// A session to plan for.
+/// Sessions to plan for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// Tokens of prompt and answer together.
     pub context: usize,
     /// Tokens of the longest pass.
     pub pass: usize,
+    /// Sequences at the same time, in one session or in several: each of so many tokens.
+    pub sequences: usize,
 }
 
 /// Bytes by kind.
@@ -52,29 +57,50 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What `role` needs. `queue` bounds what waits on a link.
-    pub fn new(c: &ModelConfig, tables: &PlanTables, role: Role, demand: Demand, queue: u64) -> MemoryPlan {
-        let components = if role == Role::Dealer { 1 } else { 2 };
+    /// What a party needs that always plays `plays`, or (`None`) one role in one session and another in the next. `queue`
+    /// bounds what waits on a link.
+    pub fn new(
+        c: &ModelConfig,
+        tables: &PlanTables,
+        plays: Option<Role>,
+        demand: Demand,
+        queue: u64,
+    ) -> MemoryPlan {
+        let components = match plays {
+            Some(Role::Dealer) => 1,
+            Some(Role::P1 | Role::P2) => 2,
+            None => 3,
+        };
+        let (of_each, several) =
+            (plays.map_or(Role::ALL.to_vec(), |role| vec![role]), demand.sequences as u64);
         let bytes = |usage: Use, components: u64| {
             let of_kind = Parameter::all(c).into_iter().filter(|p| p.usage() == usage);
             of_kind.map(|p| 8 * components * p.len(c) as u64).sum::<u64>()
         };
-        let (mut loaded, mut loading) = (tables.bytes(), 0);
-        for p in Parameter::all(c) {
-            let size = 8 * p.len(c) as u64;
-            loading = loading.max(loaded + LOADING[components as usize - 1] * size);
+        let sizes = Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
+        // All components arrive before anything is made of them. At the dealer there is none to arrive.
+        let in_full: u64 = if components == 1 { 0 } else { sizes.clone().map(|(_, size)| size).sum() };
+        let (mut loaded, mut arrived, mut loading) = (tables.bytes(), 0, 0);
+        for (p, size) in sizes {
+            if components > 1 {
+                loading = loading.max(tables.bytes() + arrived + ARRIVING * size);
+                arrived += size;
+            }
+            loading = loading.max(loaded + LOADING[components as usize - 1] * size + (in_full - arrived));
             loaded += size * if p.usage() == Use::Table { 2 } else { components };
         }
-        let (dealt, held) = pass(c, tables, role, demand.pass.max(1));
+        let passes = of_each.iter().map(|role| pass(c, tables, *role, demand.pass.max(1)));
+        let (dealt, held) = passes.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
+        let caches = of_each.iter().map(|role| MemoryPlan::cache(c, *role, demand.context));
         MemoryPlan {
             embedding: bytes(Use::Table, 2),
             matrices: bytes(Use::Matrix, components),
             rows: bytes(Use::Rows, components),
             tables: tables.bytes(),
-            cache: MemoryPlan::cache(c, role, demand.context),
-            activations: held,
+            cache: several * caches.max().unwrap_or(0),
+            activations: several * held,
             loading,
-            dealt: dealt.min(queue),
+            dealt: (several * dealt).min(queue),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::rotary::Rotation;
 use crate::{bert, gpt2, llama};
 use protocol::Result;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A norm of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +124,7 @@ pub struct Model<V: Values> {
     pub back: Back<V>,
 }
 
-/// Keys and values of all tokens so far, layer by layer.
+/// Keys and values of all tokens so far of one sequence, layer by layer.
 pub struct Cache<V: Values> {
     tokens: usize,
     layers: Vec<Kept<V>>,
@@ -171,32 +172,68 @@ pub enum OutputRows {
     All,
 }
 
-/// What all layers need to know of a pass.
-pub struct Pass {
-    /// New tokens.
+/// One sequence in a pass.
+pub struct Sequence<'c, V: Values> {
+    /// Its tokens so far; an encoder keeps nothing there.
+    pub cache: &'c mut Cache<V>,
+    /// Its new tokens.
     pub count: usize,
-    /// Position of the first.
-    pub first: usize,
     /// How many of them are of the first token type; all if `None`.
     pub segment: Option<usize>,
+}
+
+impl<'c, V: Values> Sequence<'c, V> {
+    /// `count` new tokens of one type.
+    pub fn new(cache: &'c mut Cache<V>, count: usize) -> Sequence<'c, V> {
+        Sequence { cache, count, segment: None }
+    }
+}
+
+/// Where the new tokens of a sequence stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Position of the first.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+    /// How many of them are of the first token type; all if `None`.
+    pub segment: Option<usize>,
+}
+
+/// What all layers need to know of a pass. Its rows are the new tokens, sequence by sequence.
+pub struct Pass {
+    pub(crate) spans: Vec<Span>,
     pub(crate) attention: AttentionShape,
     pub(crate) rotation: Option<Rotation>,
 }
 
 impl Pass {
-    /// For `count` tokens after `first` others.
-    pub fn new(c: &ModelConfig, first: usize, count: usize, segment: Option<usize>) -> Pass {
+    /// Over these sequences.
+    pub fn new(c: &ModelConfig, spans: Vec<Span>) -> Pass {
         let (heads, kv_heads, head_dim) = (c.heads, c.kv_heads, c.head_dim);
         let attention = if c.is_decoder() {
-            AttentionShape::causal(heads, kv_heads, head_dim, count, first + count)
+            let lengths: Vec<_> = spans.iter().map(|s| (s.count, s.first + s.count)).collect();
+            AttentionShape::causal(heads, kv_heads, head_dim, &lengths)
         } else {
-            AttentionShape::full(heads, kv_heads, head_dim, count)
+            let lengths: Vec<_> = spans.iter().map(|s| s.count).collect();
+            AttentionShape::full(heads, kv_heads, head_dim, &lengths)
         };
-        let rotation = c.rotary.as_ref().map(|r| {
+        let mut pass = Pass { spans, attention, rotation: None };
+        pass.rotation = c.rotary.as_ref().map(|r| {
             let rotated = (heads + kv_heads) * head_dim;
-            Rotation::new(r, head_dim, rotated, first, count, Parameter::Qkv(0).shape(c).0)
+            Rotation::new(r, head_dim, rotated, &pass.positions(), Parameter::Qkv(0).shape(c).0)
         });
-        Pass { count, first, segment, attention, rotation }
+        pass
+    }
+
+    /// Of each row.
+    fn positions(&self) -> Vec<usize> {
+        self.spans.iter().flat_map(|s| s.first..s.first + s.count).collect()
+    }
+
+    /// The rows of each sequence.
+    fn rows(&self) -> impl Iterator<Item = Range<usize>> {
+        self.attention.blocks.iter().map(|b| b.queries.clone())
     }
 }
 
@@ -218,12 +255,18 @@ impl<V: Values> Front<V> {
         let a = a.scope("embedding");
         let mut x = a.embed(tokens, &self.embedding).await?;
         if let Some(positions) = &self.positions {
-            let index: Vec<_> = (pass.first..pass.first + pass.count).map(Some).collect();
+            let index: Vec<_> = pass.positions().into_iter().map(Some).collect();
             x = a.add_rows(&x, positions, &index);
         }
-        if let (Some(types), Some(segment)) = (&self.types, pass.segment) {
-            let index: Vec<_> = (0..pass.count).map(|i| (i >= segment).then_some(0)).collect();
-            x = a.add_rows(&x, types, &index);
+        if let Some(types) = &self.types {
+            let of = |s: &Span| {
+                let second = s.segment.unwrap_or(s.count);
+                (0..s.count).map(move |i| (i >= second).then_some(0))
+            };
+            let index: Vec<_> = pass.spans.iter().flat_map(of).collect();
+            if index.iter().any(Option::is_some) {
+                x = a.add_rows(&x, types, &index);
+            }
         }
         match &self.norm {
             Some(norm) => a.scope("norm").norm(&x, norm).await,
@@ -268,7 +311,7 @@ impl<V: Values> Layer<V> {
         a: &A,
         family: Family,
         x: Act<A>,
-        kept: &mut Kept<V>,
+        kept: &mut [Kept<V>],
         pass: &Pass,
     ) -> Result<Act<A>> {
         match family {
@@ -317,27 +360,36 @@ impl<V: Values> Back<V> {
         let a = a.scope("output");
         match self {
             Back::LanguageModel { norm, .. } => {
-                let first = if rows == OutputRows::Last { pass.count - 1 } else { 0 };
-                a.scope("norm").norm(&a.rows(&x, first, pass.count), norm).await
+                let x = match rows {
+                    OutputRows::Last => select(&a, &x, pass.rows().map(|r| r.end - 1)),
+                    OutputRows::All => x,
+                };
+                a.scope("norm").norm(&x, norm).await
             }
             Back::Pooled { .. } => Ok(x),
             Back::Classifier { pooler, activation, .. } => {
-                let dense = a.scope("pooler").linear(&a.rows(&x, 0, 1), pooler).await?;
-                a.scope("pooler").activate(&dense, activation).await
+                let first = select(&a, &x, pass.rows().map(|r| r.start));
+                a.scope("pooler").activate(&first, pooler, activation).await
             }
         }
     }
 
-    /// What the client gets of these rows.
-    pub fn output<A: Algebra<V = V>>(&self, a: &A, hidden: &Act<A>) -> Result<Output<A>> {
+    /// What the client gets of these rows, those of sequences with so many new tokens.
+    pub fn output<A: Algebra<V = V>>(&self, a: &A, hidden: &Act<A>, counts: &[usize]) -> Result<Output<A>> {
         let a = a.scope("output");
         match self {
             Back::LanguageModel { output, .. } | Back::Classifier { output, .. } => {
                 a.scores_out(hidden, output)
             }
-            Back::Pooled { gain, bias } => a.pooled_out(hidden, gain, bias),
+            Back::Pooled { gain, bias } => a.pooled_out(hidden, counts, gain, bias),
         }
     }
+}
+
+/// Some rows, one after the other.
+fn select<A: Algebra>(a: &A, x: &Act<A>, rows: impl Iterator<Item = usize>) -> Act<A> {
+    let rows = rows.map(|r| a.rows(x, r, r + 1));
+    rows.reduce(|above, row| a.append(Some(&above), &row)).expect("a pass has a sequence")
 }
 
 impl<V: Values> Model<V> {
@@ -356,30 +408,36 @@ impl<V: Values> Model<V> {
         })
     }
 
-    /// Runs `count` new tokens through the model, up to the rows that the output layer takes. An encoder keeps nothing
-    /// of them; `segment` says how many of its tokens are of the first type.
+    /// Runs the new tokens of some sequences through the model, up to the rows that the output layer takes: each weight is
+    /// read once, and each exchange takes place once, for all of them. `tokens` are those of the first sequence, then those
+    /// of the next.
+    ///
+    /// # Panics
+    /// There is no sequence, or one without new tokens.
     pub async fn hidden<A: Algebra<V = V>>(
         &self,
         a: &A,
         tokens: &Input<A>,
-        count: usize,
-        segment: Option<usize>,
-        cache: &mut Cache<V>,
+        sequences: &mut [Sequence<'_, V>],
         rows: OutputRows,
     ) -> Result<Act<A>> {
-        let pass = Pass::new(&self.config, cache.tokens, count, segment);
+        assert!(!sequences.is_empty() && sequences.iter().all(|s| s.count > 0), "a pass over nothing");
+        let span = |s: &Sequence<'_, V>| Span { first: s.cache.tokens, count: s.count, segment: s.segment };
+        let pass = Pass::new(&self.config, sequences.iter().map(span).collect());
         if self.config.is_decoder() {
-            cache.tokens += count;
+            sequences.iter_mut().for_each(|s| s.cache.tokens += s.count);
         }
         let mut x = self.front.forward(a, tokens, &pass).await?;
-        for (i, (layer, kept)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
+        for (i, layer) in self.layers.iter().enumerate() {
             let a = a.scope(&format!("layer.{i}"));
-            x = layer.forward(&a, self.config.family, x, kept, &pass).await?;
+            let mut kept: Vec<_> = sequences.iter_mut().map(|s| s.cache.layers[i].take()).collect();
+            x = layer.forward(&a, self.config.family, x, &mut kept, &pass).await?;
+            sequences.iter_mut().zip(kept).for_each(|(s, kept)| s.cache.layers[i] = kept);
         }
         self.back.hidden(a, x, &pass, rows).await
     }
 
-    /// Runs `count` new tokens through the model.
+    /// Runs `count` new tokens of one sequence through the model.
     pub async fn forward<A: Algebra<V = V>>(
         &self,
         a: &A,
@@ -388,7 +446,19 @@ impl<V: Values> Model<V> {
         cache: &mut Cache<V>,
         rows: OutputRows,
     ) -> Result<Output<A>> {
-        let hidden = self.hidden(a, tokens, count, None, cache, rows).await?;
-        self.back.output(a, &hidden)
+        self.batch(a, tokens, &mut [Sequence::new(cache, count)], rows).await
+    }
+
+    /// Runs the new tokens of some sequences through the model, as [`Model::hidden`], up to what the client gets.
+    pub async fn batch<A: Algebra<V = V>>(
+        &self,
+        a: &A,
+        tokens: &Input<A>,
+        sequences: &mut [Sequence<'_, V>],
+        rows: OutputRows,
+    ) -> Result<Output<A>> {
+        let counts: Vec<usize> = sequences.iter().map(|s| s.count).collect();
+        let hidden = self.hidden(a, tokens, sequences, rows).await?;
+        self.back.output(a, &hidden, &counts)
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of gates, scales and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 3;
+pub const PROGRAM_VERSION: u32 = 4;
 
 /// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,11 @@ pub struct TablePlan {
     /// A gated activation's products f(g)·u are below 2^product_log2; `None` for a function alone.
     pub product_log2: Option<u32>,
 }
+
+/// Fractional bits of the function's value in a gated activation.
+const FUNCTION_SCALE: u32 = 24;
+/// Fractional bits of the other factor. A table errs by 10^−4 of it, a unit is 10 times less.
+pub const FACTOR_SCALE: u32 = 16;
 
 /// How wide the entries of a table are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +103,7 @@ pub enum Pieces {
     Gated(GatedTable),
 }
 
-/// A table of lines, and the ring in which its values times the other factor (at [`SCALE`]) are computed.
+/// A table of lines, and the ring in which its values times the other factor (at [`FACTOR_SCALE`]) are computed.
 #[derive(Clone, Debug)]
 pub struct GatedTable {
     /// The table.
@@ -204,9 +209,9 @@ impl TablePlan {
         let (range, entries) = (self.range_log2, self.entries_log2);
         let table = match self.product_log2 {
             Some(product_log2) => {
-                // 22 fractional bits of f at least, those of the other factor, and three as for a function alone.
-                let bits = (22 + SCALE + product_log2 + 3).next_multiple_of(8).min(64);
-                let spec = TableSpec::shortened(range, entries, SCALE, bits - 3 - product_log2 - SCALE);
+                // Fractional bits of both factors, and three as for a function alone.
+                let bits = FUNCTION_SCALE + FACTOR_SCALE + product_log2 + 3;
+                let spec = TableSpec::shortened(range, entries, SCALE, FUNCTION_SCALE);
                 Pieces::Gated(GatedTable { table: Table::new(device, spec, function), bits })
             }
             None => {
@@ -256,7 +261,7 @@ impl FunctionTable {
 impl GatedTable {
     /// Products that the gate computes lie within ±limit.
     pub fn limit(&self) -> f64 {
-        2f64.powi(self.bits as i32 - 2 - (self.table.spec.out_scale() + SCALE) as i32)
+        2f64.powi(self.bits as i32 - 2 - (self.table.spec.out_scale() + FACTOR_SCALE) as i32)
     }
 }
 
@@ -330,7 +335,7 @@ impl Plan {
                 attention_norm: norm(l.attention_norm),
                 feed_forward_norm: norm(l.feed_forward_norm),
                 softmax: cached(&mut softmaxes, l.score_buckets, |b| {
-                    SoftmaxTables::new(device, 2 * SCALE, Levels::new(b), self.longest)
+                    SoftmaxTables::new(device, SCALE, Levels::new(b), self.longest)
                 }),
                 activation: cached(&mut activations, l.activation, |a| {
                     a.table(device, function(c.activation))

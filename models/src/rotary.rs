@@ -22,21 +22,14 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// For tokens at positions `first..first + rows` in a matrix of `cols` columns, of which the leading `rotated`
-    /// belong to query and key heads of `head_dim` columns.
-    pub fn new(
-        spec: &Rotary,
-        head_dim: usize,
-        rotated: usize,
-        first: usize,
-        rows: usize,
-        cols: usize,
-    ) -> Rotation {
-        let (d, half) = (head_dim, head_dim / 2);
+    /// For tokens at `positions`, one a row, in a matrix of `cols` columns, of which the leading `rotated` belong to query
+    /// and key heads of `head_dim` columns.
+    pub fn new(spec: &Rotary, head_dim: usize, rotated: usize, positions: &[usize], cols: usize) -> Rotation {
+        let (d, half, rows) = (head_dim, head_dim / 2, positions.len());
         let n = rows * cols;
         let (mut partner, mut cos, mut sin) =
             (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
-        for t in 0..rows {
+        for (t, &position) in positions.iter().enumerate() {
             for c in 0..cols {
                 let at = t * cols + c;
                 if c >= rotated {
@@ -52,7 +45,7 @@ impl Rotation {
                     (j % half, j < half, if j < half { at + half } else { at - half })
                 };
                 let factor = spec.factors.get(pair).copied().unwrap_or(1.0);
-                let angle = (first + t) as f64 * libm::pow(spec.base, -2.0 * pair as f64 / d as f64) / factor;
+                let angle = position as f64 * libm::pow(spec.base, -2.0 * pair as f64 / d as f64) / factor;
                 partner.push(other as u32);
                 cos.push(libm::cos(angle));
                 sin.push(if first_of_pair { -libm::sin(angle) } else { libm::sin(angle) });

@@ -1,17 +1,18 @@
 //! The protocol: dealer and evaluators run the same program on their parts of the shares.
 
-use crate::algebra::{Algebra, Linear, SCALE, Values};
-use crate::attention::AttentionShape;
-use crate::plan::FunctionTable;
+use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
+use crate::attention::{AttentionShape, Block};
+use crate::plan::{FACTOR_SCALE, FunctionTable};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::{Words, Zip};
 use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::truncate::truncate;
-use protocol::gates::{glu, norm, product, quadratic, softmax};
-use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix};
+use protocol::gates::truncate::{truncate, truncate_between};
+use protocol::gates::{glu, norm, product, quadratic, row, softmax};
+use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix, join};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Tokens as a party has them.
@@ -19,6 +20,8 @@ use std::sync::Arc;
 pub enum Tokens {
     /// From a client: keys of point functions.
     Keys(EmbeddingKeys),
+    /// So many that the client has yet to send: at the dealer, which deals ahead.
+    Expected(usize),
     /// Chosen among the parties: one-hot rows at scale 0.
     OneHot(Share),
 }
@@ -63,16 +66,25 @@ impl<'n> Secure<'n> {
 
     /// x · W^T + b at the double scale.
     pub(crate) fn affine(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Product> {
-        let y = product::matmul(&self.cx, x, &w.weight)?;
-        Ok(match &w.bias {
-            Some(bias) => {
-                let bias = product::halves(&self.cx, bias).half;
-                y.linear(y.shape, |half| {
-                    half.clone().zip_cols(Zip::Add, bias.as_ref().expect("an evaluator has halves"))
-                })
+        self.affine_modulo(x, w, self.cx.ring().bits())
+    }
+
+    /// The same modulo 2^bits.
+    fn affine_modulo(&self, x: &Share, w: &Linear<SecureValues>, bits: u32) -> Result<Product> {
+        let y = product::matmul_modulo(&self.cx, x, &w.weight, bits)?;
+        Ok(self.with_bias(y, w, 0..w.weight.outputs()))
+    }
+
+    /// Adds the biases of some outputs.
+    fn with_bias(&self, y: Product, w: &Linear<SecureValues>, outputs: Range<usize>) -> Product {
+        let half = w.bias.as_ref().and_then(|b| product::halves(&self.cx, b).half.map(|h| (h, b.shape)));
+        match half {
+            Some((bias, shape)) => {
+                let bias = product::columns(&bias, shape, outputs);
+                Product { half: y.half.map(|half| half.zip_cols(Zip::Add, &bias)), ..y }
             }
             None => y,
-        })
+        }
     }
 }
 
@@ -86,6 +98,7 @@ impl Algebra for Secure<'_> {
     async fn embed(&self, tokens: &Tokens, table: &SharedTable) -> Result<Share> {
         match tokens {
             Tokens::Keys(keys) => embedding::embed(&self.cx, keys, table).await,
+            Tokens::Expected(tokens) => embedding::embed_ahead(&self.cx, *tokens, table).await,
             Tokens::OneHot(rows) => {
                 product::reshare(&self.cx, embedding::matmul(&self.cx, rows, table)?).await
             }
@@ -110,13 +123,6 @@ impl Algebra for Secure<'_> {
         truncate(&self.cx, self.affine(x, w)?, SCALE).await
     }
 
-    async fn linear_rotated(&self, x: &Share, w: &Linear<SecureValues>, r: &Rotation) -> Result<Share> {
-        // Rotation by public angles is linear: it acts on the halves before their truncation, at no exchange.
-        let y = self.affine(x, w)?;
-        let turned = y.linear(y.shape, |half| r.apply(self.cx.device(), half));
-        truncate(&self.cx, Product { scale: y.scale + ANGLE_SCALE, ..turned }, SCALE + ANGLE_SCALE).await
-    }
-
     async fn linear_beside(
         &self,
         x: &Share,
@@ -126,17 +132,6 @@ impl Algebra for Secure<'_> {
     ) -> Result<Share> {
         let beside = product::scale_columns(&self.cx, h, gain)?;
         truncate(&self.cx, self.affine(x, w)?.plus(beside), SCALE).await
-    }
-
-    fn width(&self, x: &Share) -> usize {
-        x.shape.cols
-    }
-
-    fn columns(&self, x: &Share, from: usize, to: usize) -> Share {
-        let (rows, cols) = (x.shape.rows, x.shape.cols);
-        let index: Vec<u32> =
-            (0..rows).flat_map(|r| (from..to).map(move |c| (r * cols + c) as u32)).collect();
-        x.gather(&index, Shape::new(rows, to - from))
     }
 
     fn rows(&self, x: &Share, from: usize, to: usize) -> Share {
@@ -151,55 +146,119 @@ impl Algebra for Secure<'_> {
         x.add(y)
     }
 
-    async fn scores(&self, q: &Share, k: &Share, s: &AttentionShape) -> Result<Share> {
-        let batch = s.score_products();
-        let flat = Shape::new(s.scores(), 1);
-        let z = product::bilinear(&self.cx, q, k, flat, |a, b| a.gemm_batch(b, &batch).gather(&s.square))?;
-        product::reshare(&self.cx, z).await
+    async fn scores(
+        &self,
+        x: &Share,
+        w: &Linear<SecureValues>,
+        r: Option<&Rotation>,
+        kept: &[Option<&Share>],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Scored<Share>> {
+        let (qkv, own) = (self.in_scope("qkv"), self.in_scope("scores"));
+        let mut y = qkv.affine(x, w)?;
+        if let Some(r) = r {
+            // Rotation by public angles is linear: it acts on the halves before their truncation, at no exchange.
+            let turned = y.linear(y.shape, |half| r.apply(self.cx.device(), half));
+            y = Product { scale: y.scale + ANGLE_SCALE, ..turned };
+        }
+        let ((q, kv), drop) = (s.widths(), y.scale - SCALE);
+        let part = |from, to| {
+            y.linear(Shape::new(y.shape.rows, to - from), |half| product::columns(half, y.shape, from..to))
+        };
+        // Of scores at the double scale, queries and keys count no more bits than these.
+        let (ring, bits) = (self.cx.ring().bits(), SCALE + t.score_bits());
+        let scored = async {
+            let qk = truncate_between(&qkv.cx, part(0, q + kv), ring, drop, bits).await?;
+            let cut = |from, to| {
+                let shape = Shape::new(qk.shape.rows, to - from);
+                qk.linear(shape, |w| product::columns(w, qk.shape, from..to))
+            };
+            let new = cut(q, q + kv);
+            let append = |(kept, b): (&Option<&Share>, &Block)| {
+                self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
+            };
+            let keys: Vec<Share> = kept.iter().zip(&s.blocks).map(append).collect();
+            let products: Vec<_> = s.blocks.iter().map(|b| s.score_products(b)).collect();
+            let (parts, flat) = (keys.iter().collect::<Vec<_>>(), Shape::new(s.scores(), 1));
+            let z = product::bilinear_parts(&own.cx, &cut(0, q), &parts, flat, bits, |i, q, k| {
+                q.gemm_batch(k, &products[i]).gather(&s.blocks[i].square)
+            })?;
+            Ok((truncate_between(&own.cx, z, bits, SCALE, t.score_bits()).await?, keys))
+        };
+        // Values are not needed before the weighted sum: where they take an exchange more, scores do not wait.
+        let ((scores, keys), values) =
+            join(scored, truncate(&qkv.cx, part(q + kv, q + 2 * kv), drop)).await?;
+        Ok(Scored { scores, keys, values })
     }
 
     async fn exponentials(&self, x: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {
         softmax::exponentials(&self.cx, x, &s.offsets, &s.row_of, t).await
     }
 
-    async fn weighted_sum(&self, e: &Share, v: &Share, s: &AttentionShape) -> Result<Share> {
-        let batch = s.value_products();
-        let shape = Shape::new(s.queries, s.heads * s.head_dim);
-        let z = product::bilinear(&self.cx, e, v, shape, |a, b| {
-            a.scatter(&s.square, s.square_len()).gemm_batch(b, &batch)
+    async fn weighted_mean(
+        &self,
+        e: &Share,
+        v: &[&Share],
+        s: &AttentionShape,
+        t: &Arc<SoftmaxTables>,
+    ) -> Result<Share> {
+        let products: Vec<_> = s.blocks.iter().map(|b| s.value_products(b)).collect();
+        let shape = Shape::new(s.queries(), s.heads * s.head_dim);
+        let [values, softmax, divide] = ["values", "softmax", "divide"].map(|name| self.cx.scope(name));
+        let ring = self.cx.ring().bits();
+        let z = product::bilinear_parts(&values, e, v, shape, ring, |i, e, v| {
+            let (block, square) = (&s.blocks[i], s.square_len(&s.blocks[i]));
+            e.slice(block.scores.clone()).scatter(&block.square, square).gemm_batch(v, &products[i])
         })?;
-        truncate(&self.cx, z, EXP_SCALE).await
+        let reciprocals = softmax::reciprocal_sums(&softmax, e, &s.offsets, t);
+        let (sums, r) = join(truncate(&values, z, EXP_SCALE), reciprocals).await?;
+        let z = row::product(&divide, &sums, &r, |o, r| o * r.gather(&s.row_of_output))?;
+        truncate(&divide, z, RECIPROCAL_SCALE).await
     }
 
-    async fn reciprocal_sums(&self, e: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {
-        softmax::reciprocal_sums(&self.cx, e, &s.offsets, t).await
+    async fn activate(&self, x: &Share, w: &Linear<SecureValues>, t: &Arc<FunctionTable>) -> Result<Share> {
+        let (up, t) = (self.in_scope("up"), t.alone());
+        // A look-up takes its input modulo the table's length.
+        let input = t.spec.input_bits();
+        let y = up.affine_modulo(x, w, input + SCALE)?;
+        let y = truncate_between(&up.cx, y, input + SCALE, SCALE, input).await?;
+        quadratic::lookup(&self.cx, &y, t, SCALE).await
     }
 
-    async fn scale_heads(&self, o: &Share, r: &Share, s: &AttentionShape) -> Result<Share> {
-        let z = product::bilinear(&self.cx, o, r, o.shape, |a, b| a * b.gather(&s.row_of_output))?;
-        truncate(&self.cx, z, RECIPROCAL_SCALE).await
-    }
-
-    async fn activate(&self, x: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
-        quadratic::lookup(&self.cx, x, t.alone(), SCALE).await
-    }
-
-    async fn gated(&self, g: &Share, u: &Share, t: &Arc<FunctionTable>) -> Result<Share> {
-        let t = t.gated();
-        glu::gated(&self.cx, g, u, &t.table, t.bits, SCALE).await
+    async fn gated(&self, x: &Share, w: &Linear<SecureValues>, t: &Arc<FunctionTable>) -> Result<Share> {
+        let (up, t) = (self.in_scope("up"), t.gated());
+        let (input, width, ring) = (t.table.spec.input_bits(), w.weight.outputs() / 2, self.cx.ring().bits());
+        let (left, right) = (0..width, width..2 * width);
+        let blocks = [(left.clone(), input + SCALE), (right.clone(), ring)];
+        let [g, u] = product::matmul_blocks(&up.cx, x, &w.weight, blocks)?;
+        let (g, u) = (up.with_bias(g, w, left), up.with_bias(u, w, right));
+        let g = truncate_between(&up.cx, g, input + SCALE, SCALE, input);
+        let u = truncate_between(&up.cx, u, ring, 2 * SCALE - FACTOR_SCALE, t.bits);
+        glu::gated_when(&self.cx, g, u, &t.table, t.bits, SCALE).await
     }
 
     fn scores_out(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Option<Words>> {
         Ok(reveal(&self.cx, self.affine(x, w)?, Reveal::LOGITS))
     }
 
-    fn pooled_out(&self, x: &Share, gain: &Share, bias: &Share) -> Result<Option<Words>> {
-        let (count, cols) = (x.shape.rows as u64, x.shape.cols);
-        let columns: Vec<u32> =
-            (0..cols).flat_map(|c| (0..x.shape.rows).map(move |r| (r * cols + c) as u32)).collect();
-        let sum = x.linear(Shape::new(1, cols), |w| w.gather(&columns).sum_rows(x.shape.rows));
-        let bias = bias.linear(bias.shape, |w| w * count);
+    fn pooled_out(&self, x: &Share, counts: &[usize], gain: &Share, bias: &Share) -> Result<Option<Words>> {
+        let cols = x.shape.cols;
+        let sums = Shape::new(counts.len(), cols);
+        // Column by column of each sequence.
+        let (mut columns, mut ends, mut first) = (vec![], vec![0], 0);
+        for &count in counts {
+            for c in 0..cols {
+                columns.extend((first..first + count).map(|r| (r * cols + c) as u32));
+                ends.push(columns.len());
+            }
+            first += count;
+        }
+        let sum = x.linear(sums, |w| w.gather(&columns).sum_segments(&ends));
         let sum = product::scale_columns(&self.cx, &sum, gain)?;
+        let column: Vec<u32> = (0..sums.len()).map(|i| (i % cols) as u32).collect();
+        let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
+        let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));
         Ok(reveal(&self.cx, sum.plus(product::halves(&self.cx, &bias)), Reveal::POOLED))
     }
 }

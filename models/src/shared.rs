@@ -1,8 +1,10 @@
 //! A model as it is shared: what is public, what each party stores, one session's passes over it, and the client's side.
 
+mod ahead;
 mod assembly;
 mod choice;
 pub mod client;
+mod holding;
 mod session;
 
 use crate::benchmark::BenchmarkWeights;
@@ -12,13 +14,14 @@ use crate::tokenizer::TokenizerInfo;
 use kernels::{Device, Words};
 use protocol::gates::input;
 use protocol::gates::reveal::Reveal;
-use protocol::{Key, Role};
+use protocol::{Key, Party};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use ahead::{Dealing, Dealt, Stepwise};
 pub use assembly::{Assembly, PartyModel};
 pub use choice::Choice;
-pub use session::{Account, PartySession, Request, SessionOptions, Work};
+pub use session::{Account, Part, PartySession, Request, SessionOptions, Work};
 
 /// Everything public about a shared model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +66,14 @@ pub enum SharedModelError {
     /// Something that this model does not do.
     #[error("{0}")]
     Unsuitable(String),
+    /// A party's device failed while its part was made ready.
+    #[error("{party}: {what}")]
+    Device {
+        /// Whose device.
+        party: Party,
+        /// What happened, and what to do.
+        what: String,
+    },
     /// Parts that do not fit the description.
     #[error("the upload does not fit the model: {0}; share the model again")]
     Upload(String),
@@ -111,12 +122,13 @@ impl PublicModel {
     }
 }
 
-/// The seeds of a sharing's pseudo-random components: fresh, the owner's own.
+/// The seeds of a sharing's pseudo-random components: fresh, the owner's own. Parties 0 and 1 share one of them, parties
+/// 0 and 2 the other; what the two lack of the weights, c12, goes to parties 1 and 2 in full.
 #[derive(Clone)]
 pub struct Seeds {
-    /// Of component 1: for the dealer and P1.
+    /// Of c01: for parties 0 and 1.
     pub one: Key,
-    /// Of component 0: for the dealer and P2.
+    /// Of c02: for parties 0 and 2.
     pub zero: Key,
 }
 
@@ -127,17 +139,17 @@ impl std::fmt::Debug for Seeds {
 }
 
 impl Seeds {
-    /// What a party gets: the dealer both, an evaluator one.
-    pub fn for_party(&self, role: Role) -> Vec<u8> {
-        match role {
-            Role::Dealer => [self.one, self.zero].concat(),
-            Role::P1 => self.one.to_vec(),
-            Role::P2 => self.zero.to_vec(),
+    /// What a party gets: party 0 both, the others one.
+    pub fn for_party(&self, party: Party) -> Vec<u8> {
+        match party {
+            Party::Zero => [self.one, self.zero].concat(),
+            Party::One => self.one.to_vec(),
+            Party::Two => self.zero.to_vec(),
         }
     }
 
-    /// Δ of a piece of parameter number `index`: what both evaluators get in full.
-    pub fn delta(&self, device: &Device, index: usize, piece: usize, encoded: Vec<u64>) -> Words {
+    /// c12 of a piece of parameter number `index`: what parties 1 and 2 get in full.
+    pub fn rest(&self, device: &Device, index: usize, piece: usize, encoded: Vec<u64>) -> Words {
         input::split(device, &Words::upload(device, encoded), &self.one, &self.zero, index as u32, piece)
     }
 }

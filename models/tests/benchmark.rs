@@ -9,8 +9,8 @@ use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
 use models::shared::{Assembly, PublicModel};
 use models::tokenizer::{ChatFormat, TokenizerInfo};
-use protocol::Role;
-use secret::{Done, Shared, Step, run_steps, share_on};
+use protocol::{Party, Role};
+use secret::{Done, Shared, Step, run_steps, share_parameters};
 use std::sync::Arc;
 
 /// Two LLaMA layers with query heads that share keys and values.
@@ -29,11 +29,11 @@ fn small_llama() -> ModelConfig {
 
 fn made_up(public: &PublicModel) -> Shared {
     let device = kernels::cpu::Cpu::best();
-    let parties = Role::ALL.map(|role| {
+    let parties = Party::ALL.map(|party| {
         let tables = public.plan.tables(&device, &public.config);
-        Arc::new(Assembly::make_up(&device, role, public.clone(), tables).unwrap())
+        Arc::new(Assembly::make_up(&device, party, public.clone(), tables, None).unwrap())
     });
-    Shared { parties, public: public.clone() }
+    Shared { parties, devices: [(); 3].map(|()| device.clone()), public: public.clone() }
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn made_up_is_what_an_owner_would_have_shared_and_computes_the_same_as_in_the_cl
         let parties = run_steps(&made_up(&public), seed as u64, &steps, OutputRows::Last);
         let mut parameters = weights.parameters(&device, &config);
         let cpus = [(); 3].map(|()| device.clone());
-        let owner = share_on(&cpus, public.clone(), &mut parameters, &weights.seeds());
+        let owner = share_parameters(&cpus, public.clone(), &mut parameters, &weights.seeds());
         for (a, b) in parties.iter().zip(run_steps(&owner, seed as u64, &steps, OutputRows::Last)) {
             assert_eq!(words(a), words(&b), "everything that was sent, word by word");
             assert_eq!(a.outputs, b.outputs);
@@ -99,7 +99,7 @@ fn only_benchmark_models_are_made_up() {
     assert_ne!(other.digest(&tables), public.digest(&tables));
     let owned = PublicModel { benchmark: None, ..public.clone() };
     assert_ne!(owned.digest(&tables), public.digest(&tables));
-    let error = Assembly::make_up(&device, Role::P1, owned, tables).err().unwrap().to_string();
+    let error = Assembly::make_up(&device, Party::One, owned, tables, None).err().unwrap().to_string();
     assert!(error.contains("not public"), "{error}");
     // A model that reads text is somebody's.
     let info = TokenizerInfo { json: "{}".into(), eos: vec![], bos: None, chat: ChatFormat::Raw };

@@ -11,18 +11,18 @@ use models::clear::Clear;
 use models::float::complete;
 use models::model::{Cache, OutputRows};
 use models::shared::{Assembly, PublicModel};
-use protocol::Role;
+use protocol::{Party, Role};
 use secret::{Done, Shared, Step, run_steps};
 use std::sync::Arc;
 
 /// A benchmark model whose weights each party makes up on its device.
 fn made_up(public: &PublicModel, devices: &[Device; 3]) -> Shared {
-    let parties = Role::ALL.map(|role| {
-        let device = &devices[role.index()];
+    let parties = Party::ALL.map(|party| {
+        let device = &devices[party.index()];
         let tables = public.plan.tables(device, &public.config);
-        Arc::new(Assembly::make_up(device, role, public.clone(), tables).unwrap())
+        Arc::new(Assembly::make_up(device, party, public.clone(), tables, None).unwrap())
     });
-    Shared { parties, public: public.clone() }
+    Shared { parties, devices: devices.clone(), public: public.clone() }
 }
 
 fn words(done: &Done) -> Vec<(Role, u64, u8, &[u64])> {

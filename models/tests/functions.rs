@@ -156,7 +156,7 @@ fn score_rows(n: usize, bound: f64, numbers: &mut Numbers) -> Vec<Vec<f64>> {
 }
 
 fn exact_softmax(scores: &[u64]) -> Vec<f64> {
-    let scores: Vec<f64> = scores.iter().map(|&v| v as i64 as f64 / 2f64.powi(2 * SCALE as i32)).collect();
+    let scores: Vec<f64> = scores.iter().map(|&v| v as i64 as f64 / 2f64.powi(SCALE as i32)).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let e: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let total: f64 = e.iter().sum();
@@ -165,7 +165,7 @@ fn exact_softmax(scores: &[u64]) -> Vec<f64> {
 
 /// Softmax as the gates compute it, all that masks decide decided by chance.
 fn masked_softmax(scores: &[u64], t: &SoftmaxTables, numbers: &mut Numbers) -> Vec<f64> {
-    let bucket = 2 * SCALE + 2;
+    let bucket = SCALE + 2;
     let max = scores.iter().map(|&v| v as i64).max().unwrap();
     let shift = ((max >> bucket) + (numbers.word() & 1) as i64) << bucket;
     let e: Vec<u64> = scores
@@ -187,14 +187,14 @@ fn softmax() {
     let device = kernels::cpu::Cpu::best();
     let mut numbers = Numbers(3);
     for buckets in [64, 128] {
-        let tables = Arc::new(SoftmaxTables::new(&device, 2 * SCALE, Levels::new(buckets), 4096));
+        let tables = Arc::new(SoftmaxTables::new(&device, SCALE, Levels::new(buckets), 4096));
         for n in [1, 2, 3, 17, 64, 65, 512, 513, 4096] {
             let mut worst = [0f64; 2];
             for row in score_rows(n, tables.bound(), &mut numbers) {
-                let unit = 2f64.powi(2 * SCALE as i32);
+                let unit = 2f64.powi(SCALE as i32);
                 let data: Vec<u64> = row.iter().map(|v| (v * unit).round() as i64 as u64).collect();
                 let exact = exact_softmax(&data);
-                let (a, s) = (Clear::new(&device), AttentionShape::causal(1, 1, 2, 1, n));
+                let (a, s) = (Clear::new(&device), AttentionShape::causal(1, 1, 2, &[(1, n)]));
                 let scores = Ints { rows: n, cols: 1, data };
                 let e = complete(a.exponentials(&scores, &s, &tables)).unwrap();
                 let r = complete(a.reciprocal_sums(&e, &s, &tables)).unwrap();

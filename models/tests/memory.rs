@@ -106,7 +106,7 @@ fn sharing_holds_one_parameter() {
                     let weights = folded::load(&mut source, p).unwrap();
                     for (piece, weights) in weights.chunks(PIECE).enumerate() {
                         let mut bytes = Vec::new();
-                        seeds.delta(&device, i, piece, p.encode(weights)).pack(64, &mut bytes);
+                        seeds.rest(&device, i, piece, p.encode(weights)).pack(64, &mut bytes);
                         sender.send(bytes.clone()).unwrap();
                         sender.send(bytes).unwrap();
                     }

@@ -12,8 +12,8 @@ use models::memory::{Demand, MemoryPlan};
 use models::model::OutputRows;
 use models::plan::PlanTables;
 use models::shared::{Assembly, PublicModel};
-use protocol::Role;
-use secret::{Shared, Step, run_steps};
+use protocol::{Party, Role};
+use secret::{Shared, Step, run_dealt_by};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,24 +104,39 @@ fn config() -> ModelConfig {
 
 #[test]
 fn the_plan_is_what_is_held() {
-    let c = config();
+    check(config());
+    // The largest parameter comes first.
+    check(ModelConfig { layers: 1, vocab: 6000, tied: true, ..config() });
+}
+
+fn check(c: ModelConfig) {
     let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([1; 32]), [2; 32]);
     let cpu = kernels::cpu::Cpu::best();
     let tables = public.plan.tables(&cpu, &c);
-    let demand = Demand { context: 24, pass: 20 };
+    let demand = Demand { context: 24, pass: 20, sequences: 1 };
     let mut wrong = vec![];
-    for role in Role::ALL {
-        let plan = MemoryPlan::new(&c, &tables, role, demand, 1 << 25);
+    // Party 0 deals in all sessions, or there is none who does.
+    for (party, dealer) in
+        Party::ALL.into_iter().flat_map(|party| [(party, Some(Party::Zero)), (party, None)])
+    {
+        let plays = dealer.map(|dealer| party.role(dealer));
+        let plan = MemoryPlan::new(&c, &tables, plays, demand, 1 << 25);
         let Some(driver) = Shim::new(Order::Forward) else { return };
         let peak = Arc::new(Peak { driver, most: AtomicU64::new(0) });
         let device: Device = Arc::new(Cuda::with_driver(peak.clone()));
-        let on = |device: &Device, tables: PlanTables, role| {
-            Arc::new(Assembly::make_up(device, role, public.clone(), tables).unwrap())
+        let on = |device: &Device, tables: PlanTables, party| {
+            Arc::new(Assembly::make_up(device, party, public.clone(), tables, dealer).unwrap())
         };
-        let own = on(&device, public.plan.tables(&device, &c), role);
+        let own = on(&device, public.plan.tables(&device, &c), party);
+        for role in plays.map_or(Role::ALL.to_vec(), |role| vec![role]) {
+            own.playing(role).unwrap();
+        }
         let (loaded, most) = (peak.held(), peak.most());
         let mut close = |what: &str, planned: u64, seen: u64, percent: u64| {
-            let line = format!("{role}: {what}: {planned} planned, {seen} measured");
+            let line = format!(
+                "{party}, {}: {what}: {planned} planned, {seen} measured",
+                plays.map_or("every role".into(), |role| role.to_string())
+            );
             println!("{line}");
             if planned.abs_diff(seen) * 100 > percent * seen {
                 wrong.push(line);
@@ -130,15 +145,18 @@ fn the_plan_is_what_is_held() {
         close("weights and tables", plan.model(), loaded, 3);
         close("while loading", plan.loading, most, 5);
 
-        let parties = Role::ALL.map(|r| if r == role { own.clone() } else { on(&cpu, tables.clone(), r) });
-        let shared = Shared { parties, public: public.clone() };
+        let devices = Party::ALL.map(|p| if p == party { device.clone() } else { cpu.clone() });
+        let parties = Party::ALL.map(|p| if p == party { own.clone() } else { on(&cpu, tables.clone(), p) });
+        let shared = Shared { parties, devices, public: public.clone() };
         let tokens: Vec<u32> = (0..20).map(|i| i * 70).collect();
         let mut steps = vec![Step { keep: 0, tokens }];
         steps.extend((20..24).map(|keep| Step { keep, tokens: vec![3] }));
-        run_steps(&shared, 7, &steps, OutputRows::Last);
+        // A party that plays every role is planned as an evaluator, which holds more.
+        let dealer = dealer.unwrap_or(if party == Party::Zero { Party::One } else { Party::Zero });
+        run_dealt_by(dealer, &shared, 7, &steps, OutputRows::Last);
         let most = peak.most();
         close("a session", plan.model() + plan.session(), most, 6);
-        println!("{role}: {plan:?}");
+        println!("{party}: {plan:?}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

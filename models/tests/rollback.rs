@@ -121,7 +121,7 @@ fn equal(a: &[Sent], b: &[Sent]) -> usize {
 #[test]
 fn what_is_computed_again_after_a_roll_back_is_masked_by_fresh_words() {
     let (_, shared) = shared(ModelConfig::toy());
-    let (prompt, drafts) = ([3, 1, 4, 1, 5], [9, 2, 6]);
+    let (prompt, drafts) = ([3, 1, 4, 1, 5], [9, 2, 6, 5]);
     // The same tokens at the same positions, twice; the pad registry would stop a session that drew a stream again.
     let again = [step(0, &prompt), step(5, &drafts), step(5, &drafts)];
     let passes = run_steps(&shared, 8, &again, OutputRows::All);

@@ -6,8 +6,11 @@ use crate::{
     ids::{Fingerprint, PublicKey},
     keys::StaticSecret,
 };
-use protocol::Role;
-use serde::{Deserialize, de::DeserializeOwned};
+use protocol::Party;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use std::{
     collections::HashSet,
     fs,
@@ -78,7 +81,7 @@ pub struct IdentityConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartyEntry {
-    /// 0 (dealer), 1 or 2.
+    /// 0, 1 or 2: which party.
     pub role: u8,
     /// `host:port`.
     pub address: String,
@@ -110,6 +113,45 @@ pub struct ClientEntry {
     pub permissions: Vec<Permission>,
 }
 
+/// More sequences would make heads of passes too long.
+const MOST_SEQUENCES: u32 = 256;
+/// Who deals in the sessions that a party takes part in: `"rotate"`, or the number of one party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dealing {
+    /// One after the other, as the sessions' identifiers say.
+    #[default]
+    Rotate,
+    /// Always this party.
+    Only(Party),
+}
+
+impl Dealing {
+    /// The party that always deals, if there is one.
+    pub fn only(self) -> Option<Party> {
+        match self {
+            Dealing::Rotate => None,
+            Dealing::Only(party) => Some(party),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dealing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = "limits.dealer: give \"rotate\", 0, 1 or 2";
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Number(usize),
+        }
+        match Written::deserialize(deserializer).map_err(|_| D::Error::custom(wrong))? {
+            Written::Word(word) if word == "rotate" => Ok(Dealing::Rotate),
+            Written::Number(n) if n < 3 => Ok(Dealing::Only(Party::ALL[n])),
+            _ => Err(D::Error::custom(wrong)),
+        }
+    }
+}
+
 /// Limits of one party.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -120,16 +162,22 @@ pub struct Limits {
     pub idle_session_seconds: u64,
     /// How long a party waits for the others' halves of a session.
     pub rendezvous_seconds: u64,
-    /// Largest context of a session, in tokens.
+    /// Largest context of a sequence, in tokens, and most tokens of a pass.
     pub max_context_tokens: u32,
+    /// Most sequences that a session works on at once.
+    pub max_sequences: u32,
     /// Most tokens of a pass that a client drafts (speculative decoding); 0 refuses drafts.
     pub max_drafted_tokens: u32,
+    /// Most tokens that the dealer deals for before they are asked for; 0 for none.
+    pub max_tokens_ahead: u32,
     /// Largest message between parties, or body of a client's message.
     pub max_message_bytes: usize,
     /// Threads that compute; 0: one for each core. Fewer help where several parties share a machine.
     pub threads: usize,
     /// Clients who ask may know how long each operation took here. Times can say something about what was computed.
     pub report_times: bool,
+    /// Who deals. Where it is always the same party, that one keeps 8 bytes a weight in memory instead of 24, the others 16.
+    pub dealer: Dealing,
     /// Where shared models are kept. Relative to the configuration file; empty: in memory only.
     pub model_directory: PathBuf,
 }
@@ -141,10 +189,13 @@ impl Default for Limits {
             idle_session_seconds: 600,
             rendezvous_seconds: 10,
             max_context_tokens: 4096,
+            max_sequences: 8,
             max_drafted_tokens: 16,
+            max_tokens_ahead: 4,
             max_message_bytes: 256 << 20,
             threads: 0,
             report_times: false,
+            dealer: Dealing::Rotate,
             model_directory: "models".into(),
         }
     }
@@ -239,7 +290,7 @@ pub struct PartyConfig {
     /// Where it came from.
     pub file: PathBuf,
     /// Which party this is.
-    pub role: Role,
+    pub party: Party,
     /// Where it listens.
     pub listen: std::net::SocketAddr,
     /// What it computes on.
@@ -248,7 +299,7 @@ pub struct PartyConfig {
     pub identity: Identity,
     /// Its X25519 secret.
     pub secret: StaticSecret,
-    /// The two others, in the order of their roles.
+    /// The two others, in order.
     pub peers: [Peer; 2],
     /// Whom it serves.
     pub clients: Vec<ClientEntry>,
@@ -262,7 +313,7 @@ pub struct PartyConfig {
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Which one.
-    pub role: Role,
+    pub party: Party,
     /// `host:port`.
     pub address: String,
     /// Its pinned certificate.
@@ -279,8 +330,8 @@ impl PartyConfig {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let raw: PartyFile = read_toml(file, "`party --print-defaults` shows every key")?;
         let at = |key| At { file, key };
-        let role = role_of(raw.role, at("role"))?;
-        let peers = peers(&raw.parties, Some(role), at("parties"))?;
+        let party = party_of(raw.role, at("role"))?;
+        let peers = peers(&raw.parties, Some(party), at("parties"))?;
         let [a, b]: [Peer; 2] =
             peers.try_into().map_err(|_| at("parties").error("not two", "list the two other parties"))?;
         let identity = Identity::load(
@@ -300,6 +351,9 @@ impl PartyConfig {
         if raw.limits.max_sessions == 0 || raw.limits.max_sessions > 1000 {
             return Err(at("limits.max_sessions").error("out of range", "give 1 to 1000"));
         }
+        if !(1..=MOST_SEQUENCES).contains(&raw.limits.max_sequences) {
+            return Err(at("limits.max_sequences").error("out of range", "give 1 to 256"));
+        }
         if !(4096..=1 << 30).contains(&raw.limits.max_message_bytes) {
             return Err(at("limits.max_message_bytes").error("out of range", "give 4096 to 1073741824"));
         }
@@ -313,7 +367,7 @@ impl PartyConfig {
         }
         Ok(Self {
             file: file.to_owned(),
-            role,
+            party,
             listen: raw.listen,
             device: raw.device,
             identity,
@@ -330,9 +384,9 @@ impl PartyConfig {
         include_str!("party.defaults.toml")
     }
 
-    /// The other party with this role.
-    pub fn peer(&self, role: Role) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.role == role)
+    /// What is known of another party.
+    pub fn peer(&self, party: Party) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.party == party)
     }
 }
 
@@ -350,7 +404,7 @@ fn check_names(
     at: At<'_>,
 ) -> Result<(), ConfigError> {
     let mut seen = HashSet::from([identity.fingerprint()]);
-    let all = peers.iter().map(|p| (p.fingerprint, p.role.to_string()));
+    let all = peers.iter().map(|p| (p.fingerprint, p.party.to_string()));
     for (fingerprint, name) in all.chain(clients.iter().map(|c| (c.fingerprint, c.name.clone()))) {
         if !seen.insert(fingerprint) {
             return Err(at.error(
@@ -362,25 +416,29 @@ fn check_names(
     Ok(())
 }
 
-pub(crate) fn role_of(number: u8, at: At<'_>) -> Result<Role, ConfigError> {
-    Role::ALL
+pub(crate) fn party_of(number: u8, at: At<'_>) -> Result<Party, ConfigError> {
+    Party::ALL
         .get(usize::from(number))
         .copied()
-        .ok_or_else(|| at.error(format!("{number} is no role"), "give 0 (dealer), 1 or 2"))
+        .ok_or_else(|| at.error(format!("{number} is no role"), "give 0, 1 or 2"))
 }
 
-/// Checks that the parties are all but `own`, each once, at different addresses; sorts them by role.
-pub(crate) fn peers(entries: &[PartyEntry], own: Option<Role>, at: At<'_>) -> Result<Vec<Peer>, ConfigError> {
+/// Checks that the parties are all but `own`, each once, at different addresses; sorts them.
+pub(crate) fn peers(
+    entries: &[PartyEntry],
+    own: Option<Party>,
+    at: At<'_>,
+) -> Result<Vec<Peer>, ConfigError> {
     let mut peers: Vec<Peer> = Vec::with_capacity(3);
     for entry in entries {
-        let role = role_of(entry.role, at)?;
-        if Some(role) == own {
+        let party = party_of(entry.role, at)?;
+        if Some(party) == own {
             return Err(at.error(
                 format!("role {} is this party's own", entry.role),
                 "list only the two other parties, or correct `role`",
             ));
         }
-        if peers.iter().any(|p| p.role == role) {
+        if peers.iter().any(|p| p.party == party) {
             return Err(
                 at.error(format!("role {} appears twice", entry.role), "give each party its own role")
             );
@@ -393,31 +451,32 @@ pub(crate) fn peers(entries: &[PartyEntry], own: Option<Role>, at: At<'_>) -> Re
         }
         if peers.iter().any(|p| p.fingerprint == entry.fingerprint || p.x25519 == entry.x25519) {
             return Err(at.error(
-                format!("{role} has the keys of another party"),
+                format!("{party} has the keys of another party"),
                 "give each party its own certificate and X25519 key",
             ));
         }
         let port = entry.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) {
-            return Err(
-                at.error(format!("the address {:?} of {role} has no port", entry.address), "write host:port")
-            );
+            return Err(at.error(
+                format!("the address {:?} of {party} has no port", entry.address),
+                "write host:port",
+            ));
         }
         peers.push(Peer {
-            role,
+            party,
             address: entry.address.clone(),
             fingerprint: entry.fingerprint,
             x25519: entry.x25519,
         });
     }
     if let Some(missing) =
-        Role::ALL.into_iter().find(|&role| Some(role) != own && peers.iter().all(|p| p.role != role))
+        Party::ALL.into_iter().find(|&party| Some(party) != own && peers.iter().all(|p| p.party != party))
     {
         return Err(
             at.error(format!("role {} is missing", missing.index()), "add a [[parties]] table for it")
         );
     }
-    peers.sort_by_key(|peer| peer.role);
+    peers.sort_by_key(|peer| peer.party);
     Ok(peers)
 }
 

@@ -6,9 +6,9 @@ use crate::{
     ids::{Digest, SessionId},
     keys::SessionKeys,
     tls::ClientIdentity,
-    wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel},
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, PutModel},
 };
-use protocol::{Network, Role};
+use protocol::{Network, Party, Role, Step};
 use std::sync::Arc;
 
 /// A stored model and its public metadata.
@@ -24,9 +24,9 @@ pub struct StoredModel {
 #[derive(Debug, Clone)]
 pub struct SessionContext {
     /// This party.
-    pub role: Role,
+    pub party: Party,
     /// Who deals.
-    pub dealer: Role,
+    pub dealer: Party,
     /// The session.
     pub session: SessionId,
     /// Attempt (epoch) number.
@@ -37,20 +37,21 @@ pub struct SessionContext {
     pub client: Arc<ClientIdentity>,
 }
 
+impl SessionContext {
+    /// This party's part.
+    pub fn role(&self) -> Role {
+        self.party.role(self.dealer)
+    }
+}
+
 /// One pass, its input share already opened.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PassRequest {
     /// Number of this pass: 0, 1, …
     pub counter: u64,
-    /// Position of the first token: later tokens of earlier passes, all of them drafted, are forgotten.
-    pub position: u64,
-    /// How many tokens.
-    pub tokens: u32,
-    /// How many of them are drafts; at most the party's limit.
-    pub drafted: u32,
-    /// How many of them are of the first token type; all if `None`.
-    pub segment: Option<u32>,
-    /// How many tokens to choose after them.
+    /// Sequence by sequence, in ascending order, at least one; lengths and drafts are within the party's limits.
+    pub parts: Vec<Part>,
+    /// How many tokens to choose after each part.
     pub new_tokens: u32,
     /// This party's input share.
     pub share: Vec<u8>,
@@ -58,12 +59,9 @@ pub struct PassRequest {
 
 impl std::fmt::Debug for PassRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { counter, position, tokens, drafted, new_tokens, share, .. } = self;
+        let Self { counter, parts, new_tokens, share } = self;
         let size = share.len();
-        write!(
-            f,
-            "PassRequest({counter}, {tokens} + {new_tokens} tokens at {position}, {drafted} drafted, {size} bytes redacted)"
-        )
+        write!(f, "PassRequest({counter}, {parts:?} + {new_tokens} tokens, {size} bytes redacted)")
     }
 }
 
@@ -126,8 +124,8 @@ pub trait Upload: Send {
     fn commit(self: Box<Self>) -> Result<Digest, Failure>;
 }
 
-/// One session's state, used by its own thread only.
-pub trait SessionRunner: Send {
+/// One session's state, made and used by its own thread only.
+pub trait SessionRunner {
     /// One pass. Output goes out in pieces through `reply`.
     ///
     /// # Errors
@@ -139,13 +137,12 @@ pub trait SessionRunner: Send {
         reply: &mut dyn FnMut(Vec<u8>) -> Result<(), Failure>,
     ) -> Result<(), Failure>;
 
-    /// Called after each pass while no request waits: a dealer may deal for the next pass.
-    ///
-    /// # Errors
-    /// As for [`SessionRunner::pass`].
-    fn run_ahead(&mut self, network: &mut dyn Network) -> Result<(), Failure> {
+    /// Called while no request waits: a dealer may deal for passes to come. It must return soon, and not wait for the
+    /// network. Says when to call again: at once after [`Step::More`], in a while after [`Step::Full`], after the next pass
+    /// after [`Step::Complete`].
+    fn run_ahead(&mut self, network: &mut dyn Network) -> Step {
         let _ = network;
-        Ok(())
+        Step::Complete
     }
 }
 

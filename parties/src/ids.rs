@@ -1,5 +1,6 @@
 //! Thirty-two-byte names: fingerprints, session ids, digests and public keys, written as 64 hex digits.
 
+use protocol::Party;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{fmt, str::FromStr};
 
@@ -115,6 +116,26 @@ impl SessionId {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
         Ok(Self(bytes))
+    }
+
+    /// A fresh id of a session in which `dealer` deals.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn dealt_by(dealer: Party) -> Result<Self, getrandom::Error> {
+        loop {
+            // One in three is right.
+            let id = Self::random()?;
+            if id.dealer() == dealer {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Who deals in the session of this id: over random ids, each party in a third of all sessions.
+    pub fn dealer(&self) -> Party {
+        let [first, ..] = self.0.as_chunks::<8>().0 else { unreachable!("32 bytes") };
+        Party::ALL[(u64::from_le_bytes(*first) % 3) as usize]
     }
 }
 

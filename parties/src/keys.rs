@@ -1,20 +1,20 @@
 //! Static X25519 keys and the pairwise keys of the shared pseudo-random streams.
 //!
-//! Two parties i and j derive k_ij from X25519(static_i, static_j), both nonces being public. The third party knows
-//! neither static secret, so it cannot compute k_ij: in particular P0 does not learn k12. The derivation binds
+//! Two parties i and j derive k_ij from X25519(static_i, static_j) and public values. The third party knows
+//! neither static secret, so it cannot compute k_ij: in particular the dealer does not learn the evaluators' key. The derivation binds
 //! everything the two must agree on (see [`KeyContext`]), among it the TLS exporter of the connection between the two:
 //! after a re-connection the same session id gives other keys, so no stream of masks is ever drawn twice.
 
 use crate::ids::{Digest, PublicKey, SessionId};
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use hkdf::Hkdf;
-use protocol::Role;
+use protocol::{Key, Party, Role};
 use sha2::Sha256;
 use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Version of the key derivation and of everything that follows from the keys.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Why no key came out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,12 +99,12 @@ pub struct KeyContext<'a> {
     /// The session.
     pub session: SessionId,
     /// Who deals.
-    pub dealer: Role,
+    pub dealer: Party,
     /// Attempt (epoch) number within the session.
     pub attempt: u32,
     /// What is computed.
     pub program: Digest,
-    /// Fresh nonce of the lower party of the pair, sent in its stream header.
+    /// Fresh nonce of one of the pair, sent in its stream header: of the dealer, else of the lower party.
     pub nonce: [u8; 32],
     /// TLS exporter value of the connection between the two.
     pub channel: &'a [u8; 32],
@@ -115,8 +115,8 @@ pub struct KeyContext<'a> {
 /// # Errors
 /// The peer's public key has low order.
 pub fn pair_key(
-    own: (Role, &StaticSecret),
-    peer: (Role, &PublicKey),
+    own: (Party, &StaticSecret),
+    peer: (Party, &PublicKey),
     context: &KeyContext<'_>,
 ) -> Result<PairKey, KeyError> {
     let shared = own.1.agree(peer.1)?;
@@ -151,8 +151,17 @@ impl SessionKeys {
     }
 
     /// The key shared with `peer`; `None` for oneself.
-    pub fn with(&self, peer: Role) -> Option<&PairKey> {
+    pub fn with(&self, peer: Party) -> Option<&PairKey> {
         self.keys[peer.index()].as_ref()
+    }
+
+    /// The keys k01, k02 and k12 of the roles where `dealer` deals, as far as `own` has them.
+    pub fn of_roles(&self, own: Party, dealer: Party) -> [Option<Key>; 3] {
+        [(Role::Dealer, Role::P1), (Role::Dealer, Role::P2), (Role::P1, Role::P2)].map(|(a, b)| {
+            let (a, b) = (a.party(dealer), b.party(dealer));
+            let other = if own == a { Some(b) } else { (own == b).then_some(a) };
+            other.and_then(|other| self.with(other)).map(|key| *key.expose())
+        })
     }
 }
 
@@ -163,7 +172,7 @@ mod tests {
     fn context(channel: &[u8; 32]) -> KeyContext<'_> {
         KeyContext {
             session: SessionId([1; 32]),
-            dealer: Role::Dealer,
+            dealer: Party::Zero,
             attempt: 0,
             program: Digest([2; 32]),
             nonce: [3; 32],
@@ -175,11 +184,11 @@ mod tests {
     fn both_ends_agree_and_every_input_matters() {
         let (a, b) = (StaticSecret::generate().unwrap(), StaticSecret::generate().unwrap());
         let base = context(&[4; 32]);
-        let key = pair_key((Role::P1, &a), (Role::P2, &b.public()), &base).unwrap();
-        assert_eq!(key, pair_key((Role::P2, &b), (Role::P1, &a.public()), &base).unwrap());
+        let key = pair_key((Party::One, &a), (Party::Two, &b.public()), &base).unwrap();
+        assert_eq!(key, pair_key((Party::Two, &b), (Party::One, &a.public()), &base).unwrap());
         let changed = [
             KeyContext { session: SessionId([9; 32]), ..base },
-            KeyContext { dealer: Role::P1, ..base },
+            KeyContext { dealer: Party::One, ..base },
             KeyContext { attempt: 1, ..base },
             KeyContext { program: Digest([9; 32]), ..base },
             KeyContext { nonce: [9; 32], ..base },
@@ -187,12 +196,12 @@ mod tests {
         ];
         let mut all: Vec<_> = changed
             .iter()
-            .map(|c| pair_key((Role::P1, &a), (Role::P2, &b.public()), c).unwrap().expose().to_owned())
+            .map(|c| pair_key((Party::One, &a), (Party::Two, &b.public()), c).unwrap().expose().to_owned())
             .collect();
         all.push(*key.expose());
-        all.push(*pair_key((Role::Dealer, &a), (Role::P2, &b.public()), &base).unwrap().expose());
+        all.push(*pair_key((Party::Zero, &a), (Party::Two, &b.public()), &base).unwrap().expose());
         let c = StaticSecret::generate().unwrap();
-        all.push(*pair_key((Role::P1, &a), (Role::P2, &c.public()), &base).unwrap().expose());
+        all.push(*pair_key((Party::One, &a), (Party::Two, &c.public()), &base).unwrap().expose());
         let count = all.len();
         all.sort_unstable();
         all.dedup();

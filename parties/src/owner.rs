@@ -16,7 +16,7 @@ use models::parameter::Parameter;
 use models::plan::{PROGRAM_VERSION, PlanTables};
 use models::shared::{PublicModel, Seeds};
 use models::tokenizer::{Tokenizer, TokenizerError};
-use protocol::Role;
+use protocol::Party;
 use protocol::gates::input::PIECE;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -166,7 +166,7 @@ impl OwnedModel {
         let send = |party, tensor, offset: usize, bytes| {
             parts.blocking_send(Ok(UploadChunk { party, tensor, offset: offset as u64, bytes })).is_ok()
         };
-        if !Role::ALL.into_iter().all(|role| send(role, 0, 0, seeds.for_party(role))) {
+        if !Party::ALL.into_iter().all(|party| send(party, 0, 0, seeds.for_party(party))) {
             return;
         }
         let mut source = self.source();
@@ -180,9 +180,9 @@ impl OwnedModel {
             };
             for (piece, weights) in weights.chunks(PIECE).enumerate() {
                 let mut bytes = Vec::new();
-                seeds.delta(&self.device, i, piece, p.encode(weights)).pack(64, &mut bytes);
-                let to = |role, bytes| send(role, i as u32 + 1, 8 * piece * PIECE, bytes);
-                if !(to(Role::P1, bytes.clone()) && to(Role::P2, bytes)) {
+                seeds.rest(&self.device, i, piece, p.encode(weights)).pack(64, &mut bytes);
+                let to = |party, bytes| send(party, i as u32 + 1, 8 * piece * PIECE, bytes);
+                if !(to(Party::One, bytes.clone()) && to(Party::Two, bytes)) {
                     return;
                 }
             }

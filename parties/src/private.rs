@@ -14,6 +14,8 @@
 
 mod encode;
 mod generate;
+mod making;
+mod prefill;
 mod run;
 mod speculate;
 mod times;
@@ -26,8 +28,9 @@ use models::shared::{PublicModel, SharedModelError};
 use models::tokenizer::{Tokenizer, TokenizerError};
 
 pub use encode::{Classification, Embedding};
-pub use generate::{Answer, Generation, MaxTokens, Progress, Reveal};
-pub use run::{Pass, Run, Seen};
+pub use generate::{Answer, Answers, Generation, MaxTokens, Progress, Reveal};
+pub use prefill::prompt_passes;
+pub use run::{Pass, Run, Seen, Turn};
 pub use speculate::Speculation;
 pub use times::{ClientSpan, Doing, PassTimes};
 
@@ -56,6 +59,16 @@ pub enum PrivateError {
         /// Tokens asked for.
         new: usize,
         /// What model and parties allow.
+        limit: usize,
+    },
+    /// Too many prompts for one session.
+    #[error(
+        "{sequences} prompts at once, but the parties allow {limit}; ask fewer at a time, or let their operators raise limits.max_sequences"
+    )]
+    TooMany {
+        /// Asked for.
+        sequences: usize,
+        /// What the parties allow.
         limit: usize,
     },
     /// No tokens asked for.

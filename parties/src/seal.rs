@@ -1,17 +1,17 @@
 //! Anonymous-sender sealed boxes to a party's X25519 key.
 //!
 //! Ephemeral X25519, HKDF-SHA256, ChaCha20-Poly1305. Each box has its own key, so the nonce is constant. The box is
-//! bound to the recipient, the session, the position, and the purpose: it opens nowhere else.
+//! bound to the recipient, the session, what it is about, and the purpose: it opens nowhere else.
 
 use crate::{
-    ids::{PublicKey, SessionId},
+    ids::{Digest, PublicKey, SessionId},
     keys::{KeyError, StaticSecret, expand},
 };
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{Aead, Payload},
 };
-use protocol::Role;
+use protocol::Party;
 use zeroize::Zeroizing;
 
 /// What a sealed box is for.
@@ -29,22 +29,22 @@ pub struct Aad {
     pub session: SessionId,
     /// Number of the message within the session.
     pub counter: u64,
-    /// First token position that the message is about.
-    pub position: u64,
+    /// Digest of what the message is about.
+    pub about: Digest,
     /// The party that may open it.
-    pub party: Role,
+    pub party: Party,
     /// What it is for.
     pub purpose: Purpose,
 }
 
 impl Aad {
-    fn encode(&self) -> [u8; 50] {
-        let mut bytes = [0; 50];
+    fn encode(&self) -> [u8; 74] {
+        let mut bytes = [0; 74];
         bytes[..32].copy_from_slice(&self.session.0);
         bytes[32..40].copy_from_slice(&self.counter.to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.position.to_le_bytes());
-        bytes[48] = self.party.index() as u8;
-        bytes[49] = self.purpose as u8;
+        bytes[40..72].copy_from_slice(&self.about.0);
+        bytes[72] = self.party.index() as u8;
+        bytes[73] = self.purpose as u8;
         bytes
     }
 }
@@ -59,7 +59,7 @@ pub enum SealError {
     #[error("a sealed box has at least {OVERHEAD} bytes, this one {0}")]
     Short(usize),
     /// Wrong key, wrong place, or changed on the way.
-    #[error("the sealed box does not open: made for another party, session or position, or damaged")]
+    #[error("the sealed box does not open: made for another party, session or pass, or damaged")]
     Refused,
 }
 
@@ -115,8 +115,8 @@ mod tests {
         Aad {
             session: SessionId([7; 32]),
             counter: 3,
-            position: 40,
-            party: Role::P1,
+            about: Digest([40; 32]),
+            party: Party::One,
             purpose: Purpose::PassInput,
         }
     }
@@ -131,8 +131,8 @@ mod tests {
         for wrong in [
             Aad { session: SessionId([8; 32]), ..aad() },
             Aad { counter: 4, ..aad() },
-            Aad { position: 41, ..aad() },
-            Aad { party: Role::P2, ..aad() },
+            Aad { about: Digest([41; 32]), ..aad() },
+            Aad { party: Party::Two, ..aad() },
         ] {
             assert_eq!(open(&secret, &wrong, &boxed), Err(SealError::Refused));
         }

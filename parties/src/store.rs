@@ -1,7 +1,8 @@
 //! The engine of a party: its shares of models, in memory and on disk, and the sessions that compute with them.
 //!
-//! A stored share is one file: magic, length of the public description, description, then the party's seeds and (for an
-//! evaluator) the values of every parameter, exactly as they were uploaded, then SHA-256 of all that. With an empty
+//! A stored share is one file: magic, length of the public description, description, then the party's seeds and (at parties
+//! 1 and 2) the values of every parameter, exactly as they were uploaded, then SHA-256 of all that. It is the same whoever
+//! deals: two of three components ([`models::shared`]). With an empty
 //! `model_directory` shares live in memory only.
 
 mod devices;
@@ -19,8 +20,10 @@ use devices::Reopened;
 use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, SessionOptions};
-use protocol::{ChaChaStreams, Role};
+use models::shared::{
+    Assembly, PartyModel, PartySession, PublicModel, SessionOptions, SharedModelError, Stepwise,
+};
+use protocol::{ChaChaStreams, Party};
 use room::{Refused, Room, no_room};
 use runner::Runner;
 use sha2::{Digest as _, Sha256};
@@ -67,12 +70,16 @@ impl Drop for Claim {
 
 /// Shares of models of one party.
 pub struct ModelStore {
-    role: Role,
+    party: Party,
+    /// Who deals in all sessions, if it is always the same.
+    dealer: Option<Party>,
     devices: Reopened,
     room: Room,
     directory: Option<PathBuf>,
     /// Whether clients may know where this party's time goes.
     report_times: bool,
+    /// Passes that the dealer deals ahead.
+    passes_ahead: usize,
     models: Models,
     claims: Arc<Mutex<HashSet<String>>>,
 }
@@ -93,18 +100,21 @@ impl ModelStore {
     pub fn on(config: &PartyConfig, device: Device) -> Result<ModelStore, String> {
         // The name tells the number of threads.
         kernels::cpu::use_threads(config.limits.threads);
-        tracing::info!("{} computes on {}", config.role, device.name());
+        tracing::info!("{} computes on {}", config.party, device.name());
         let directory = Some(config.limits.model_directory.clone()).filter(|d| !d.as_os_str().is_empty());
         let store = ModelStore {
-            role: config.role,
+            party: config.party,
+            dealer: config.limits.dealer.only(),
             devices: Reopened::new(device.clone(), config.device),
             room: Room {
-                role: config.role,
+                party: config.party,
+                plays: config.limits.dealer.only().map(|dealer| config.party.role(dealer)),
                 context: config.limits.max_context_tokens as usize,
                 queue: config.transport.link_queue_bytes as u64,
             },
             directory,
             report_times: config.limits.report_times,
+            passes_ahead: config.limits.max_tokens_ahead as usize,
             models: Models::default(),
             claims: Arc::default(),
         };
@@ -133,7 +143,7 @@ impl ModelStore {
             if path.extension().is_some_and(|e| e == EXTENSION) && check_model_name(&name).is_ok() {
                 match self.load(device, &path) {
                     Ok(entry) => {
-                        tracing::info!("{} has loaded its share of {name}", self.role);
+                        tracing::info!("{} has loaded its share of {name}", self.party);
                         lock(&self.models).insert(name, entry);
                     }
                     Err(e) => tracing::warn!("{} is left out: {e}", path.display()),
@@ -145,7 +155,7 @@ impl ModelStore {
 
     /// Begins to put a model together, if there is room for it.
     fn incoming(&self, device: &Device, metadata: &[u8]) -> Result<Incoming, Refused> {
-        let incoming = Incoming::step(device, || Incoming::new(device, self.role, metadata))?;
+        let incoming = Incoming::step(device, || Incoming::new(device, self.party, metadata))?;
         let public = &incoming.public;
         let room = self.room.for_model(device, &public.config, &incoming.tables, public.plan.longest);
         room.map_err(Refused::NoRoom)?;
@@ -184,7 +194,7 @@ impl ModelStore {
         if rest[..] != computed[..] {
             return Err("its checksum is wrong".to_string().into());
         }
-        let model = Arc::new(incoming.finish()?);
+        let model = Arc::new(incoming.finish(self.dealer)?);
         Ok(Entry { model, metadata })
     }
 
@@ -199,7 +209,7 @@ impl ModelStore {
             known.sort_unstable();
             let known =
                 if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
-            let message = format!("{} has no model {name:?}: {known}", self.role);
+            let message = format!("{} has no model {name:?}: {known}", self.party);
             Failure::new(FailureCode::NotFound, message, "share it first: catamount share-model")
         })
     }
@@ -239,7 +249,7 @@ impl Engine for ModelStore {
         metadata: Vec<u8>,
     ) -> Result<Box<dyn Upload>, Failure> {
         if lock(&self.models).contains_key(&model.name) {
-            let message = format!("{} already has a model {:?}", self.role, model.name);
+            let message = format!("{} already has a model {:?}", self.party, model.name);
             return Err(Failure::new(
                 FailureCode::Exists,
                 message,
@@ -247,7 +257,7 @@ impl Engine for ModelStore {
             ));
         }
         let claim = Claim::new(&self.claims, &model.name).ok_or_else(|| {
-            let message = format!("{} is receiving a model {:?} already", self.role, model.name);
+            let message = format!("{} is receiving a model {:?} already", self.party, model.name);
             Failure::new(FailureCode::Busy, message, "wait until it is there, or choose another --name")
         })?;
         let incoming = self.incoming(&self.device()?, &metadata)?;
@@ -255,9 +265,10 @@ impl Engine for ModelStore {
         if total != model.total {
             return Err(bad(format!("{} bytes announced, {total} belong to this model", model.total)));
         }
-        let file = self.path(&model.name).map(|p| ShareFile::create(p, self.role, &metadata)).transpose()?;
+        let file = self.path(&model.name).map(|p| ShareFile::create(p, self.party, &metadata)).transpose()?;
         Ok(Box::new(StoreUpload {
             models: self.models.clone(),
+            dealer: self.dealer,
             model,
             metadata,
             incoming,
@@ -269,7 +280,7 @@ impl Engine for ModelStore {
     fn delete_model(&self, _client: &ClientIdentity, name: &str) -> Result<(), Failure> {
         self.find(name, |_| ())?;
         if let Some(path) = self.path(name) {
-            fs::remove_file(&path).map_err(|e| disk(self.role, &path, &e))?;
+            fs::remove_file(&path).map_err(|e| disk(self.party, &path, &e))?;
         }
         lock(&self.models).remove(name);
         Ok(())
@@ -284,7 +295,7 @@ impl Engine for ModelStore {
         let device = self.device()?;
         let model = self.find(&request.model, |e| e.model.clone())?;
         if Digest(model.digest) != request.digest {
-            let message = format!("{} has another model under the name {:?}", self.role, request.model);
+            let message = format!("{} has another model under the name {:?}", self.party, request.model);
             return Err(Failure::new(
                 FailureCode::Disagreement,
                 message,
@@ -292,16 +303,16 @@ impl Engine for ModelStore {
             ));
         }
         let options: SessionOptions = serde_json::from_slice(&options)
-            .map_err(|e| bad(format!("session options that {} does not know: {e}", self.role)))?;
+            .map_err(|e| bad(format!("session options that {} does not know: {e}", self.party)))?;
         if let Some(choice) = &options.choice {
             let refuse = |what: String| Failure::new(FailureCode::BadRequest, what, "ask otherwise");
             if !model.public.config.is_decoder() {
-                return Err(refuse(format!("{} cannot choose tokens with this model", self.role)));
+                return Err(refuse(format!("{} cannot choose tokens with this model", self.party)));
             }
-            choice.check(&model.public).map_err(|e| refuse(format!("{} cannot choose {e}", self.role)))?;
+            choice.check(&model.public).map_err(|e| refuse(format!("{} cannot choose {e}", self.party)))?;
         }
         if options.profile && !self.report_times {
-            let message = format!("{} does not say where its time goes", self.role);
+            let message = format!("{} does not say where its time goes", self.party);
             let remedy = "ask its operator to set limits.report_times, or ask without times";
             return Err(Failure::new(FailureCode::Forbidden, message, remedy));
         }
@@ -314,34 +325,38 @@ impl Engine for ModelStore {
                 "shorten the prompt or ask for fewer tokens",
             ));
         }
-        self.room
-            .for_session(&device, &model.public.config, request.context_tokens as usize)
-            .map_err(no_room)?;
-        let key = |a: Role, b: Role| {
-            let other = match context.role {
-                r if r == a => Some(b),
-                r if r == b => Some(a),
-                _ => None,
-            };
-            other.and_then(|o| context.keys.with(o)).map(|k| *k.expose())
-        };
-        let streams = ChaChaStreams::new([
-            key(Role::Dealer, Role::P1),
-            key(Role::Dealer, Role::P2),
-            key(Role::P1, Role::P2),
-        ]);
-        let mut session = PartySession::new(model, Box::new(streams));
+        let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
+        self.room.for_session(&device, &model.public.config, keys_and_values).map_err(no_room)?;
+        let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.dealer));
+        let session = PartySession::new(model, context.role(), Box::new(streams));
+        let session = session.map_err(|e| match e {
+            SharedModelError::Device { .. } => Failure::new(
+                FailureCode::Internal,
+                format!("{e}, while it made its part of {} ready", request.model),
+                "wait until other sessions have ended, and ask again",
+            ),
+            _ => Failure::new(
+                FailureCode::Forbidden,
+                e.to_string(),
+                "let the party deal that its configuration names",
+            ),
+        })?;
+        // Never beyond the session's context.
+        let most = request.context_tokens as usize;
+        let stepwise = options.stepwise.map(|s| Stepwise { to: s.to.min(most), ..s });
+        let mut session =
+            session.with_sequences(request.sequences as usize).dealing_ahead(self.passes_ahead, stepwise);
         if options.profile {
             session = session.with_profile();
         }
-        Ok(Box::new(Runner::new(self.role, session, options)))
+        Ok(Box::new(Runner::new(&context, session, options)))
     }
 }
 
 /// A model's parts as they come, parameter by parameter.
 struct Incoming {
     device: Device,
-    role: Role,
+    party: Party,
     public: PublicModel,
     tables: PlanTables,
     /// Bytes of every part: seeds, then parameters.
@@ -352,16 +367,16 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn new(device: &Device, role: Role, metadata: &[u8]) -> Result<Incoming, String> {
+    fn new(device: &Device, party: Party, metadata: &[u8]) -> Result<Incoming, String> {
         let public = PublicModel::from_bytes(metadata).map_err(|e| e.to_string())?;
         let tables = public.plan.tables(device, &public.config);
-        let seeds = if role == Role::Dealer { 64 } else { 32 };
+        let seeds = if party == Party::Zero { 64 } else { 32 };
         let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config));
-        let parts = std::iter::once(seeds).chain(values.take_while(|_| role != Role::Dealer));
+        let parts = std::iter::once(seeds).chain(values.take_while(|_| party != Party::Zero));
         // Of a benchmark model nothing is sent.
         let sizes = parts.take_while(|_| public.benchmark.is_none()).collect();
         let device = device.clone();
-        Ok(Incoming { device, role, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
+        Ok(Incoming { device, party, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
     }
 
     /// Does one step on the device, on whichever thread that is, and sees that the device did it.
@@ -392,34 +407,34 @@ impl Incoming {
         self.part += 1;
         match &mut self.assembly {
             None => {
-                let assembly = Assembly::new(&self.device, self.role, &self.public.config, complete);
+                let assembly = Assembly::new(&self.device, self.party, &self.public.config, &complete);
                 self.assembly = Some(assembly.map_err(|e| e.to_string())?);
                 Ok(())
             }
             Some(assembly) => Incoming::step(&self.device, || {
-                let delta = Words::unpack(&self.device, &complete, 64, size / 8);
+                let values = Words::unpack(&self.device, &complete, 64, size / 8);
                 drop(complete);
-                assembly.put(part - 1, Some(delta)).map_err(|e| e.to_string())
+                assembly.put(part - 1, values).map_err(|e| e.to_string())
             }),
         }
     }
 
-    fn finish(self) -> Result<PartyModel, Refused> {
-        let Incoming { device, role, public, tables, assembly, .. } = self;
+    fn finish(self, dealer: Option<Party>) -> Result<PartyModel, Refused> {
+        let Incoming { device, party, public, tables, assembly, .. } = self;
         Incoming::step(&device, || {
             if public.benchmark.is_some() {
-                tracing::warn!("{role} makes up the weights of a benchmark model: they are public");
-                return Assembly::make_up(&device, role, public, tables).map_err(|e| e.to_string());
+                tracing::warn!("{party} makes up the weights of a benchmark model: they are public");
+                return Assembly::make_up(&device, party, public, tables, dealer).map_err(|e| e.to_string());
             }
             let assembly = assembly.ok_or("the seeds are missing")?;
-            assembly.finish(public, tables).map_err(|e| e.to_string())
+            assembly.finish(public, tables, dealer).map_err(|e| e.to_string())
         })
     }
 }
 
 /// A share on its way to disk; removed again unless it is kept.
 struct ShareFile {
-    role: Role,
+    party: Party,
     partial: PathBuf,
     path: PathBuf,
     file: BufWriter<File>,
@@ -428,15 +443,15 @@ struct ShareFile {
 }
 
 impl ShareFile {
-    fn create(path: PathBuf, role: Role, metadata: &[u8]) -> Result<ShareFile, Failure> {
+    fn create(path: PathBuf, party: Party, metadata: &[u8]) -> Result<ShareFile, Failure> {
         let partial = path.with_extension(PARTIAL);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&partial).map_err(|e| disk(role, &partial, &e))?;
+        let file = options.open(&partial).map_err(|e| disk(party, &partial, &e))?;
         let mut share =
-            ShareFile { role, partial, path, file: BufWriter::new(file), hash: Sha256::new(), kept: false };
+            ShareFile { party, partial, path, file: BufWriter::new(file), hash: Sha256::new(), kept: false };
         share.write(MAGIC)?;
         share.write(&(metadata.len() as u64).to_le_bytes())?;
         share.write(metadata)?;
@@ -445,7 +460,7 @@ impl ShareFile {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.hash.update(bytes);
-        self.file.write_all(bytes).map_err(|e| disk(self.role, &self.partial, &e))
+        self.file.write_all(bytes).map_err(|e| disk(self.party, &self.partial, &e))
     }
 
     fn keep(mut self) -> Result<(), Failure> {
@@ -457,7 +472,7 @@ impl ShareFile {
             .and_then(|()| self.file.get_ref().sync_all());
         synced
             .and_then(|()| fs::rename(&self.partial, &self.path))
-            .map_err(|e| disk(self.role, &self.path, &e))?;
+            .map_err(|e| disk(self.party, &self.path, &e))?;
         self.kept = true;
         Ok(())
     }
@@ -471,13 +486,14 @@ impl Drop for ShareFile {
     }
 }
 
-fn disk(role: Role, path: &Path, e: &std::io::Error) -> Failure {
-    let message = format!("{role} cannot write {}: {e}", path.display());
+fn disk(party: Party, path: &Path, e: &std::io::Error) -> Failure {
+    let message = format!("{party} cannot write {}: {e}", path.display());
     Failure::new(FailureCode::Internal, message, "make room there or choose another limits.model_directory")
 }
 
 struct StoreUpload {
     models: Models,
+    dealer: Option<Party>,
     model: PutModel,
     metadata: Vec<u8>,
     incoming: Incoming,
@@ -496,11 +512,11 @@ impl Upload for StoreUpload {
     }
 
     fn commit(self: Box<Self>) -> Result<Digest, Failure> {
-        let role = self.incoming.role;
-        let model = self.incoming.finish()?;
+        let party = self.incoming.party;
+        let model = self.incoming.finish(self.dealer)?;
         let digest = Digest(model.digest);
         if digest != self.model.digest {
-            let message = format!("{role} computes another digest of the model than its owner");
+            let message = format!("{party} computes another digest of the model than its owner");
             return Err(Failure::new(FailureCode::Disagreement, message, "use the same version everywhere"));
         }
         if let Some(file) = self.file {
@@ -508,7 +524,7 @@ impl Upload for StoreUpload {
         }
         let entry = Entry { model: Arc::new(model), metadata: self.metadata };
         lock(&self.models).insert(self.model.name.clone(), entry);
-        tracing::info!("{role} holds its share of {}", self.model.name);
+        tracing::info!("{party} holds its share of {}", self.model.name);
         Ok(digest)
     }
 }

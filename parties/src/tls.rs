@@ -9,7 +9,7 @@ use crate::{
     identity::{Identity, fingerprint},
     ids::Fingerprint,
 };
-use protocol::Role;
+use protocol::Party;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::{
@@ -52,7 +52,7 @@ impl ClientIdentity {
 /// Whom a fingerprint belongs to.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
-    Party(Role),
+    Party(Party),
     Client(Arc<ClientIdentity>),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new(peers: &[Peer], clients: &[ClientEntry]) -> Self {
-        let parties = peers.iter().map(|peer| (peer.fingerprint, Known::Party(peer.role)));
+        let parties = peers.iter().map(|peer| (peer.fingerprint, Known::Party(peer.party)));
         let clients = clients.iter().map(|client| {
             let identity = ClientIdentity {
                 name: client.name.clone(),
@@ -214,7 +214,7 @@ impl ClientCertVerifier for KnownClients {
 /// The configuration of the accepting side: exactly the certificates of `directory` get in.
 pub(crate) fn server_config(
     identity: &Identity,
-    own: Role,
+    own: Party,
     directory: Arc<Directory>,
 ) -> Result<rustls::ServerConfig, Error> {
     let provider = provider();
@@ -234,7 +234,7 @@ pub(crate) fn server_config(
 pub(crate) fn client_config(identity: &Identity, peer: &Peer) -> Result<rustls::ClientConfig, Error> {
     let provider = provider();
     let verifier =
-        OnlyServer { expected: peer.fingerprint, whom: peer.role.to_string(), provider: provider.clone() };
+        OnlyServer { expected: peer.fingerprint, whom: peer.party.to_string(), provider: provider.clone() };
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -248,7 +248,7 @@ pub(crate) fn client_config(identity: &Identity, peer: &Peer) -> Result<rustls::
 
 /// Checks that key and certificate are usable and belong together.
 pub(crate) fn check_identity(identity: &Identity) -> Result<(), Error> {
-    server_config(identity, Role::Dealer, Arc::default()).map(drop)
+    server_config(identity, Party::Zero, Arc::default()).map(drop)
 }
 
 #[cfg(test)]
@@ -270,7 +270,7 @@ mod tests {
 
     fn peer(identity: &Identity) -> Peer {
         let (fingerprint, x25519) = (identity.fingerprint(), PublicKey([9; 32]));
-        Peer { role: Role::P1, address: "localhost:1".into(), fingerprint, x25519 }
+        Peer { party: Party::One, address: "localhost:1".into(), fingerprint, x25519 }
     }
 
     fn entry(identity: &Identity) -> ClientEntry {
@@ -329,7 +329,7 @@ mod tests {
     fn a_certificate_is_worth_nothing_without_its_key() {
         let (party, client, thief) = (identity("p1"), identity("c"), identity("thief"));
         let directory = Arc::new(Directory::new(&[], &[entry(&client)]));
-        let server = || server_config(&party, Role::P1, directory.clone()).unwrap();
+        let server = || server_config(&party, Party::One, directory.clone()).unwrap();
         let dial = |own| client_config(own, &peer(&party)).unwrap();
         handshake(dial(&client), server()).unwrap();
 
@@ -346,7 +346,7 @@ mod tests {
         // Strangers, and clients without any certificate.
         let error = handshake(dial(&thief), server()).unwrap_err().to_string();
         assert!(error.contains("P1 does not know the certificate"), "{error}");
-        let stranger = server_config(&thief, Role::P1, directory.clone()).unwrap();
+        let stranger = server_config(&thief, Party::One, directory.clone()).unwrap();
         let error = handshake(dial(&client), stranger).unwrap_err().to_string();
         assert!(error.contains("not the one pinned for P1"), "{error}");
         let mut bare = dial(&client);

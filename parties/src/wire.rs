@@ -9,9 +9,10 @@ use crate::{
     transport::frame::{FrameError, Messages, decode, encode, read_start, stream_start},
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
-use protocol::Role;
+use protocol::Party;
 use quinn::{RecvStream, SendStream, WriteError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 use std::marker::PhantomData;
 
 const MAX_HEAD: usize = 64 << 10;
@@ -90,27 +91,71 @@ pub struct OpenSession {
     pub model: String,
     /// Its digest as the client knows it.
     pub digest: Digest,
-    /// Most tokens that the session will hold.
+    /// How many sequences the session works on.
+    pub sequences: u32,
+    /// Most tokens that each of them will have.
     pub context_tokens: u32,
 }
 
-/// One pass over some tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// One pass over some tokens of some of a session's sequences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pass {
     /// Number of this pass: 0, 1, …
     pub counter: u64,
-    /// Position of the first token. Where it lies among the drafted tokens of the pass before, that one and those after it
-    /// were wrong and are forgotten.
+    /// Sequence by sequence, in ascending order. Those that are left out stay as they are.
+    pub parts: Vec<Part>,
+    /// How many tokens the parties choose after each part by themselves, where the session is for that.
+    pub new_tokens: u32,
+}
+
+/// The tokens of one sequence in a pass. The body has the keys of those of the first part, then those of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which sequence: 0, 1, …
+    pub sequence: u32,
+    /// Position of the first token. Where it lies among the drafted tokens of the sequence's pass before, that one and those
+    /// after it were wrong and are forgotten.
     pub position: u64,
     /// How many tokens.
     pub tokens: u32,
     /// How many of them the client has only guessed (speculative decoding): none, or all but the first. The outputs of all
-    /// of them come back then, so that it sees how far the guesses are right.
+    /// tokens of the pass come back then, so that it sees how far the guesses are right.
     pub drafted: u32,
     /// How many of them are of the first token type (sentence pairs of BERT); all if `None`.
     pub segment: Option<u32>,
-    /// How many tokens the parties choose after them by themselves, where the session is for that.
-    pub new_tokens: u32,
+}
+
+impl Part {
+    /// `tokens` tokens of one type, none guessed, from a position of the first sequence on.
+    pub fn new(position: u64, tokens: u32) -> Part {
+        Part { sequence: 0, position, tokens, drafted: 0, segment: None }
+    }
+}
+
+impl Pass {
+    /// A pass over one sequence.
+    pub fn new(part: Part) -> Pass {
+        Pass { counter: 0, parts: vec![part], new_tokens: 0 }
+    }
+
+    /// Tokens of all parts.
+    pub fn tokens(&self) -> u64 {
+        self.parts.iter().map(|p| u64::from(p.tokens)).sum()
+    }
+
+    /// What it says of its tokens: sealed shares are bound to it.
+    pub(crate) fn about(&self) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(self.new_tokens.to_le_bytes());
+        for part in &self.parts {
+            let Part { sequence, position, tokens, drafted, segment } = *part;
+            hash.update(position.to_le_bytes());
+            for number in [sequence, tokens, drafted, u32::from(segment.is_some()), segment.unwrap_or(0)] {
+                hash.update(number.to_le_bytes());
+            }
+        }
+        Digest(hash.finalize().into())
+    }
 }
 
 /// A stored model.
@@ -123,14 +168,18 @@ pub struct ModelInfo {
 }
 
 /// A party's limits, as it tells its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PublicLimits {
-    /// Largest context of a session.
+    /// Largest context of a sequence.
     pub max_context_tokens: u32,
+    /// Most sequences of a session.
+    pub max_sequences: u32,
     /// Most drafted tokens of a pass.
     pub max_drafted_tokens: u32,
     /// Largest body of a frame.
     pub max_body_bytes: u64,
+    /// Who deals in all sessions that it takes part in; none if sessions take turns.
+    pub dealer: Option<Party>,
 }
 
 /// What a party answers.
@@ -139,7 +188,7 @@ pub enum Reply {
     /// Who this is.
     Welcome {
         /// Which party.
-        role: Role,
+        party: Party,
         /// Name and version of its software.
         software: String,
         /// Its limits.
@@ -221,8 +270,8 @@ impl Failure {
     }
 }
 
-impl From<protocol::NetError> for Failure {
-    fn from(error: protocol::NetError) -> Self {
+impl From<protocol::NetError<Party>> for Failure {
+    fn from(error: protocol::NetError<Party>) -> Self {
         Self::new(FailureCode::PeerLost, error.to_string(), "open a new session when all three parties run")
     }
 }
@@ -334,12 +383,37 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_bound_to_all_that_a_pass_says() {
+        let part = Part { sequence: 1, position: 2, tokens: 3, drafted: 2, segment: Some(0) };
+        let pass = Pass { counter: 4, parts: vec![part, Part { sequence: 5, ..part }], new_tokens: 6 };
+        let other = |change: fn(&mut Pass)| {
+            let mut other = pass.clone();
+            change(&mut other);
+            other.about()
+        };
+        for change in [
+            (|p| p.new_tokens += 1) as fn(&mut Pass),
+            |p| p.parts[1].sequence += 1,
+            |p| p.parts[0].position += 1,
+            |p| p.parts[1].tokens += 1,
+            |p| p.parts[0].drafted = 0,
+            |p| p.parts[0].segment = None,
+            |p| p.parts.swap(0, 1),
+            |p| p.parts.truncate(1),
+        ] {
+            assert_ne!(other(change), pass.about());
+        }
+        assert_eq!(other(|_| ()), pass.about());
+    }
+
+    #[test]
     fn heads_round_trip_and_garbage_is_an_error() {
         let request = Request::OpenSession(OpenSession {
             session: SessionId([1; 32]),
             attempt: 2,
             model: "gpt2".into(),
             digest: Digest([3; 32]),
+            sequences: 5,
             context_tokens: 77,
         });
         let bytes = encode(&request).unwrap();

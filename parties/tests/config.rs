@@ -5,9 +5,10 @@ mod common;
 use common::{Files, free_hosts};
 use parties::{
     cluster::ClusterConfig,
-    config::{Limits, PartyConfig, TransportSettings},
+    config::{Dealing, Limits, PartyConfig, TransportSettings},
     init::init_cluster,
 };
+use protocol::Party;
 use std::{fs, path::Path};
 
 fn edit(path: &Path, change: impl Fn(String) -> String) {
@@ -29,13 +30,13 @@ fn a_new_cluster_loads_and_its_secrets_are_private() {
     let parties = [0, 1, 2].map(|role| PartyConfig::load(&files.paths[role]).unwrap());
     let client = ClusterConfig::load(&files.paths[3]).unwrap();
     for party in &parties {
-        assert_eq!(party.role.index(), parties.iter().position(|p| p.role == party.role).unwrap());
-        let seen = &client.parties[party.role.index()];
+        assert_eq!(party.party.index(), parties.iter().position(|p| p.party == party.party).unwrap());
+        let seen = &client.parties[party.party.index()];
         assert_eq!(seen.fingerprint, party.identity.fingerprint());
         assert_eq!(seen.x25519, party.secret.public());
         assert_eq!(party.clients[0].fingerprint, client.identity.fingerprint());
         for peer in &party.peers {
-            assert_eq!(peer.x25519, parties[peer.role.index()].secret.public());
+            assert_eq!(peer.x25519, parties[peer.party.index()].secret.public());
         }
         assert!(!format!("{party:?}").contains(&format!("{:02x?}", party.secret.expose())));
         assert!(format!("{party:?}").contains("redacted"));
@@ -128,6 +129,23 @@ fn errors_name_the_file_the_key_and_the_remedy() {
     edit(&files.paths[3], |t| t.replace("role = 2", "role = 1"));
     let text = ClusterConfig::load(&files.paths[3]).unwrap_err().to_string();
     assert!(text.contains("client.toml") && text.contains("role 1 appears twice"), "{text}");
+}
+
+#[test]
+fn who_deals_is_one_party_or_one_after_the_other() {
+    let with = |dealer: &str| {
+        let files = Files::new();
+        edit(&files.paths[0], |t| t.replace("[limits]", &format!("[limits]\ndealer = {dealer}")));
+        PartyConfig::load(&files.paths[0]).map(|c| c.limits.dealer).map_err(|e| e.to_string())
+    };
+    assert_eq!(with("\"rotate\""), Ok(Dealing::Rotate));
+    for party in Party::ALL {
+        assert_eq!(with(&party.index().to_string()), Ok(Dealing::Only(party)));
+    }
+    for wrong in ["3", "-1", "\"0\"", "\"\"", "true", "[0]"] {
+        let text = with(wrong).unwrap_err();
+        assert!(text.contains("party0.toml") && text.contains("\"rotate\", 0, 1 or 2"), "{wrong}: {text}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use parties::{
     private::{Pass, PrivateModel},
     store::ModelStore,
 };
-use protocol::Role;
+use protocol::Party;
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
@@ -123,7 +123,7 @@ impl Devices {
 
 /// A cluster in which `place` opens up to `count` devices of this capacity; models are stored, or kept in memory only.
 fn cluster(
-    place: Role,
+    place: Party,
     devices: &Devices,
     count: usize,
     capacity: u64,
@@ -131,13 +131,13 @@ fn cluster(
 ) -> (Files, Vec<Running>) {
     *devices.left.lock().unwrap() = count;
     let files = Files::new();
-    let parties = Role::ALL.map(|role| {
-        let mut config = files.party(role.index());
+    let parties = Party::ALL.map(|party| {
+        let mut config = files.party(party.index());
         if !stored {
             config.limits.model_directory = Default::default();
         }
         let devices = devices.clone();
-        let store = if role == place {
+        let store = if party == place {
             let first = devices.open(capacity).unwrap();
             ModelStore::on(&config, first).map(|s| s.reopened_by(move || devices.open(capacity)))
         } else {
@@ -183,7 +183,7 @@ fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
     if Shim::new(Order::Forward).is_none() {
         return;
     }
-    for (place, stored) in [(Role::P1, true), (Role::Dealer, false)] {
+    for (place, stored) in [(Party::One, true), (Party::Zero, false)] {
         let devices = Devices::default();
         let (files, _parties) = cluster(place, &devices, 2, 1 << 30, stored);
         block_on(async {
@@ -227,9 +227,9 @@ fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     }
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
-    let place = Role::P2;
-    let demand = Demand { context: 60, pass: 4 };
-    let needed = MemoryPlan::new(&public.config, &tables, place, demand, 1 << 25).device();
+    let place = Party::Two;
+    let demand = Demand { context: 60, pass: 4, sequences: 1 };
+    let needed = MemoryPlan::new(&public.config, &tables, None, demand, 1 << 25).device();
     let devices = Devices::default();
     let (files, _parties) = cluster(place, &devices, 1, needed, false);
     block_on(async {
@@ -254,7 +254,7 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let devices = Devices::default();
-    let (files, _parties) = cluster(Role::P1, &devices, 1, tables.bytes() + 100_000, false);
+    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, false);
     block_on(async {
         let client = Client::connect(&files.client()).await.unwrap();
         let error = share(&client, &public).await.unwrap_err();

@@ -5,13 +5,13 @@ mod common;
 use common::{Files, Running};
 use parties::{
     client::{Client, SessionOptions, UploadChunk, UploadSpec},
-    config::PartyConfig,
+    config::{Dealing, PartyConfig},
     engine::{Engine, PassRequest, SessionContext, SessionRunner, StoredModel, Upload},
     ids::{Digest, SessionId},
     tls::ClientIdentity,
-    wire::{Failure, FailureCode, ModelInfo, OpenSession, Pass, PutModel},
+    wire::{Failure, FailureCode, ModelInfo, OpenSession, Part, Pass, PutModel},
 };
-use protocol::{Network, Role};
+use protocol::{NetError, Network, Party, Role};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -39,6 +39,7 @@ struct EchoUpload {
 
 struct EchoSession {
     role: Role,
+    dealer: Party,
     live: Arc<AtomicUsize>,
 }
 
@@ -79,7 +80,7 @@ impl Engine for Echo {
     ) -> Result<Box<dyn SessionRunner>, Failure> {
         self.model_info(&request.model)?;
         self.live.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(EchoSession { role: context.role, live: self.live.clone() }))
+        Ok(Box::new(EchoSession { role: context.role(), dealer: context.dealer, live: self.live.clone() }))
     }
 }
 
@@ -111,19 +112,20 @@ impl SessionRunner for EchoSession {
                 "shorten the prompt",
             ));
         }
+        let lost = |e: NetError| Failure::from(e.named(|role| role.party(self.dealer)));
         match self.role {
-            Role::Dealer => network.send(Role::P2, request.share)?,
+            Role::Dealer => network.send(Role::P2, request.share).map_err(lost)?,
             Role::P1 => {
-                network.send(Role::P2, request.share)?;
-                let bytes = network.recv(Role::P2)?;
+                network.send(Role::P2, request.share).map_err(lost)?;
+                let bytes = network.recv(Role::P2).map_err(lost)?;
                 for piece in bytes.chunks(7_000) {
                     reply(piece.to_vec())?;
                 }
             }
             Role::P2 => {
-                network.send(Role::P1, request.share)?;
-                let mut bytes = network.recv(Role::Dealer)?;
-                bytes.extend(network.recv(Role::P1)?);
+                network.send(Role::P1, request.share).map_err(lost)?;
+                let mut bytes = network.recv(Role::Dealer).map_err(lost)?;
+                bytes.extend(network.recv(Role::P1).map_err(lost)?);
                 reply(bytes)?;
             }
         }
@@ -169,7 +171,7 @@ async fn share(client: &Client, megabytes: u32) {
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     let producer = std::thread::spawn(move || {
         for i in 0..megabytes {
-            for party in Role::ALL {
+            for party in Party::ALL {
                 let bytes = vec![i as u8 ^ party.index() as u8; 1 << 20];
                 let chunk = UploadChunk { party, tensor: 0, offset: u64::from(i) << 20, bytes };
                 if sender.blocking_send(Ok(chunk)).is_err() {
@@ -189,11 +191,12 @@ async fn share(client: &Client, megabytes: u32) {
 }
 
 fn pass(position: u64, tokens: u32) -> Pass {
-    Pass { counter: 0, position, tokens, drafted: 0, segment: None, new_tokens: 0 }
+    Pass::new(Part::new(position, tokens))
 }
 
 fn options() -> SessionOptions {
-    SessionOptions { model: "echo".into(), digest: DIGEST, context_tokens: 100, options: Vec::new() }
+    let (model, options) = ("echo".into(), Vec::new());
+    SessionOptions { model, digest: DIGEST, sequences: 1, context_tokens: 100, options }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -250,16 +253,75 @@ fn models_and_two_sessions_at_once() {
 }
 
 #[test]
+fn three_sessions_in_a_row_have_three_dealers() {
+    let cluster = cluster(|_| {});
+    block_on(async {
+        let client = Client::connect(&cluster.files.client()).await.unwrap();
+        share(&client, 1).await;
+        let mut sessions = vec![];
+        for _ in 0..6 {
+            sessions.push(client.open_session(options()).await.unwrap());
+        }
+        let dealers: Vec<Party> = sessions.iter().map(|s| s.id().dealer()).collect();
+        for party in Party::ALL {
+            assert!(dealers[..3].contains(&party) && dealers[3..].contains(&party), "{dealers:?}");
+        }
+        // Shares and outputs are those of roles.
+        for (i, session) in sessions.iter_mut().enumerate() {
+            let share = |role: u8| vec![16 * i as u8 + role; 10];
+            let output = session.pass(pass(0, 1), [share(0), share(1), share(2)]).await.unwrap();
+            assert_eq!(output.0, [vec![], share(2), [share(0), share(1)].concat()]);
+        }
+        // A session that fails disturbs none of the others.
+        let shares = [b"a".to_vec(), b"fail".to_vec(), b"c".to_vec()];
+        sessions.remove(1).pass(pass(1, 1), shares).await.unwrap_err();
+        drop(sessions.remove(1));
+        for mut session in sessions {
+            let output = session.pass(pass(1, 1), [vec![1], vec![2], vec![3]]).await.unwrap();
+            assert_eq!(output.0, [vec![], vec![3], vec![1, 2]]);
+            session.close().await.unwrap();
+        }
+        wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
+    });
+}
+
+#[test]
+fn parties_may_settle_who_deals() {
+    for only in Party::ALL {
+        // One party that insists is enough.
+        let cluster = cluster(|config| {
+            if config.party == Party::One {
+                config.limits.dealer = Dealing::Only(only);
+            }
+        });
+        block_on(async {
+            let client = Client::connect(&cluster.files.client()).await.unwrap();
+            share(&client, 1).await;
+            for _ in 0..3 {
+                let session = client.open_session(options()).await.unwrap();
+                assert_eq!(session.id().dealer(), only);
+                session.close().await.unwrap();
+            }
+            let other = Party::ALL[(only.index() + 1) % 3];
+            let id = SessionId::dealt_by(other).unwrap();
+            let error = client.open_session_as(id, options()).await.unwrap_err().to_string();
+            let words = format!("P1 takes part in sessions that {only} deals, not {other}");
+            assert!(error.contains(&words) && error.contains("limits.dealer"), "{error}");
+        });
+    }
+}
+
+#[test]
 fn uploads_that_break_off_leave_nothing() {
     let cluster = cluster(|_| {});
     block_on(async {
         let client = Client::connect(&cluster.files.client()).await.unwrap();
         let chunk = |party, bytes: usize| UploadChunk { party, tensor: 0, offset: 0, bytes: vec![1; bytes] };
         let mut upload = client.begin_upload(spec([1000; 3])).await.unwrap();
-        upload.chunk(chunk(Role::P1, 500)).await.unwrap();
+        upload.chunk(chunk(Party::One, 500)).await.unwrap();
         drop(upload);
         let mut upload = client.begin_upload(spec([1000; 3])).await.unwrap();
-        upload.chunk(chunk(Role::P1, 500)).await.unwrap();
+        upload.chunk(chunk(Party::One, 500)).await.unwrap();
         assert!(upload.commit(DIGEST).await.unwrap_err().to_string().contains("nothing was kept"));
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender.send(Err("the file is damaged".into())).await.unwrap();
@@ -283,8 +345,12 @@ fn failures_reach_the_client_and_free_the_session() {
         // One party fails in a pass: its own words reach the client, though all three end.
         let mut session = client.open_session(options()).await.unwrap();
         let shares = [b"a".to_vec(), b"fail".to_vec(), b"c".to_vec()];
+        let failing = Role::P1.party(session.id().dealer()).to_string();
         let error = session.pass(pass(0, 1), shares).await.unwrap_err().to_string();
-        assert!(error.starts_with("P1") && error.contains("layer 2") && error.contains("shorten"), "{error}");
+        assert!(
+            error.starts_with(&failing) && error.contains("layer 2") && error.contains("shorten"),
+            "{error}"
+        );
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
 
         // A session too many, a context too long, another digest, a pass beyond the context.
@@ -318,6 +384,41 @@ fn failures_reach_the_client_and_free_the_session() {
         wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
         assert!(start.elapsed() < Duration::from_secs(1));
         drop(client.open_session(options()).await.unwrap());
+    });
+}
+
+#[test]
+fn sessions_and_passes_over_sequences_that_cannot_be_are_refused() {
+    let cluster = cluster(|config| config.limits.max_context_tokens = 200);
+    block_on(async {
+        let client = Client::connect(&cluster.files.client()).await.unwrap();
+        assert_eq!(client.limits().max_sequences, 8);
+        share(&client, 1).await;
+        for sequences in [0, 9] {
+            let error = client.open_session(SessionOptions { sequences, ..options() }).await.unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!("{sequences} sequences")), "{error}");
+            assert!(error.contains("allows 8") && error.contains("limits.max_sequences"), "{error}");
+        }
+        // Parts of a pass that make no sense together: each ends its session, none the party.
+        let part = |sequence, position, tokens| Part { sequence, ..Part::new(position, tokens) };
+        for (parts, words) in [
+            (vec![], "no sequence"),
+            (vec![part(0, 0, 1), part(0, 0, 1)], "out of order"),
+            (vec![part(2, 0, 1), part(1, 0, 1)], "out of order"),
+            (vec![part(1, 0, 1), part(3, 0, 1)], "sequence 3 of 3"),
+            (vec![part(u32::MAX, 0, 1)], "sequence 4294967295 of 3"),
+            (vec![part(0, 0, 1), part(1, 100, 1)], "101 tokens of context"),
+            (vec![part(0, 0, 1), part(1, u64::MAX, u32::MAX)], "tokens of context"),
+            (vec![part(0, 0, 90), part(1, 0, 90), part(2, 0, 21)], "201 tokens in a pass, P"),
+        ] {
+            let three = SessionOptions { sequences: 3, ..options() };
+            let mut session = client.open_session(three).await.unwrap();
+            let pass = Pass { counter: 0, parts, new_tokens: 0 };
+            let error = session.pass(pass, [vec![], vec![], vec![]]).await.unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains('P'), "{words}: {error}");
+        }
+        wait_until(|| cluster.live.load(Ordering::SeqCst) == 0).await;
     });
 }
 

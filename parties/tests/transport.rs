@@ -3,8 +3,11 @@
 mod common;
 
 use common::{Files, Node, nodes, open, spec};
-use parties::{ids::Digest, transport::SessionLinks};
-use protocol::{NetError, Network, Role};
+use parties::{
+    ids::Digest,
+    transport::{SessionLinks, SessionSpec},
+};
+use protocol::{NetError, Network, Party, Role};
 use std::{
     sync::{
         Arc,
@@ -21,12 +24,12 @@ fn keys_agree_pairwise_and_links_carry_messages() {
     let files = Files::new();
     let nodes = nodes(&files, |_| {});
     let [(mut p0, k0), (mut p1, k1), (mut p2, k2)] = open(&nodes, spec(1));
-    assert_eq!(k0.with(Role::P1), k1.with(Role::Dealer));
-    assert_eq!(k0.with(Role::P2), k2.with(Role::Dealer));
-    assert_eq!(k1.with(Role::P2), k2.with(Role::P1));
-    assert!(k0.with(Role::Dealer).is_none() && k1.with(Role::P1).is_none());
-    assert_ne!(k0.with(Role::P1), k0.with(Role::P2));
-    assert_ne!(k0.with(Role::P1), k1.with(Role::P2));
+    assert_eq!(k0.with(Party::One), k1.with(Party::Zero));
+    assert_eq!(k0.with(Party::Two), k2.with(Party::Zero));
+    assert_eq!(k1.with(Party::Two), k2.with(Party::One));
+    assert!(k0.with(Party::Zero).is_none() && k1.with(Party::One).is_none());
+    assert_ne!(k0.with(Party::One), k0.with(Party::Two));
+    assert_ne!(k0.with(Party::One), k1.with(Party::Two));
 
     p0.send(Role::P1, b"to one".to_vec()).unwrap();
     p0.send(Role::P2, Vec::new()).unwrap();
@@ -62,8 +65,80 @@ fn keys_agree_pairwise_and_links_carry_messages() {
     // The same id again: other keys.
     drop((p1, p2));
     let [(_p0, again), ..] = open(&nodes, spec(1));
-    assert_ne!(k0.with(Role::P1), again.with(Role::P1));
-    assert_ne!(k0.with(Role::P2), again.with(Role::P2));
+    assert_ne!(k0.with(Party::One), again.with(Party::One));
+    assert_ne!(k0.with(Party::Two), again.with(Party::Two));
+}
+
+#[test]
+fn whoever_deals_roles_have_their_keys_and_links() {
+    let files = Files::new();
+    let nodes = nodes(&files, |_| {});
+    let mut seen = vec![];
+    for dealer in Party::ALL {
+        let mut parties = open(&nodes, SessionSpec { dealer, ..spec(20 + dealer.index() as u8) });
+        for (party, (links, keys)) in Party::ALL.into_iter().zip(&parties) {
+            assert_eq!((links.party(), links.role()), (party, party.role(dealer)));
+            assert!(keys.with(party).is_none());
+        }
+        parties.rotate_left(dealer.index());
+        let keys = [0, 1, 2].map(|i| parties[i].1.of_roles(Role::ALL[i].party(dealer), dealer));
+        // k01, k02 and k12, each at two roles, and unknown to the third.
+        assert!(keys[0][0].is_some() && keys[0][0] == keys[1][0] && keys[2][0].is_none());
+        assert!(keys[0][1].is_some() && keys[0][1] == keys[2][1] && keys[1][1].is_none());
+        assert!(keys[1][2].is_some() && keys[1][2] == keys[2][2] && keys[0][2].is_none());
+        seen.extend([keys[0][0], keys[0][1], keys[1][2]]);
+
+        let [(mut p0, _), (mut p1, _), (mut p2, _)] = parties;
+        p0.send(Role::P1, vec![1]).unwrap();
+        p0.send(Role::P2, vec![2]).unwrap();
+        p1.send(Role::P2, vec![3]).unwrap();
+        p2.send(Role::P1, vec![4]).unwrap();
+        assert_eq!((p1.recv(Role::Dealer).unwrap(), p2.recv(Role::Dealer).unwrap()), (vec![1], vec![2]));
+        assert_eq!((p2.recv(Role::P1).unwrap(), p1.recv(Role::P2).unwrap()), (vec![3], vec![4]));
+        for evaluator in [&mut p1, &mut p2] {
+            assert!(matches!(evaluator.send(Role::Dealer, vec![1]), Err(NetError::Bad { .. })));
+        }
+        // Who is lost is known by its role.
+        p0.abort("enough");
+        let error = p1.recv(Role::Dealer).unwrap_err();
+        assert!(matches!(&error, NetError::Lost { peer: Role::Dealer, .. }), "{error}");
+    }
+    let count = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), count, "sessions with other dealers have other keys");
+}
+
+/// Every way in which three parties can take different ones for the dealer.
+#[test]
+fn parties_that_disagree_on_the_dealer_do_not_begin() {
+    let files = Files::new();
+    let nodes = nodes(&files, |config| config.limits.rendezvous_seconds = 2);
+    let views = (0..27).map(|i| [i % 3, i / 3 % 3, i / 9]).filter(|v| v.iter().any(|d| *d != v[0]));
+    for (i, view) in views.enumerate() {
+        let spec = |party: usize| SessionSpec { dealer: Party::ALL[view[party]], ..spec(30 + i as u8) };
+        let answers = [0, 1, 2].map(|party| nodes[party].ask(spec(party)));
+        let mut told = String::new();
+        for answer in answers {
+            match answer.recv().unwrap() {
+                Err(error) => told += &error.to_string(),
+                // A dealer that waits for nobody learns of it from the others.
+                Ok((mut links, _)) => {
+                    let start = Instant::now();
+                    let error = loop {
+                        if let Err(error) = links.send(Role::P1, vec![0; 1000]) {
+                            break error;
+                        }
+                        assert!(start.elapsed() < Duration::from_secs(5), "{view:?}: nobody objects");
+                        thread::sleep(Duration::from_millis(5));
+                    };
+                    told += &error.to_string();
+                }
+            }
+            told += "\n";
+        }
+        assert!(told.contains("the dealer"), "{view:?}: {told}");
+    }
 }
 
 fn exchanges(p1: &mut SessionLinks, p2: &mut SessionLinks, rounds: usize, size: usize) -> f64 {

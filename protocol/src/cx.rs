@@ -6,6 +6,8 @@
 //! messages is the depth of the program, not its size. The dealer yields at the same places without waiting for
 //! anybody, which keeps operation numbers and the order of dealt words equal on all three machines.
 
+mod ahead;
+mod masks;
 mod rounds;
 
 use crate::cost::{Ledger, bytes};
@@ -17,12 +19,18 @@ use crate::registry::{PadUse, Registry};
 use crate::share::Share;
 use crate::{Role, Shape};
 use kernels::{Device, Ring, Words};
-use rounds::Core;
+use masks::Masks;
+use rounds::{Core, Start};
 use std::cell::RefCell;
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+pub use ahead::{Ahead, Step};
 
 /// What a party sent, word by word, for privacy tests.
 #[derive(Clone, Debug)]
@@ -39,33 +47,69 @@ pub struct Sent {
     pub values: Vec<u64>,
 }
 
-/// One party's state that outlives a single run: streams, operation counter, registry, ledger.
+/// One party's state that outlives a single run: streams, number of runs, registry, ledger.
+///
+/// Runs are numbered, and the operations of each run by themselves: a stream is named by both numbers. The number of a
+/// run never comes back, whatever becomes of the run, so that what was dealt for nothing (see [`Ahead`]) can be thrown
+/// away without a thought about its masks.
 pub struct Session {
     role: Role,
     device: Device,
     ring: Ring,
-    streams: Box<dyn Streams>,
-    next_op: u64,
-    round: u64,
+    streams: Arc<dyn Streams>,
+    /// Number of the next run, or a lower one than that.
+    next_run: u32,
+    /// What came from the dealer before its turn.
+    early: VecDeque<Vec<u8>>,
     ledger: Ledger,
-    registry: Option<Registry>,
-    transcript: Option<Vec<Sent>>,
+    /// How long the dealer has waited for room in its queues.
+    blocked: Duration,
+    /// It runs ahead of its request, with pauses.
+    unasked: bool,
+    /// Runs of the same program that are expected after this one.
+    expected: u64,
+    /// These are shared with the runs that the dealer deals ahead.
+    masks: Arc<Mutex<Masks>>,
+    registry: Option<Arc<Mutex<Registry>>>,
+    transcript: Option<Arc<Mutex<Vec<Sent>>>>,
     recorder: Option<Box<Recorder>>,
+}
+
+/// Records stay right whatever panics beside them.
+fn lock<T>(records: &Mutex<T>) -> MutexGuard<'_, T> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({}, op {}, round {})", self.role, self.next_op, self.round)
+        write!(f, "Session({}, run {})", self.role, self.next_run)
     }
 }
 
 impl Session {
     /// A fresh session. Its streams must be keyed by a session identifier that was never used before.
     pub fn new(role: Role, device: Device, ring: Ring, streams: Box<dyn Streams>) -> Session {
-        let registry = cfg!(debug_assertions).then(Registry::default);
-        let ledger = Ledger::default();
-        let (transcript, recorder) = (None, None);
-        Session { role, device, ring, streams, next_op: 0, round: 0, ledger, registry, transcript, recorder }
+        let registry = cfg!(debug_assertions).then(Arc::default);
+        Session { registry, ..Session::with(role, device, ring, streams.into()) }
+    }
+
+    fn with(role: Role, device: Device, ring: Ring, streams: Arc<dyn Streams>) -> Session {
+        Session {
+            role,
+            device,
+            ring,
+            streams,
+            next_run: 0,
+            early: VecDeque::new(),
+            ledger: Ledger::default(),
+            blocked: Duration::ZERO,
+            unasked: false,
+            expected: 0,
+            masks: Arc::default(),
+            registry: None,
+            transcript: None,
+            recorder: None,
+        }
     }
 
     /// Switches the pad registry on in release builds too.
@@ -76,7 +120,7 @@ impl Session {
 
     /// Records every value sent.
     pub fn with_transcript(mut self) -> Session {
-        self.transcript = Some(Vec::new());
+        self.transcript = Some(Arc::default());
         self
     }
 
@@ -103,14 +147,19 @@ impl Session {
         &self.ledger
     }
 
-    /// The pad registry, if it is on.
-    pub fn registry(&self) -> Option<&Registry> {
-        self.registry.as_ref()
+    /// How long the dealer has waited for room in its queues so far.
+    pub fn blocked(&self) -> Duration {
+        self.blocked
+    }
+
+    /// The mask uses in the pad registry, if it is on, so that the senders' records can be held against each other.
+    pub fn pads(&self) -> Option<Vec<PadUse>> {
+        self.registry.as_ref().map(|r| lock(r).pads().copied().collect())
     }
 
     /// Values sent so far, if recorded.
-    pub fn transcript(&self) -> &[Sent] {
-        self.transcript.as_deref().unwrap_or_default()
+    pub fn transcript(&self) -> Vec<Sent> {
+        self.transcript.as_ref().map(|t| lock(t).clone()).unwrap_or_default()
     }
 
     /// This party.
@@ -128,7 +177,13 @@ impl Session {
         self.device.status().map_err(failed)
     }
 
-    /// Runs a program with this session's two other parties at the ends of `net`.
+    /// Where buffers live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Runs a program with this session's two other parties at the ends of `net`. What the dealer has dealt ahead is thrown
+    /// away.
     pub fn run<'n, T, F>(
         &'n mut self,
         net: &'n mut dyn Network,
@@ -137,19 +192,71 @@ impl Session {
     where
         F: Future<Output = Result<T>>,
     {
+        self.run_from(net, Start::Anew, program)
+    }
+
+    /// The same at an evaluator, for a program that the dealer may have dealt for already ([`Session::deal_ahead`]).
+    ///
+    /// # Panics
+    /// At the dealer, who knows whether it has.
+    pub fn run_next<'n, T, F>(
+        &'n mut self,
+        net: &'n mut dyn Network,
+        program: impl FnOnce(Cx<'n>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        assert_ne!(self.role, Role::Dealer, "the dealer goes on with its own Ahead");
+        self.run_from(net, Start::Ahead, program)
+    }
+
+    fn run_from<'n, T, F>(
+        &'n mut self,
+        net: &'n mut dyn Network,
+        start: Start,
+        program: impl FnOnce(Cx<'n>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let run = rounds::begin(self, net, start)?;
+        let mut steps = pin!(self.steps(net, run, program));
+        let mut task = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(result) = steps.as_mut().poll(&mut task) {
+                return result;
+            }
+        }
+    }
+
+    /// Runs a program that has begun, pending after each round.
+    async fn steps<'n, T, F>(
+        &'n mut self,
+        net: &'n mut dyn Network,
+        run: u32,
+        program: impl FnOnce(Cx<'n>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let (role, device, ring) = (self.role, self.device.clone(), self.ring);
         self.record(Recorder::begin);
         device.begin();
-        let core = Rc::new(RefCell::new(Core::new(self, net)));
-        let mut future = pin!(program(Cx { core: core.clone(), role, device, ring, path: Rc::from("") }));
-        let mut task = Context::from_waker(Waker::noop());
-        loop {
-            match future.as_mut().poll(&mut task) {
-                Poll::Ready(Err(e)) => return Err(e),
-                Poll::Ready(Ok(v)) => return core.borrow_mut().close().map(|()| v),
-                Poll::Pending => core.borrow_mut().exchange()?,
+        let core = Rc::new(RefCell::new(Core::new(self, net, run)));
+        let mut program = pin!(program(Cx { core: core.clone(), role, device, ring, path: Rc::from("") }));
+        poll_fn(|task| {
+            core.borrow_mut().session.record(|r| r.enter(0, Part::Compute));
+            match program.as_mut().poll(task) {
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+                Poll::Ready(Ok(v)) => Poll::Ready(core.borrow_mut().close().map(|()| v)),
+                Poll::Pending => match core.borrow_mut().exchange() {
+                    Ok(()) => Poll::Pending,
+                    Err(e) => Poll::Ready(Err(e)),
+                },
             }
-        }
+        })
+        .await
     }
 }
 
@@ -292,8 +399,7 @@ impl<'n> Cx<'n> {
     /// Begins an operation: fresh streams, same number on all parties.
     pub fn op(&self, name: &str) -> Op {
         let mut core = self.core.borrow_mut();
-        let number = core.session.next_op;
-        core.session.next_op += 1;
+        let number = core.number();
         core.hash = fnv(fnv(core.hash, self.path.as_bytes()), name.as_bytes());
         core.scope = if self.path.is_empty() { name.into() } else { format!("{}/{name}", self.path).into() };
         let (mut scope, core) = (0, &mut *core);
@@ -311,51 +417,12 @@ impl<'n> Cx<'n> {
 
     /// A stream of one pairwise key, if this party knows it.
     pub fn draw(&self, key: KeyId, item: &Item) -> Option<Words> {
-        let mut core = self.core.borrow_mut();
-        let s = &mut *core.session;
-        let lane = item.lane();
-        s.record(|r| r.enter(item.op.scope, Part::Streams));
-        let words = s.streams.draw(&self.device, key, item.op.number, lane, item.n, item.bits);
-        s.record(|r| r.enter(item.op.scope, Part::Compute));
-        if let (Some(r), Some(_)) = (&mut s.registry, &words) {
-            r.draw(key, item.op.number, lane);
-        }
-        words
-    }
-
-    /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
-    fn note_item(&self, item: &Item) {
-        let mut core = self.core.borrow_mut();
-        let mut hash = fnv(core.hash, &[item.lane(), item.bits as u8]);
-        hash = fnv(hash, &(item.n as u64).to_le_bytes());
-        core.hash = hash;
-        core.session.record(|r| r.enter(item.op.scope, Part::Compute));
+        self.core.borrow_mut().draw(key, item)
     }
 
     /// The masks of an item.
     pub fn pads(&self, item: &Item) -> Pads {
         Pads { p1: self.draw(KeyId::K01, item), p2: self.draw(KeyId::K02, item) }
-    }
-
-    fn note_sent(&self, key: KeyId, item: &Item, to: Role, words: &Words) {
-        let mut core = self.core.borrow_mut();
-        let lane = item.lane();
-        if let Some(r) = &mut core.session.registry {
-            r.pad(PadUse { key, op: item.op.number, lane, to });
-        }
-        self.note_values(&mut core, item, to, words);
-    }
-
-    fn note_values(&self, core: &mut Core<'_>, item: &Item, to: Role, words: &Words) {
-        if let Some(t) = &mut core.session.transcript {
-            t.push(Sent {
-                to,
-                op: item.op.number,
-                lane: item.lane(),
-                bits: item.bits,
-                values: words.to_vec(),
-            });
-        }
     }
 
     /// Additive (or xor) shares, for the evaluators, of a value the dealer knows: P1's is a stream of k01, P2's
@@ -366,17 +433,36 @@ impl<'n> Cx<'n> {
 
     /// Like [`Cx::deal`]; the dealer's closure also sees P1's share.
     pub fn deal_beside_pad(&self, item: Item, value: impl FnOnce(&Words) -> Words) -> Result<Option<Words>> {
-        self.note_item(&item);
+        self.core.borrow_mut().note_item(&item);
         match self.role {
             Role::Dealer => {
                 let pad = self.draw(KeyId::K01, &item).expect("the dealer knows k01");
                 let masked = item.group.minus(&value(&pad), &pad).low(item.bits);
-                self.note_sent(KeyId::K01, &item, Role::P2, &masked);
-                self.core.borrow_mut().queue_dealt(Role::P2, &masked, item.bits)?;
+                let mut core = self.core.borrow_mut();
+                core.note_sent(KeyId::K01, &item, Role::P2, &masked);
+                core.queue_dealt(Role::P2, &masked, item.bits)?;
                 Ok(None)
             }
             Role::P1 => Ok(self.draw(KeyId::K01, &item)),
             Role::P2 => self.core.borrow_mut().take_dealt(item.n, item.bits).map(Some),
+        }
+    }
+
+    /// Additive shares of `n` ring elements that the dealer knows of nothing in the program but from outside, like
+    /// [`Cx::deal`] in all but this: they travel by themselves. A run that is dealt ahead leaves them out (`value` is `None`
+    /// at the dealer), and [`Session::deal_late`] sends them when the dealer knows them. Once in a run.
+    pub fn deal_late(&self, op: Op, n: usize, value: Option<&Words>) -> Result<Option<Words>> {
+        let mut core = self.core.borrow_mut();
+        let item = core.late(op.scope, n);
+        core.note_item(&item);
+        match (self.role, value) {
+            (Role::Dealer, Some(value)) => core.send_late(&item, value).map(|()| None),
+            (Role::Dealer, None) => {
+                core.session.record(|r| r.deal(Role::P2, bytes(n, item.bits)));
+                Ok(None)
+            }
+            (Role::P1, _) => Ok(core.draw(KeyId::K01, &item)),
+            (Role::P2, _) => core.take_late(&item).map(Some),
         }
     }
 
@@ -387,12 +473,12 @@ impl<'n> Cx<'n> {
     /// If the item is anything else: everything else must be masked.
     pub fn publish_key(&self, item: Item, value: Option<&Words>) -> Result<Words> {
         assert_eq!(item.purpose, Purpose::Root, "only comparison keys may travel unmasked");
-        self.note_item(&item);
+        self.core.borrow_mut().note_item(&item);
         let mut core = self.core.borrow_mut();
         match value {
             Some(words) => {
                 for to in [Role::P1, Role::P2] {
-                    self.note_values(&mut core, &item, to, words);
+                    core.note_values(&item, to, words);
                     core.queue_dealt(to, words, item.bits)?;
                 }
                 Ok(words.clone())
@@ -404,7 +490,7 @@ impl<'n> Cx<'n> {
     /// Sends each evaluator's half, masked by its own pad, to the other; returns (own message, the peer's).
     /// Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn swap(&self, item: Item, half: Option<Words>, pads: &Pads) -> Result<Option<(Words, Words)>> {
-        self.note_item(&item);
+        self.core.borrow_mut().note_item(&item);
         let posted = half.map(|half| {
             let (pad, key, to) = match self.role {
                 Role::P1 => (&pads.p1, KeyId::K01, Role::P2),
@@ -412,8 +498,8 @@ impl<'n> Cx<'n> {
             };
             let pad = pad.as_ref().expect("an evaluator knows its own pad");
             let masked = item.group.minus(&half, pad).low(item.bits);
-            self.note_sent(key, &item, to, &masked);
             let mut core = self.core.borrow_mut();
+            core.note_sent(key, &item, to, &masked);
             let (at, size) = (core.outgoing.len(), bytes(item.n, item.bits));
             core.session.record(|r| r.turn(Part::Packing));
             core.outgoing.reserve(size as usize);
@@ -445,6 +531,9 @@ impl<'n> Cx<'n> {
             (Some(own), None) | (None, Some(own)) => own,
             (None, None) => unreachable!("every party knows k01 or k02"),
         };
+        if item.purpose == Purpose::Result && item.group == Group::Add && item.bits == self.ring.bits() {
+            self.core.borrow_mut().note_mask(item.op.number, &lambda);
+        }
         Ok(Masked { delta, lambda })
     }
 }

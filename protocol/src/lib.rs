@@ -19,11 +19,11 @@ mod share;
 pub mod testing;
 
 pub use cost::{Cost, Ledger, bytes};
-pub use cx::{Cx, Group, Item, Masked, Op, Pads, Sent, Session};
+pub use cx::{Ahead, Cx, Group, Item, Masked, Op, Pads, Sent, Session, Step};
 pub use error::{Error, Result};
 pub use join::{join, join_all};
 pub use net::{NetError, Network};
 pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Streams};
 pub use registry::{PadUse, Registry};
-pub use role::Role;
+pub use role::{Party, Role};
 pub use share::{Product, Shape, Share, SharedMatrix};

@@ -1,8 +1,8 @@
 //! Pseudo-random streams: every word is named by (key, operation, purpose), never by call order.
 //!
 //! A stream is the ChaCha12 key stream of one pairwise key with nonce `operation · 256 + purpose`. Keys are bound
-//! to the session (see the `parties` crate), operations are numbered by the program that all parties run in lock
-//! step, so that no stream is drawn twice and none needs to be agreed on the wire.
+//! to the session (see the `parties` crate), operations are numbered by the run and, in it, by the program that all
+//! parties run in lock step, so that no stream is drawn twice and none needs to be agreed on the wire.
 
 use kernels::{Device, Words};
 use std::sync::Arc;
@@ -39,8 +39,8 @@ pub enum Purpose {
     Power,
     /// Masks of the selected slope.
     Slope,
-    /// Masks of the selected intercept.
-    Intercept,
+    /// Masks of the selected line's value.
+    Value,
     /// Masks of the selected coefficient of a square.
     Square,
     /// Dealt sign constants of a look-up: this purpose and the 31 that follow it by number.
@@ -97,7 +97,7 @@ impl Purpose {
 
 /// Where random words come from. The real one is [`ChaChaStreams`]; tests that enumerate *all* masks of a small
 /// ring bring their own.
-pub trait Streams: Send {
+pub trait Streams: Send + Sync {
     /// Words 0..n, each below 2^bits, of stream (key, operation, lane); `None` if this party does not know the key.
     fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words>;
 }

@@ -34,7 +34,8 @@ pub enum Part {
     Peer,
     /// An evaluator waits for words of the dealer.
     Dealer,
-    /// The dealer waits because an evaluator's queue is full: it is as far ahead as it may.
+    /// The dealer is as far ahead as it may: it waits because an evaluator's queue is full, or until it has a request less
+    /// to serve.
     Pressure,
 }
 
@@ -209,9 +210,14 @@ impl Recorder {
         }
     }
 
+    /// One for runs beside this one's, by the same clock.
+    pub(crate) fn beside(&self) -> Recorder {
+        Recorder { clock: self.clock, ..Recorder::new() }
+    }
+
     /// A run begins.
     pub(crate) fn begin(&mut self) {
-        *self = Recorder { scheduled: scheduled(), clock: self.clock, ..Recorder::new() };
+        *self = Recorder { scheduled: scheduled(), ..self.beside() };
         self.profile.start = self.clock.now();
         self.scope("");
         self.profile.marks.push(Mark { at: 0, scope: 0, part: Part::Compute });

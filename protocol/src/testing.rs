@@ -4,24 +4,40 @@ use crate::cx::{Cx, Sent, Session};
 use crate::profile::Profile;
 use crate::{ChaChaStreams, Error, Key, Ledger, NetError, Network, Product, Role, Shape, Share, Streams};
 use kernels::{Device, Ring, Words};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long a full link of a bounded network may stay full.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An end of a link, with the bytes that are on their way on it.
+type End<E> = Option<(E, Arc<AtomicUsize>)>;
 
 /// One party's ends of an in-memory network.
 pub struct MemoryNetwork {
-    to: [Option<Sender<Vec<u8>>>; 3],
-    from: [Option<Receiver<Vec<u8>>>; 3],
+    to: [End<Sender<Vec<u8>>>; 3],
+    from: [End<Receiver<Vec<u8>>>; 3],
+    capacity: usize,
 }
 
 impl MemoryNetwork {
     /// The three parties' ends.
     pub fn three() -> [MemoryNetwork; 3] {
-        let mut ends = [(); 3].map(|()| MemoryNetwork { to: [None, None, None], from: [None, None, None] });
+        MemoryNetwork::bounded(usize::MAX)
+    }
+
+    /// The same, whose links hold so many bytes or one larger message.
+    pub fn bounded(capacity: usize) -> [MemoryNetwork; 3] {
+        let mut ends =
+            [(); 3].map(|()| MemoryNetwork { to: [const { None }; 3], from: [const { None }; 3], capacity });
         for a in 0..3 {
             for b in 0..3 {
                 if a != b {
-                    let (s, r) = channel();
-                    ends[a].to[b] = Some(s);
-                    ends[b].from[a] = Some(r);
+                    let ((s, r), waiting) = (channel(), Arc::<AtomicUsize>::default());
+                    ends[a].to[b] = Some((s, waiting.clone()));
+                    ends[b].from[a] = Some((r, waiting));
                 }
             }
         }
@@ -31,13 +47,36 @@ impl MemoryNetwork {
 
 impl Network for MemoryNetwork {
     fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError> {
-        let lost = || NetError::Lost { peer: to, reason: "its thread ended".into() };
-        self.to[to.index()].as_ref().ok_or_else(lost)?.send(message).map_err(|_| lost())
+        let lost = |why: &str| NetError::Lost { peer: to, reason: why.into() };
+        let start = Instant::now();
+        while !self.room(to, message.len()) {
+            if start.elapsed() > PATIENCE {
+                return Err(lost("it does not read"));
+            }
+            std::thread::yield_now();
+        }
+        let (link, waiting) = self.to[to.index()].as_ref().ok_or_else(|| lost("there is no link"))?;
+        waiting.fetch_add(message.len(), Ordering::SeqCst);
+        link.send(message).map_err(|_| lost("its thread ended"))
     }
 
     fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError> {
         let lost = || NetError::Lost { peer: from, reason: "its thread ended".into() };
-        self.from[from.index()].as_ref().ok_or_else(lost)?.recv().map_err(|_| lost())
+        let (link, waiting) = self.from[from.index()].as_ref().ok_or_else(lost)?;
+        let message = link.recv().map_err(|_| lost())?;
+        waiting.fetch_sub(message.len(), Ordering::SeqCst);
+        Ok(message)
+    }
+
+    fn room(&self, to: Role, bytes: usize) -> bool {
+        self.to[to.index()].as_ref().is_none_or(|(_, waiting)| {
+            let waiting = waiting.load(Ordering::SeqCst);
+            waiting == 0 || waiting.saturating_add(bytes) <= self.capacity
+        })
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
     }
 }
 
@@ -209,8 +248,7 @@ impl World {
         if let Some(e) = errors.iter().find(|e| !lost(e)).or(errors.first()) {
             return Err((*e).clone());
         }
-        let mut pads: Vec<_> =
-            parts.iter().flat_map(|(s, _)| s.registry().expect("on").pads().copied()).collect();
+        let mut pads: Vec<_> = parts.iter().flat_map(|(s, _)| s.pads().expect("on")).collect();
         let all = pads.len();
         pads.sort_unstable();
         pads.dedup();
@@ -219,7 +257,7 @@ impl World {
         let mut sent = [vec![], vec![], vec![]];
         let (mut results, mut profiles) = (vec![], vec![]);
         for (i, (mut s, r)) in parts.into_iter().enumerate() {
-            sent[i] = s.transcript().to_vec();
+            sent[i] = s.transcript();
             results.extend(r);
             profiles.extend(s.profile());
         }

@@ -12,7 +12,7 @@ use protocol::gates::norm::{self, NormKind, NormTable};
 use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::row::{self, RowTable};
 use protocol::gates::table::{Table, TableSpec, gelu};
-use protocol::gates::{bit, compare, glu, lut, product, truncate};
+use protocol::gates::{bit, compare, glu, lift, lut, product, truncate};
 use protocol::testing::{Outcome, World};
 use protocol::{Cost, Ledger, Shape, Share, join, join_all};
 
@@ -43,6 +43,31 @@ fn declared_costs_are_measured_at_odd_sizes() {
             Box::pin(async move { truncate::truncate(&cx, product::multiply(&cx, &x, &x)?, 5).await })
         });
         assert_cost("truncate", &o, product::product_cost(n, 64).then(truncate::cost(n, 5, 64)));
+        for (k, f, bits) in [(64, 5, 59), (60, 5, 23), (64, 5, 61), (50, 0, 64)] {
+            let o = w.run(share(&w, n, F), |cx, x| {
+                let z = product::halves(&cx, &x);
+                Box::pin(async move { truncate::truncate_between(&cx, z, k, f, bits).await })
+            });
+            assert_cost("truncate between", &o, truncate::cost_between(n, k, f, bits));
+        }
+        for (k, f) in [(64, 0), (64, 5), (50, 0), (50, 5)] {
+            let o = w.run(share(&w, n, F), |cx, x| {
+                Box::pin(async move {
+                    let lifted = lift::open(&cx, product::halves(&cx, &x), k, f).await?;
+                    lift::times(&cx, &x, &lifted, |x, a| x * a)
+                })
+            });
+            let declared = lift::cost(n, k, f, 64).then(lift::times_cost(n, k, f, 64));
+            assert_cost("lift", &o, declared);
+        }
+        for bits in [41, 64] {
+            let o = w.run(share(&w, n, F), |cx, x| {
+                Box::pin(
+                    async move { product::bilinear_parts(&cx, &x, &[&x], x.shape, bits, |_, a, b| a * b) },
+                )
+            });
+            assert_cost("product", &o, product::product_cost(n, bits));
+        }
         let o = w.run(share(&w, n, F), |cx, x| {
             Box::pin(async move { product::reshare(&cx, product::square_sum(&cx, &x)?).await })
         });
@@ -91,7 +116,7 @@ fn declared_costs_are_measured_at_odd_sizes() {
             let levels = Levels::new(buckets);
             let offsets = [0, n.div_ceil(3), n];
             let o = w.run(share(&w, n, 20), |cx, x| {
-                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels).await })
+                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, 64).await })
             });
             assert_cost("max", &o, max::cost(n, 2, levels, 20, 64));
         }

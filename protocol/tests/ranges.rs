@@ -53,10 +53,10 @@ fn softmax_rows(
         Box::pin(async move {
             let offsets: Vec<usize> = (0..=rows).map(|r| r * cols).collect();
             let row_of: Vec<u32> = (0..x.len()).map(|i| (i / cols) as u32).collect();
-            let m = max::coarse_max(&cx, &x, &offsets, t.levels).await?;
+            let m = max::coarse_max(&cx, &x, &offsets, t.levels, 64).await?;
             let e = exp::exp(&cx, &x.sub_spread(&m, &row_of), &t.exp, softmax::EXP_SCALE).await?;
             let r = softmax::reciprocal_sums(&cx, &e, &offsets, &t).await?;
-            let scaled = product::scale_rows(&cx, &e, &r)?;
+            let scaled = row::product(&cx, &e, &r, |e, r| e.clone().zip_rows(kernels::Zip::Mul, r))?;
             let y = truncate::truncate(&cx, scaled, softmax::RECIPROCAL_SCALE).await?;
             Ok((m, y))
         })

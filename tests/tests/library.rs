@@ -16,7 +16,7 @@ use parties::{
     private::{Generation, MaxTokens, PrivateModel, Progress, Reveal},
     sampling::Sampling,
 };
-use protocol::{Ledger, Role};
+use protocol::{Ledger, Party};
 use std::{collections::HashSet, time::Duration};
 use tokio::sync::mpsc;
 
@@ -134,7 +134,7 @@ fn the_parties_choose_the_tokens_that_the_client_would_have_chosen() {
 }
 
 /// A chunk's party, tensor, offset and size.
-type Piece = (Role, u32, u64, usize);
+type Piece = (Party, u32, u64, usize);
 
 #[test]
 fn uploads_that_do_not_fit_leave_nothing() {
@@ -144,9 +144,9 @@ fn uploads_that_do_not_fit_leave_nothing() {
             Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config)).collect();
         let share = 32 + sizes.iter().sum::<usize>() as u64;
         let mut whole: Vec<Piece> =
-            vec![(Role::Dealer, 0, 0, 64), (Role::P1, 0, 0, 32), (Role::P2, 0, 0, 32)];
+            vec![(Party::Zero, 0, 0, 64), (Party::One, 0, 0, 32), (Party::Two, 0, 0, 32)];
         for (tensor, &size) in (1..).zip(&sizes) {
-            whole.extend([Role::P1, Role::P2].map(|party| (party, tensor, 0, size)));
+            whole.extend([Party::One, Party::Two].map(|party| (party, tensor, 0, size)));
         }
         // What is said of an upload that differs from a sound one.
         let refused = async |change: &dyn Fn(&mut UploadSpec, &mut Vec<Piece>)| {
@@ -173,7 +173,7 @@ fn uploads_that_do_not_fit_leave_nothing() {
             one("computes another digest", &|spec, _| spec.digest = Digest([7; 32])),
             one("bytes announced, 64 belong to this model", &|spec, pieces| {
                 spec.totals[0] += 8;
-                pieces.push((Role::Dealer, 1, 0, 8));
+                pieces.push((Party::Zero, 1, 0, 8));
             }),
             one("came out of turn", &|_, pieces| {
                 pieces.iter_mut().for_each(|p| p.1 += u32::from(p.1 > 0));

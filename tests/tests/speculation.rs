@@ -202,6 +202,7 @@ async fn told(client: &Client, options: Options, wrong: Wrong) -> String {
     let opening = SessionOptions {
         model: "tiny".into(),
         digest: info.digest,
+        sequences: 1,
         context_tokens: 40,
         options: serde_json::to_vec(&options).unwrap(),
     };
@@ -210,23 +211,18 @@ async fn told(client: &Client, options: Options, wrong: Wrong) -> String {
         let device = kernels::cpu::Cpu::best();
         shares::split_tokens(&device, vocab, &vec![65; tokens], &[tokens as u8; 32]).unwrap()
     };
-    let pass = |position, tokens| wire::Pass {
-        counter: 0,
-        position,
-        tokens,
-        drafted: 0,
-        segment: None,
-        new_tokens: 0,
+    let pass = |position, tokens, drafted| {
+        wire::Pass::new(wire::Part { drafted, ..wire::Part::new(position, tokens) })
     };
-    session.pass(pass(0, 5), keys(5)).await.unwrap();
+    session.pass(pass(0, 5, 0), keys(5)).await.unwrap();
     if options.choice.is_none() {
-        session.pass(wire::Pass { drafted: 2, ..pass(5, 3) }, keys(3)).await.unwrap();
+        session.pass(pass(5, 3, 2), keys(3)).await.unwrap();
     }
     let Wrong { position, tokens, drafted, new_tokens, .. } = wrong;
-    let sent = wire::Pass { drafted, new_tokens, ..pass(position, tokens) };
+    let sent = wire::Pass { new_tokens, ..pass(position, tokens, drafted) };
     let error = session.pass(sent, keys(wrong.keys)).await.unwrap_err().to_string();
     // The session is over, in order.
-    let again = session.pass(pass(8, 1), keys(1)).await.unwrap_err().to_string();
+    let again = session.pass(pass(8, 1, 0), keys(1)).await.unwrap_err().to_string();
     assert!(!again.contains("panicked"), "{again}");
     error
 }

@@ -35,6 +35,24 @@ pub(crate) struct Shape {
     pub(crate) reverse: u32,
 }
 
+/// Why there are no kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotBuilt {
+    /// There is nothing to compile them with: no C++ compiler, or not Linux.
+    NoCompiler(String),
+    /// They do not compile, or could not be written or opened.
+    Failed(String),
+}
+
+impl std::fmt::Display for NotBuilt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotBuilt::NoCompiler(why) => write!(f, "no C++ compiler, CUDA kernels are not tested ({why})"),
+            NotBuilt::Failed(why) => write!(f, "the kernels do not compile for the host:\n{why}"),
+        }
+    }
+}
+
 /// Compiled kernels.
 #[derive(Debug)]
 pub(crate) struct Kernels {
@@ -43,12 +61,14 @@ pub(crate) struct Kernels {
 }
 
 /// Compiles the shim with the kernels of `source` and what comes `after` to a library of this name, or finds it compiled.
-/// The error says why it could not be.
-pub(crate) fn build(source: &str, after: &str, name: &str) -> Result<PathBuf, String> {
+pub(crate) fn build(source: &str, after: &str, name: &str) -> Result<PathBuf, NotBuilt> {
+    if !cfg!(target_os = "linux") {
+        return Err(NotBuilt::NoCompiler("the shim is written for Linux".into()));
+    }
     static BUILDING: Mutex<()> = Mutex::new(());
     let _alone = BUILDING.lock().unwrap_or_else(|e| e.into_inner());
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let version = run(Command::new(&compiler).arg("--version"))?;
+    let version = run(Command::new(&compiler).arg("--version")).map_err(NotBuilt::NoCompiler)?;
     let entry = |k: &Kernel<'_>| {
         let (name, meets) = (k.name, k.cooperative);
         format!("    {{\"{name}\", K<{name}>::start, {meets}, K<{name}>::want, K<{name}>::count}},\n")
@@ -61,20 +81,20 @@ pub(crate) fn build(source: &str, after: &str, name: &str) -> Result<PathBuf, St
     let folder = folder().join(format!("{:016x}", hash(&format!("{version}{OPTIONS:?}{all}"))));
     let library = folder.join(name);
     if !library.exists() {
-        std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        compile(&compiler, &all, &library)?;
+        compile(&compiler, &all, &library).map_err(NotBuilt::Failed)?;
     }
     Ok(library)
 }
 
 impl Kernels {
-    /// Those of `source`, ready to run. The error says why they could not be compiled.
-    pub(crate) fn new(source: &str) -> Result<Kernels, String> {
+    /// Those of `source`, ready to run.
+    pub(crate) fn new(source: &str) -> Result<Kernels, NotBuilt> {
         let library = build(source, START, "kernels.so")?;
         // SAFETY: the library was made from the sources above; loading it runs nothing but the constructors of its globals.
         unsafe {
-            let opened = Library::new(&library).map_err(|e| format!("{}: {e}", library.display()))?;
-            let start = *opened.get::<Start>(b"catamount_launch\0").map_err(|e| e.to_string())?;
+            let failed = |e| NotBuilt::Failed(format!("{}: {e}", library.display()));
+            let opened = Library::new(&library).map_err(failed)?;
+            let start = *opened.get::<Start>(b"catamount_launch\0").map_err(failed)?;
             Ok(Kernels { start, _library: opened })
         }
     }
@@ -114,6 +134,8 @@ fn run(command: &mut Command) -> Result<String, String> {
 
 /// Several processes may do this at once: each writes files of its own, and the last step is a renaming.
 fn compile(compiler: &str, text: &str, library: &Path) -> Result<(), String> {
+    let folder = library.parent().expect("a file in a folder");
+    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let own = |ending: &str| library.with_extension(format!("{}.{ending}", std::process::id()));
     let [source, object] = ["cpp", "so"].map(own);
     std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;

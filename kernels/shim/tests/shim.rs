@@ -2,7 +2,7 @@
 
 use kernels::Fault;
 use kernels::cuda::driver::{Address, Arg, Driver, Launch};
-use kernels_shim::{Order, Shim};
+use kernels_shim::{NotBuilt, Order, Shim};
 
 const KERNELS: &str = r#"
 typedef unsigned int u32;
@@ -92,8 +92,8 @@ extern "C" __global__ void COOPERATIVE mma(const u32 *a, const u32 *b, int *out)
 fn shim(order: Order) -> Option<Shim> {
     match Shim::with_kernels(KERNELS, order) {
         Ok(shim) => Some(shim),
-        Err(e) if e.contains("--version") => {
-            eprintln!("SKIPPED: no C++ compiler ({e})");
+        Err(e @ NotBuilt::NoCompiler(_)) => {
+            eprintln!("SKIPPED: {e}");
             None
         }
         Err(e) => panic!("{e}"),

@@ -1,5 +1,6 @@
 //! Inner loops with 512-bit vectors.
 
+mod peak;
 mod tree;
 
 use super::bits::rotate;
@@ -24,6 +25,12 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
         all.then_some(&AVX512)
+    }
+
+    /// Multiplies registers; see [`peak::multiply`].
+    pub(super) fn multiply(&self, rounds: usize) -> usize {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { peak::multiply(rounds) }
     }
 }
 
@@ -152,6 +159,42 @@ fn dot(a: &[u64], b: &[u64]) -> u64 {
     scalar::dot(a, b)
 }
 
+/// Fetches what later tiles read while a tile is computed, evenly, and at once what the tile writes in the end. Fetching
+/// never faults, wherever it points.
+struct Fetch {
+    next: *const u64,
+    /// Lines for each step, with 16 fractional bits, and what has become due of them.
+    each: usize,
+    due: usize,
+}
+
+impl Fetch {
+    /// For a tile of so many steps.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn new(t: &Tile<'_>, steps: usize) -> Fetch {
+        for r in 0..t.rows {
+            let c = t.c.as_ptr().wrapping_add(r * t.c_row);
+            _mm_prefetch::<_MM_HINT_ET0>(c.cast());
+            _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(PANEL - 1).cast());
+        }
+        let (from, lines) = t.ahead;
+        Fetch { next: t.b.as_ptr().wrapping_add(from), each: (lines << 16) / steps.max(1), due: 0 }
+    }
+
+    /// A step is taken.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn step(&mut self) {
+        self.due += self.each;
+        while self.due >= 1 << 16 {
+            _mm_prefetch::<_MM_HINT_T1>(self.next.cast());
+            self.next = self.next.wrapping_add(8);
+            self.due -= 1 << 16;
+        }
+    }
+}
+
 /// `R` rows; `STRIP`: A's rows are consecutive words and its columns `R` words apart.
 ///
 /// # Safety
@@ -164,7 +207,12 @@ unsafe fn tile<const R: usize, const STRIP: bool>(t: Tile<'_>) {
     // Scratch: an operand without a value has no type, and would be a shorter register.
     let mut product = [_mm512_setzero_si512(); 2];
     let (a, mut b) = (t.a.as_ptr(), t.b.as_ptr());
+    let mut fetch = Fetch::new(&t, t.k);
     for l in 0..t.k {
+        // Fewer rows read B once, at the speed of memory: nothing is to come between.
+        if R == 8 {
+            fetch.step();
+        }
         // SAFETY: l < k, so rows l of B and columns l of A are in bounds; prefetching never faults; the assembly
         // reads one word of A.
         unsafe {
@@ -235,6 +283,7 @@ unsafe fn paired<const R: usize, const STRIP: bool>(t: Tile<'_>) {
     const AHEAD: usize = 512; // as above
     let mut acc = [[_mm512_setzero_si512(); 2]; R];
     let (a, mut b) = (t.a.as_ptr(), t.b.as_ptr());
+    let mut fetch = Fetch::new(&t, t.k / 2);
     let at = |r: usize, l: usize| {
         let offset = if STRIP { l * R + r } else { r * t.a_row + l * t.a_col };
         // SAFETY: r < R and l < k, so the word is in bounds.
@@ -244,6 +293,7 @@ unsafe fn paired<const R: usize, const STRIP: bool>(t: Tile<'_>) {
     unsafe {
         let row = |b: *const u64| [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(8).cast())];
         for l in (1..t.k).step_by(2) {
+            fetch.step();
             let next = b.wrapping_add(t.b_row);
             for ahead in [b, b.wrapping_add(8), next, next.wrapping_add(8)] {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(AHEAD).cast());

@@ -1,13 +1,14 @@
 //! Products of matrices over Z_2^64.
 //!
 //! A packed matrix is a sequence of panels of [`PANEL`] outputs, the last one filled up with zeros; a panel
-//! holds, for each of the k inputs, its outputs' weights. A product with few rows reads it once from start to
-//! end; a larger one keeps a block of a panel in a cache while the rows pass by.
+//! holds, for each of the k inputs, its outputs' weights, and one row more, of which below. A product with few rows reads it
+//! once from start to end; a larger one keeps a block of a panel in a cache while the rows pass by, and each of its tiles
+//! fetches its share of the next block, so that no tile waits for memory.
 //!
 //! With many rows, half as many products suffice where the instruction set has a tile for it:
 //! Σ x_l·y_l = Σ (x_{2j} + y_{2j+1})·(x_{2j+1} + y_{2j}) − Σ x_{2j}·x_{2j+1} − Σ y_{2j}·y_{2j+1}, exact in every
 //! commutative ring, where the last two sums are made once for each row and for each output (Winograd, A new algorithm
-//! for inner product, 1968). Two multiply-adds are then one product and three additions: four instructions either way,
+//! for inner product, 1968); those of the outputs are the last row of their panel. Two multiply-adds are then one product and three additions: four instructions either way,
 //! but the multiplier, whose pipes additions share, is no longer the limit. The floor is what a core starts of them: two
 //! 512-bit instructions a cycle on Zen 4, of which one may be a product, hence 8 multiply-adds a cycle.
 //!
@@ -23,25 +24,57 @@ use rayon::prelude::*;
 /// Multiply-adds below which one thread is faster.
 const SMALL: usize = 1 << 19;
 
-/// Rows from which on paired inputs are faster: a panel's own sums cost about as much as a row or two.
+/// Rows from which on paired inputs are faster: each row's own sums take a pass over it.
 const PAIRED: usize = 32;
+
+/// Words of a cache line.
+const LINE: usize = 8;
+
+/// Words of a packed panel.
+const fn panel_words(k: usize) -> usize {
+    PANEL * (k + 1)
+}
 
 pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
     // Weights stay: they take no buffer that is longer than they are.
-    let mut out = vec![0; n.div_ceil(PANEL) * PANEL * k];
-    par::chunks(&mut out, PANEL * k, |p, panel| {
+    let mut out = vec![0; n.div_ceil(PANEL) * panel_words(k)];
+    if k == 0 {
+        return out;
+    }
+    par::chunks(&mut out, panel_words(k), |p, panel| {
         let cols = PANEL.min(n - p * PANEL);
         for (j, row) in b[p * PANEL * k..].chunks_exact(k).take(cols).enumerate() {
             panel[j..].iter_mut().step_by(PANEL).zip(row).for_each(|(o, w)| *o = *w);
         }
+        sum_pairs(panel, k);
     });
+    out
+}
+
+/// The last row of a panel from the others.
+fn sum_pairs(panel: &mut [u64], k: usize) {
+    let (panel, sums) = panel.split_at_mut(PANEL * k);
+    sums.fill(0);
+    for pair in panel.chunks_exact(2 * PANEL) {
+        let (even, odd) = pair.split_at(PANEL);
+        for (sum, (x, y)) in sums.iter_mut().zip(even.iter().zip(odd)) {
+            *sum = sum.wrapping_add(x.wrapping_mul(*y));
+        }
+    }
+}
+
+/// The sum of two packed matrices, packed.
+pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
+    assert_eq!(a.len(), b.len(), "matrices of different shapes");
+    let mut out: Vec<u64> = a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
+    par::chunks(&mut out, panel_words(k), |_, panel| sum_pairs(panel, k));
     out
 }
 
 pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, n: usize) -> Vec<u64> {
     assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
-    assert_eq!(b.len(), n.div_ceil(PANEL) * PANEL * k, "packed matrix of {n} × {k}");
+    assert_eq!(b.len(), n.div_ceil(PANEL) * panel_words(k), "packed matrix of {n} × {k}");
     let mut c = buffer::zeroed(m * n);
     if m == 0 || n == 0 || k == 0 {
         return c;
@@ -50,8 +83,8 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, 
     let threads = rayon::current_num_threads();
     let parallel = threads > 1 && m * k * n >= SMALL;
     let product = Product { lanes, a: &Rows::new(lanes, a, m, k), b, k, n };
-    if parallel && m < 2 * step * threads {
-        // Few rows: each thread takes some panels.
+    if parallel && m < PAIRED * threads {
+        // Few rows: each thread takes some panels, so that it has enough rows for pairs if there are.
         let panels = n.div_ceil(PANEL);
         let each = panels.div_ceil(4 * threads);
         let mut parts = vec![0; panels * m * PANEL];
@@ -132,13 +165,15 @@ impl Product<'_> {
     fn panel(&self, p: usize, i0: usize, m: usize, c: &mut [u64], at: usize, c_row: usize) {
         let step = self.lanes.tile_rows();
         let cols = PANEL.min(self.n - p * PANEL);
-        let panel = &self.b[p * PANEL * self.k..][..PANEL * self.k];
+        let (panel, sums) = self.b[p * panel_words(self.k)..][..panel_words(self.k)].split_at(PANEL * self.k);
         let paired = self.lanes.paired_tile().filter(|_| m >= PAIRED);
-        let mut sums = [0; PANEL];
         // A single strip reads the panel once anyway.
         let blocks = if m <= step { 1 } else { self.k.div_ceil(self.lanes.block()) };
         let block = self.k.div_ceil(blocks).next_multiple_of(2);
         for l in (0..self.k).step_by(block) {
+            let k = block.min(self.k - l);
+            // The block behind this one, of this panel or the next, in equal shares: two lines a row.
+            let share = if m > step { (2 * k).div_ceil(m.div_ceil(step)) } else { 0 };
             for i in (0..m).step_by(step) {
                 let rows = step.min(m - i);
                 let (a, a_row, a_col) = self.a.tile(i0 + i, rows, l);
@@ -152,35 +187,20 @@ impl Product<'_> {
                     c_row,
                     rows,
                     cols,
-                    k: block.min(self.k - l),
+                    k,
                     accumulate: l > 0,
+                    ahead: (PANEL * k + i / step * share * LINE, share),
                 };
                 match paired {
                     Some(paired) => paired(tile),
                     None => self.lanes.tile(tile),
                 }
             }
-            if let Some(paired) = paired {
-                // A row of zeros yields the sums of the panel's own pairs; the block is in the cache now.
-                paired(Tile {
-                    a: &[0],
-                    a_row: 0,
-                    a_col: 0,
-                    b: &panel[l * PANEL..],
-                    b_row: PANEL,
-                    c: &mut sums,
-                    c_row: PANEL,
-                    rows: 1,
-                    cols: PANEL,
-                    k: block.min(self.k - l) & !1,
-                    accumulate: true,
-                });
-            }
         }
         if paired.is_some() {
             for (row, x) in c.chunks_mut(c_row).zip(&self.a.pairs[i0..][..m]) {
                 let row = &mut row[at..][..cols];
-                row.iter_mut().zip(sums).for_each(|(c, y)| *c = c.wrapping_sub(x.wrapping_add(y)));
+                row.iter_mut().zip(sums).for_each(|(c, y)| *c = c.wrapping_sub(x.wrapping_add(*y)));
             }
         }
     }
@@ -304,6 +324,7 @@ fn one(
                 cols,
                 k,
                 accumulate: false,
+                ahead: (0, 0),
             });
         }
     }

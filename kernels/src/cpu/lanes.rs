@@ -36,6 +36,9 @@ pub(super) struct Tile<'a> {
     pub(super) k: usize,
     /// Whether to add to C instead of overwriting it.
     pub(super) accumulate: bool,
+    /// What later tiles will read: cache lines to fetch meanwhile, as words from the start of `b` and a number. It need not
+    /// lie in any buffer.
+    pub(super) ahead: (usize, usize),
 }
 
 impl Tile<'_> {

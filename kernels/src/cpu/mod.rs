@@ -50,6 +50,20 @@ pub fn use_threads(threads: usize) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
 }
 
+/// Multiplies registers `rounds` times, which memory cannot hold up, and returns the number of products; `None` without
+/// an instruction for 64-bit products.
+pub(crate) fn multiply_registers(rounds: usize) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        avx512::Avx512::detect().map(|avx512| avx512.multiply(rounds))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = rounds;
+        None
+    }
+}
+
 impl Cpu {
     /// The fastest one, ready to share.
     pub fn best() -> Device {
@@ -195,6 +209,10 @@ impl Backend for Cpu {
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
         host(gemm::pack_matrix(b.host(), k, n))
+    }
+
+    fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage {
+        host(gemm::add_packed(a.host(), b.host(), k))
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {

@@ -1,9 +1,9 @@
 //! Products of matrices. A prepared matrix is n × k as it was given, its rows filled up with zeros to whole [`DEPTH`]s.
 //!
-//! Up to as many rows as [`FEW`] has kernels, a warp reads the weights of four outputs once for all of them; with more, the
-//! tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the integer units. Where a result
-//! has too few tiles to keep the device busy, the inputs are split among blocks, and sums modulo 2^64 are the same however
-//! they are split.
+//! Up to as many rows as [`FEW`] has kernels, a warp reads the weights of four outputs once for all of them; with more,
+//! the tensor cores multiply byte by byte (`cu/gemm.cu` says why that is exact). Batches, with any strides, run on the
+//! integer units. Where a result has too few tiles to keep the device busy, the inputs are split among blocks, and sums
+//! modulo 2^64 are the same however they are split.
 //!
 //! **Cost**, counted in the code for compute capability 9.0; MAC is one multiply-add of 64-bit words:
 //!
@@ -20,8 +20,8 @@
 //!
 //! - Few rows: 0.42 · 10^12 weights a second (H200: 0.60) by memory, 3.8 · 10^12 MAC a second by multiplication; so memory
 //!   decides up to 9 rows (H200: 6). Two components of 6.6 · 10^9 weights, a model of 7 · 10^9, take 32 ms (H200: 22).
-//! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there are 64 a
-//!   cycle too; so 22 ms for that model on both devices, and half its memory.
+//! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there
+//!   are 64 a cycle too; so 22 ms for that model on both devices, and half its memory.
 //! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
 //!   for: 1054 of a warp where the tensor core needs 1152 cycles.
 //! - `batch64`: 3.5 · 10^12 MAC a second.

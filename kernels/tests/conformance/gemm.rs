@@ -34,6 +34,18 @@ pub(crate) fn ragged(device: &Device) {
     }
 }
 
+/// The sum of prepared matrices is the prepared sum.
+pub(crate) fn sums(device: &Device) {
+    let mut r = Numbers(47);
+    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (2, 65, 17), (40, 129, 50)] {
+        let (a, b, x) = (r.words(k * n), r.words(k * n), r.words(k * m));
+        let [one, other] = [&a, &b].map(|w| Matrix::new(&up(device, w), n, k));
+        let both: Vec<u64> = a.iter().zip(&b).map(|(a, b)| a.wrapping_add(*b)).collect();
+        let want = Matrix::new(&up(device, &both), n, k).apply(&up(device, &x)).to_vec();
+        assert_eq!(one.plus(&other).apply(&up(device, &x)).to_vec(), want, "[{n}×{k}]");
+    }
+}
+
 /// Few rows, and enough work for all threads.
 pub(crate) fn few_rows(device: &Device) {
     let mut r = Numbers(41);

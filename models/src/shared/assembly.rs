@@ -1,36 +1,24 @@
 //! A party's share of a model, put together from what its owner sends.
 
+use super::holding::Holding;
 use super::{PublicModel, SharedModelError};
 use crate::checkpoint::ModelConfig;
-use crate::model::{ActivationId, Model, NormId, Parts};
-use crate::parameter::{Parameter, Use};
-use crate::plan::{FunctionTable, PlanTables};
+use crate::model::Model;
+use crate::parameter::Parameter;
+use crate::plan::PlanTables;
 use crate::secure::SecureValues;
 use kernels::{Device, Words};
 use protocol::gates::choice::SampleTables;
-use protocol::gates::embedding::SharedTable;
-use protocol::gates::input::{self, InputPart};
-use protocol::gates::norm::NormTable;
-use protocol::gates::softmax::SoftmaxTables;
-use protocol::{Role, Shape, Share, SharedMatrix};
-use std::collections::HashMap;
-use std::sync::Arc;
+use protocol::gates::input;
+use protocol::{Party, Role};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// One party's parts of a model while they arrive.
 pub struct Assembly {
     device: Device,
-    role: Role,
-    seeds: Vec<u8>,
-    config: ModelConfig,
+    party: Party,
     parameters: Vec<Parameter>,
-    held: HashMap<Parameter, Held>,
-}
-
-/// A party's share of a parameter, in the form in which it is used.
-enum Held {
-    Table(SharedTable),
-    Matrix(SharedMatrix),
-    Rows(Share),
+    holding: Holding,
 }
 
 impl Assembly {
@@ -40,170 +28,125 @@ impl Assembly {
     /// They are not a party's seeds.
     pub fn new(
         device: &Device,
-        role: Role,
+        party: Party,
         config: &ModelConfig,
-        seeds: Vec<u8>,
+        seeds: &[u8],
     ) -> Result<Assembly, SharedModelError> {
-        let expected = if role == Role::Dealer { 64 } else { 32 };
-        if seeds.len() != expected {
-            return Err(SharedModelError::Upload(format!("{} bytes of seeds for {role}", seeds.len())));
-        }
-        let parameters = Parameter::all(config);
-        let config = config.clone();
-        Ok(Assembly { device: device.clone(), role, seeds, config, parameters, held: HashMap::new() })
+        let holding = Holding::new(device, party, config, seeds)?;
+        Ok(Assembly { device: device.clone(), party, parameters: Parameter::all(config), holding })
     }
 
-    fn part(&self, delta: Option<Words>) -> Result<InputPart, SharedModelError> {
-        let key = |i: usize| self.seeds[32 * i..32 * (i + 1)].try_into().expect("checked in new");
-        let missing = || SharedModelError::Upload("an evaluator's parameter without its values".into());
-        Ok(match self.role {
-            Role::Dealer => InputPart::Dealer(key(0), key(1)),
-            Role::P1 => InputPart::P1(key(0), delta.ok_or_else(missing)?),
-            Role::P2 => InputPart::P2(key(0), delta.ok_or_else(missing)?),
-        })
-    }
-
-    /// Takes parameter number `index`; the dealer has no Δ.
+    /// Takes parameter number `index` at a party that gets values.
     ///
     /// # Errors
     /// There is none of this number, or its size is wrong.
-    pub fn put(&mut self, index: usize, delta: Option<Words>) -> Result<(), SharedModelError> {
+    pub fn put(&mut self, index: usize, values: Words) -> Result<(), SharedModelError> {
         let unknown = || SharedModelError::Upload(format!("no parameter {index}"));
-        let p = *self.parameters.get(index).ok_or_else(unknown)?;
-        let (rows, cols) = p.shape(&self.config);
-        if let Some(d) = &delta
-            && d.len() != rows * cols
-        {
-            let what = format!("{p:?} has {} values, {} are needed", d.len(), rows * cols);
-            return Err(SharedModelError::Upload(what));
-        }
-        let (shape, scale, stream) = (Shape::new(rows, cols), p.scale(), index as u32);
-        let part = self.part(delta)?;
-        let share = |part| input::share(&self.device, part, shape, scale, stream);
-        let held = match p.usage() {
-            Use::Table => Held::Table(self.table(&part, shape, scale, stream)),
-            Use::Matrix => Held::Matrix(SharedMatrix::new(&share(&part), self.role == Role::P1)),
-            Use::Rows => Held::Rows(share(&part)),
-        };
-        self.held.insert(p, held);
-        Ok(())
-    }
-
-    /// A table keeps the party's two components apart.
-    fn table(&self, part: &InputPart, shape: Shape, scale: u32, stream: u32) -> SharedTable {
-        let component = |seed| input::component(&self.device, seed, stream, shape.len());
-        match part {
-            InputPart::Dealer(one, zero) => SharedTable::new(&component(one), &component(zero), shape, scale),
-            InputPart::P1(seed, delta) | InputPart::P2(seed, delta) => {
-                SharedTable::new(&component(seed), delta, shape, scale)
-            }
-        }
+        self.holding.put(*self.parameters.get(index).ok_or_else(unknown)?, values)
     }
 
     /// One party's share of a benchmark model, made up on the device parameter by parameter. What an owner that shares the
-    /// same weights under the same seeds would have sent, so that all that follows is the same.
+    /// same weights under the same seeds would have sent, so that all that follows is the same. `dealer` as for
+    /// [`Assembly::finish`].
     ///
     /// # Errors
     /// It is no benchmark model.
     pub fn make_up(
         device: &Device,
-        role: Role,
+        party: Party,
         public: PublicModel,
         tables: PlanTables,
+        dealer: Option<Party>,
     ) -> Result<PartyModel, SharedModelError> {
         let secret = || SharedModelError::Upload("the weights of this model are not public".into());
         let weights = public.benchmark.ok_or_else(secret)?;
         let (config, seeds) = (public.config.clone(), weights.seeds());
-        let mut assembly = Assembly::new(device, role, &config, seeds.for_party(role))?;
-        if role != Role::Dealer {
+        let mut assembly = Assembly::new(device, party, &config, &seeds.for_party(party))?;
+        if party != Party::Zero {
             for (i, p) in Parameter::all(&config).into_iter().enumerate() {
                 let component = |seed| input::component(device, seed, i as u32, p.len(&config));
-                let delta =
+                let rest =
                     weights.integers(device, &config, p) - component(&seeds.one) - component(&seeds.zero);
-                assembly.put(i, Some(delta))?;
+                assembly.put(i, rest)?;
             }
         }
-        assembly.finish(public, tables)
+        assembly.finish(public, tables, dealer)
     }
 
-    /// All parameters are there.
+    /// All parameters are there. If one party deals in all sessions, `dealer` says so: the share is then made ready for
+    /// this party's part now, and the dealer keeps nothing that only evaluators need.
     ///
     /// # Errors
-    /// One is not.
-    pub fn finish(mut self, public: PublicModel, tables: PlanTables) -> Result<PartyModel, SharedModelError> {
-        if self.role == Role::Dealer {
-            for i in 0..self.parameters.len() {
-                self.put(i, None)?;
+    /// A parameter is missing.
+    pub fn finish(
+        self,
+        public: PublicModel,
+        tables: PlanTables,
+        dealer: Option<Party>,
+    ) -> Result<PartyModel, SharedModelError> {
+        self.holding.check()?;
+        let (digest, sampling) = (public.digest(&tables), tables.sampling.clone());
+        let mut model = PartyModel {
+            public,
+            digest,
+            device: self.device,
+            sampling,
+            party: self.party,
+            holding: Some(self.holding),
+            tables,
+            roles: Default::default(),
+            building: Mutex::default(),
+        };
+        if let Some(dealer) = dealer {
+            let role = model.party.role(dealer);
+            model.playing(role)?;
+            if role == Role::Dealer {
+                model.holding = None;
             }
         }
-        let digest = public.digest(&tables);
-        let mut parts = SharedParts { held: self.held, tables: &tables };
-        let model = Model::build(&self.config, &mut parts)?;
-        let sampling = tables.sampling.clone();
-        Ok(PartyModel { public, digest, model, device: self.device, role: self.role, sampling })
+        Ok(model)
     }
 }
 
-struct SharedParts<'t> {
-    held: HashMap<Parameter, Held>,
-    tables: &'t PlanTables,
-}
-
-fn missing(p: Parameter) -> SharedModelError {
-    SharedModelError::Upload(format!("{p:?} is missing"))
-}
-
-impl Parts<SecureValues> for SharedParts<'_> {
-    type Error = SharedModelError;
-
-    fn table(&mut self) -> Result<SharedTable, SharedModelError> {
-        match self.held.remove(&Parameter::Embedding) {
-            Some(Held::Table(t)) => Ok(t),
-            _ => Err(missing(Parameter::Embedding)),
-        }
-    }
-
-    fn matrix(&mut self, p: Parameter) -> Result<SharedMatrix, SharedModelError> {
-        match self.held.remove(&p) {
-            Some(Held::Matrix(m)) => Ok(m),
-            _ => Err(missing(p)),
-        }
-    }
-
-    fn rows(&mut self, p: Parameter) -> Result<Share, SharedModelError> {
-        match self.held.remove(&p) {
-            Some(Held::Rows(r)) => Ok(r),
-            _ => Err(missing(p)),
-        }
-    }
-
-    fn norm(&mut self, n: NormId) -> Arc<NormTable> {
-        self.tables.norm(n)
-    }
-
-    fn softmax(&mut self, layer: usize) -> Arc<SoftmaxTables> {
-        self.tables.softmax(layer)
-    }
-
-    fn activation(&mut self, a: ActivationId) -> Arc<FunctionTable> {
-        self.tables.activation(a)
-    }
-}
-
-/// One party's share of a model.
+/// One party's share of a model, for all sessions and every role.
 pub struct PartyModel {
     /// What is public.
     pub public: PublicModel,
     /// What parties compare.
     pub digest: [u8; 32],
-    pub(crate) model: Model<SecureValues>,
     pub(super) device: Device,
-    pub(super) role: Role,
     /// For choosing tokens.
     pub(super) sampling: Arc<SampleTables>,
+    party: Party,
+    /// None where only the dealer's part is kept.
+    holding: Option<Holding>,
+    tables: PlanTables,
+    /// As each role computes with it.
+    roles: [OnceLock<Model<SecureValues>>; 3],
+    building: Mutex<()>,
 }
 
 impl PartyModel {
+    /// The model as this party computes with it in a role. Made when a role is first played, which takes as long as
+    /// reading all weights a few times.
+    ///
+    /// # Errors
+    /// What it takes is not kept: the party was told that it always deals. Or its device failed; it may be asked again.
+    pub fn playing(&self, role: Role) -> Result<&Model<SecureValues>, SharedModelError> {
+        let place = &self.roles[role.index()];
+        // Whoever comes meanwhile waits: nothing is made twice.
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = place.get() {
+            return Ok(model);
+        }
+        let Some(holding) = &self.holding else {
+            let what = format!("{} keeps of this model what it needs to deal", self.party);
+            return Err(SharedModelError::Unsuitable(what));
+        };
+        let model = holding.model(role, &self.tables)?;
+        Ok(place.get_or_init(|| model))
+    }
+
     /// What it lies on, and what its sessions compute on.
     pub fn device(&self) -> &Device {
         &self.device

@@ -48,7 +48,7 @@ impl Choice {
         ))
     }
 
-    /// An evaluator's message to the client, and the token as a one-hot row.
+    /// For each row of `hidden`: an evaluator's message to the client, and the token as a one-hot row.
     pub(super) async fn make(
         self,
         a: &Secure<'_>,
@@ -77,17 +77,17 @@ impl Choice {
         Ok((message, row))
     }
 
-    /// Declared cost of the choice for a vocabulary of `n`.
-    pub fn cost(self, n: usize) -> Cost {
+    /// Declared cost of the choice for `rows` sequences and a vocabulary of `n`.
+    pub fn cost(self, rows: usize, n: usize) -> Cost {
         const RING: u32 = 64;
-        let truncated = |f| truncate::cost(n, f, RING);
-        let scores = product_cost(n, RING);
+        let truncated = |f| truncate::cost(rows * n, f, RING);
+        let scores = product_cost(rows * n, RING);
         match self {
-            Choice::Greedy => scores.then(truncated(2 * SCALE - COMPARED)).then(argmax_cost(1, n, RING)),
+            Choice::Greedy => scores.then(truncated(2 * SCALE - COMPARED)).then(argmax_cost(rows, n, RING)),
             Choice::Sample { top_k, .. } => scores
                 .then(truncated(SCALE))
                 .then(truncated(INVERSE_SCALE))
-                .then(sample_cost(1, n, among(top_k, n), SCALE, RING)),
+                .then(sample_cost(rows, n, among(top_k, n), SCALE, RING)),
         }
     }
 }

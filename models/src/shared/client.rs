@@ -41,24 +41,31 @@ pub fn combine_outputs(
     Ok(read(p1).into_iter().zip(read(p2)).map(|(a, b)| format.combine(a, b) as f32).collect())
 }
 
-/// A token that the parties have chosen.
+/// The tokens that the parties have chosen, one for each of so many sequences.
 ///
 /// # Errors
 /// The messages have impossible lengths, or name no token of the vocabulary.
-pub fn combine_token(device: &Device, vocab: usize, p1: &[u8], p2: &[u8]) -> Result<u32, SharedModelError> {
+pub fn combine_tokens(
+    device: &Device,
+    vocab: usize,
+    sequences: usize,
+    p1: &[u8],
+    p2: &[u8],
+) -> Result<Vec<u32>, SharedModelError> {
     let format = Reveal::TOKEN;
-    let length = format.bits as usize / 8;
+    let length = sequences * format.bits as usize / 8;
     let read = |bytes: &[u8]| {
         let fits = bytes.len() == length;
-        fits.then(|| Words::unpack(device, bytes, format.bits, 1).to_vec()[0])
+        fits.then(|| Words::unpack(device, bytes, format.bits, sequences).to_vec())
     };
     let (Some(a), Some(b)) = (read(p1), read(p2)) else {
         let what = format!("tokens of {} and {} bytes from P1 and P2", p1.len(), p2.len());
         return Err(SharedModelError::Damaged(what));
     };
-    let token = format.combine_exact(a, b);
-    match u32::try_from(token).ok().filter(|t| (*t as usize) < vocab) {
-        Some(token) => Ok(token),
-        None => Err(SharedModelError::Damaged(format!("token {token} in a vocabulary of {vocab}"))),
-    }
+    let token = |(a, b)| {
+        let token = format.combine_exact(a, b);
+        let known = u32::try_from(token).ok().filter(|t| (*t as usize) < vocab);
+        known.ok_or_else(|| SharedModelError::Damaged(format!("token {token} in a vocabulary of {vocab}")))
+    };
+    a.into_iter().zip(b).map(token).collect()
 }

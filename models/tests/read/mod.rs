@@ -6,7 +6,7 @@ use models::calibrate;
 use models::checkpoint::{ModelConfig, TensorSource};
 use models::clear::{Clear, Ints};
 use models::float::{Float, complete};
-use models::model::{Cache, Model, OutputRows};
+use models::model::{Cache, Model, OutputRows, Sequence};
 use models::plan::Plan;
 
 /// A calibrated model.
@@ -42,16 +42,17 @@ impl Readings {
     pub fn float(&self, tokens: &[u32], segment: Option<usize>) -> Vec<f64> {
         let (a, m, mut cache) = (Float::default(), &self.float_model, Cache::new(&self.float_model.config));
         let (ids, n) = (tokens.to_vec(), tokens.len());
-        let hidden = complete(m.hidden(&a, &ids, n, segment, &mut cache, OutputRows::All)).unwrap();
-        m.back.output(&a, &hidden).unwrap().data.into_iter().map(f64::from).collect()
+        let mut sequence = [Sequence { cache: &mut cache, count: n, segment }];
+        let output = complete(m.batch(&a, &ids, &mut sequence, OutputRows::All)).unwrap();
+        output.data.into_iter().map(f64::from).collect()
     }
 
     /// The same in integers.
     pub fn clear(&self, tokens: &[u32], segment: Option<usize>) -> protocol::Result<Vec<f64>> {
         let (a, m) = (Clear::new(&self.device), &self.clear_model);
         let (ids, n, mut cache) = (tokens.to_vec(), tokens.len(), Cache::new(&m.config));
-        let hidden = complete(m.hidden(&a, &ids, n, segment, &mut cache, OutputRows::All))?;
-        Ok(numbers(&m.back.output(&a, &hidden)?))
+        let mut sequence = [Sequence { cache: &mut cache, count: n, segment }];
+        Ok(numbers(&complete(m.batch(&a, &ids, &mut sequence, OutputRows::All))?))
     }
 }
 

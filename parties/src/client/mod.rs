@@ -12,7 +12,7 @@ pub use upload::{ModelUpload, UploadChunk, UploadSpec};
 use crate::{
     cluster::ClusterConfig,
     config::Peer,
-    ids::PublicKey,
+    ids::{PublicKey, SessionId},
     tls::SERVER_NAME,
     transport::{CLOSE_SHUTDOWN, TransportError, client_endpoint, frame::FrameError, resolve},
     wire::{
@@ -20,9 +20,9 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use protocol::Role;
+use protocol::Party;
 use quinn::{Connection, ConnectionError, Endpoint};
-use std::{fmt, time::Duration};
+use std::{fmt, sync::atomic::AtomicUsize, time::Duration};
 use tokio::time::timeout;
 
 /// Why something asked of the cluster did not work.
@@ -35,7 +35,7 @@ pub enum ClientError {
     #[error("cannot reach {party} at {address}: {problem}; {remedy}")]
     Unreachable {
         /// Which party.
-        party: Role,
+        party: Party,
         /// Where it should be.
         address: String,
         /// What happened.
@@ -47,7 +47,7 @@ pub enum ClientError {
     #[error("lost {party} while {doing}: {problem}; see that {party} runs, then connect again")]
     Lost {
         /// Which party.
-        party: Role,
+        party: Party,
         /// What was being done.
         doing: &'static str,
         /// What happened.
@@ -57,7 +57,7 @@ pub enum ClientError {
     #[error("{party}, {doing}: {failure}")]
     Refused {
         /// Which party.
-        party: Role,
+        party: Party,
         /// What was being done.
         doing: &'static str,
         /// What it says.
@@ -67,7 +67,7 @@ pub enum ClientError {
     #[error("{party} answered {doing} with nonsense: {problem}; use the same version everywhere")]
     Nonsense {
         /// Which party.
-        party: Role,
+        party: Party,
         /// What was being done.
         doing: &'static str,
         /// What is wrong with it.
@@ -109,7 +109,7 @@ impl ClientError {
 const CONNECT: Duration = Duration::from_secs(6);
 
 struct PartyLink {
-    role: Role,
+    party: Party,
     x25519: PublicKey,
     connection: Connection,
     limits: PublicLimits,
@@ -119,11 +119,13 @@ struct PartyLink {
 pub struct Client {
     endpoint: Endpoint,
     parties: [PartyLink; 3],
+    /// Counts sessions, so that the parties take turns as dealers.
+    turn: AtomicUsize,
 }
 
 /// One request's stream at one party.
 pub(crate) struct Call {
-    party: Role,
+    party: Party,
     doing: &'static str,
     writer: FrameWriter,
     reader: FrameReader<Reply>,
@@ -143,7 +145,9 @@ impl Client {
             connect(&endpoint, cluster, b, config_b),
             connect(&endpoint, cluster, c, config_c),
         )?;
-        Ok(Self { endpoint, parties: parties.into() })
+        // Clients that ask once do not all begin with the same dealer.
+        let turn = AtomicUsize::new(SessionId::random().map_err(randomness)?.dealer().index());
+        Ok(Self { endpoint, parties: parties.into(), turn })
     }
 
     /// The strictest of the three parties' limits.
@@ -151,8 +155,10 @@ impl Client {
         let [a, b, c] = self.parties.each_ref().map(|party| party.limits);
         PublicLimits {
             max_context_tokens: a.max_context_tokens.min(b.max_context_tokens).min(c.max_context_tokens),
+            max_sequences: a.max_sequences.min(b.max_sequences).min(c.max_sequences),
             max_drafted_tokens: a.max_drafted_tokens.min(b.max_drafted_tokens).min(c.max_drafted_tokens),
             max_body_bytes: a.max_body_bytes.min(b.max_body_bytes).min(c.max_body_bytes),
+            dealer: a.dealer.or(b.dealer).or(c.dealer),
         }
     }
 
@@ -167,9 +173,9 @@ impl Client {
             [&second, &third].iter().all(|all| all.iter().any(|(other, _)| other.name == model.name))
         });
         for (model, metadata) in &first {
-            for (party, others) in [(Role::P1, &second), (Role::P2, &third)] {
+            for (party, others) in [(Party::One, &second), (Party::Two, &third)] {
                 let other = others.iter().find(|(other, _)| other.name == model.name);
-                agree((Role::Dealer, model, metadata), other.map(|(info, data)| (party, info, data)))?;
+                agree((Party::Zero, model, metadata), other.map(|(info, data)| (party, info, data)))?;
             }
         }
         Ok(first)
@@ -182,8 +188,8 @@ impl Client {
     pub async fn model_info(&self, name: &str) -> Result<(ModelInfo, Vec<u8>), ClientError> {
         let [a, b, c] = &self.parties;
         let [first, second, third] = all(a.info(name), b.info(name), c.info(name)).await?;
-        for (party, other) in [(Role::P1, &second), (Role::P2, &third)] {
-            agree((Role::Dealer, &first.0, &first.1), Some((party, &other.0, &other.1)))?;
+        for (party, other) in [(Party::One, &second), (Party::Two, &third)] {
+            agree((Party::Zero, &first.0, &first.1), Some((party, &other.0, &other.1)))?;
         }
         Ok(first)
     }
@@ -210,9 +216,16 @@ impl fmt::Debug for Client {
     }
 }
 
+fn randomness(error: getrandom::Error) -> ClientError {
+    ClientError::Invalid {
+        problem: format!("the operating system gives no randomness: {error}"),
+        remedy: "try again".into(),
+    }
+}
+
 fn agree(
-    first: (Role, &ModelInfo, &Vec<u8>),
-    other: Option<(Role, &ModelInfo, &Vec<u8>)>,
+    first: (Party, &ModelInfo, &Vec<u8>),
+    other: Option<(Party, &ModelInfo, &Vec<u8>)>,
 ) -> Result<(), ClientError> {
     let (party, info, metadata) = first;
     let Some((other_party, other_info, other_metadata)) = other else { return Ok(()) };
@@ -232,7 +245,7 @@ async fn connect(
     peer: &Peer,
     config: quinn::ClientConfig,
 ) -> Result<PartyLink, ClientError> {
-    let party = peer.role;
+    let party = peer.party;
     let unreachable = |problem: String, remedy: &str| ClientError::Unreachable {
         party,
         address: peer.address.clone(),
@@ -265,8 +278,8 @@ async fn connect(
         Ok(Err(error)) => return Err(explain(&error)),
         Err(_) => return Err(unreachable("no answer".into(), running)),
     };
-    let limits = PublicLimits { max_context_tokens: 0, max_drafted_tokens: 0, max_body_bytes: 0 };
-    let mut link = PartyLink { role: party, x25519: peer.x25519, connection, limits };
+    let limits = PublicLimits::default();
+    let mut link = PartyLink { party, x25519: peer.x25519, connection, limits };
     let welcome = async {
         let mut call = link.call("connecting").await?;
         call.send(&Request::Welcome, Bytes::new()).await?;
@@ -277,7 +290,7 @@ async fn connect(
         Err(_) => return Err(unreachable("it does not answer requests".into(), running)),
     };
     match (reply, link.connection.close_reason()) {
-        (Ok((Reply::Welcome { role, limits, .. }, _)), _) if role == party => {
+        (Ok((Reply::Welcome { party: who, limits, .. }, _)), _) if who == party => {
             link.limits = limits;
             Ok(link)
         }
@@ -291,7 +304,7 @@ async fn connect(
 
 impl PartyLink {
     async fn call(&self, doing: &'static str) -> Result<Call, ClientError> {
-        let party = self.role;
+        let party = self.party;
         let lost = |problem: String| ClientError::Lost { party, doing, problem };
         let (send, receive) = self.connection.open_bi().await.map_err(|e| lost(e.to_string()))?;
         let writer = FrameWriter::begin(send).await.map_err(|e| lost(e.to_string()))?;

@@ -1,14 +1,14 @@
 //! A session at the three parties.
 
-use super::{Call, Client, ClientError, all};
+use super::{Call, Client, ClientError, all, randomness};
 use crate::{
     ids::{Digest, PublicKey, SessionId},
     seal::{self, Aad, Purpose},
     wire::{OpenSession, Pass, Reply, Request},
 };
 use bytes::Bytes;
-use protocol::Role;
-use std::fmt;
+use protocol::{Party, Role};
+use std::{fmt, sync::atomic::Ordering};
 
 /// What a session is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,9 @@ pub struct SessionOptions {
     pub model: String,
     /// Its digest, from [`Client::model_info`].
     pub digest: Digest,
-    /// Most tokens that the session will hold.
+    /// How many sequences it works on.
+    pub sequences: u32,
+    /// Most tokens that each of them will have.
     pub context_tokens: u32,
     /// For the engine; opaque here, and not secret.
     pub options: Vec<u8>,
@@ -36,6 +38,7 @@ impl fmt::Debug for PassOutput {
 /// An open session. Dropping it ends it at the parties; [`Session::close`] does so in order.
 pub struct Session {
     id: SessionId,
+    /// By role, as the keys are.
     calls: [Call; 3],
     keys: [PublicKey; 3],
     counter: u64,
@@ -47,14 +50,14 @@ impl Client {
     /// # Errors
     /// Names the party that refuses, is missing or disagrees.
     pub async fn open_session(&self, options: SessionOptions) -> Result<Session, ClientError> {
-        let id = SessionId::random().map_err(|e| ClientError::Invalid {
-            problem: format!("the operating system gives no randomness: {e}"),
-            remedy: "try again".into(),
-        })?;
+        // Three sessions in a row load the parties alike, unless these have settled who deals.
+        let turn = Party::ALL[self.turn.fetch_add(1, Ordering::Relaxed) % 3];
+        let id = SessionId::dealt_by(self.limits().dealer.unwrap_or(turn)).map_err(randomness)?;
         self.open_session_as(id, options).await
     }
 
-    /// As [`Client::open_session`], under an id of the caller's, which must be fresh and random.
+    /// As [`Client::open_session`], under an id of the caller's, which must be fresh and random; it says who deals
+    /// ([`SessionId::dealer`]).
     ///
     /// # Errors
     /// As [`Client::open_session`].
@@ -68,6 +71,7 @@ impl Client {
             attempt: 0,
             model: options.model,
             digest: options.digest,
+            sequences: options.sequences,
             context_tokens: options.context_tokens,
         });
         let body = Bytes::from(options.options);
@@ -82,8 +86,9 @@ impl Client {
                 }
             }
         };
-        let calls = all(open(0), open(1), open(2)).await?;
-        Ok(Session { id, calls, keys: self.parties.each_ref().map(|party| party.x25519), counter: 0 })
+        let calls = by_role(id.dealer(), all(open(0), open(1), open(2)).await?);
+        let keys = by_role(id.dealer(), self.parties.each_ref().map(|party| party.x25519));
+        Ok(Session { id, calls, keys, counter: 0 })
     }
 }
 
@@ -102,8 +107,8 @@ impl Session {
         let (pass, sealed) = self.seal(pass, shares)?;
         let [a, b, c] = &mut self.calls;
         let outputs = all(
-            one(a, pass, sealed[0].clone()),
-            one(b, pass, sealed[1].clone()),
+            one(a, pass.clone(), sealed[0].clone()),
+            one(b, pass.clone(), sealed[1].clone()),
             one(c, pass, sealed[2].clone()),
         )
         .await?;
@@ -119,7 +124,7 @@ impl Session {
         let [a, b, c] = &mut self.calls;
         let begin = async |call: &mut Call, sealed: &Bytes| {
             call.doing = "in a pass";
-            call.send(&Request::Pass(pass), sealed.clone()).await
+            call.send(&Request::Pass(pass.clone()), sealed.clone()).await
         };
         all(begin(a, &sealed[0]), begin(b, &sealed[1]), begin(c, &sealed[2])).await.map(drop)
     }
@@ -148,21 +153,17 @@ impl Session {
     /// Numbers the pass and seals its shares.
     fn seal(&mut self, pass: Pass, shares: [Vec<u8>; 3]) -> Result<(Pass, Vec<Bytes>), ClientError> {
         let pass = Pass { counter: self.counter, ..pass };
-        let position = pass.position;
+        let about = pass.about();
         self.counter += 1;
         let mut sealed = Vec::with_capacity(3);
         for ((role, key), share) in Role::ALL.into_iter().zip(&self.keys).zip(shares) {
-            let aad = Aad {
-                session: self.id,
-                counter: pass.counter,
-                position,
-                party: role,
-                purpose: Purpose::PassInput,
-            };
+            let party = role.party(self.id.dealer());
+            let aad =
+                Aad { session: self.id, counter: pass.counter, about, party, purpose: Purpose::PassInput };
             let share = zeroize::Zeroizing::new(share);
             let boxed = seal::seal(key, &aad, &share).map_err(|e| ClientError::Invalid {
-                problem: format!("the input share cannot be sealed to {role}: {e}"),
-                remedy: format!("correct {role}'s x25519 key in the cluster file"),
+                problem: format!("the input share cannot be sealed to {party}: {e}"),
+                remedy: format!("correct {party}'s x25519 key in the cluster file"),
             })?;
             sealed.push(Bytes::from(boxed));
         }
@@ -179,15 +180,22 @@ impl Session {
     }
 }
 
+/// What the parties have, in the order of their roles where `dealer` deals.
+fn by_role<T>(dealer: Party, mut parties: [T; 3]) -> [T; 3] {
+    parties.rotate_left(dealer.index());
+    parties
+}
+
 async fn one(call: &mut Call, pass: Pass, sealed: Bytes) -> Result<Vec<u8>, ClientError> {
     call.doing = "in a pass";
+    let sent = pass.counter;
     call.send(&Request::Pass(pass), sealed).await?;
     let mut output = Vec::new();
     loop {
         match call.receive().await? {
             (Reply::Output, piece) if output.is_empty() => output = piece,
             (Reply::Output, piece) => output.extend_from_slice(&piece),
-            (Reply::PassDone { counter }, _) if counter == pass.counter => return Ok(output),
+            (Reply::PassDone { counter }, _) if counter == sent => return Ok(output),
             (other, _) => return Err(call.nonsense(&other)),
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     wire::{PutModel, Reply, Request, check_model_name},
 };
 use bytes::Bytes;
-use protocol::Role;
+use protocol::Party;
 use quinn::VarInt;
 use std::{fmt, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
@@ -31,7 +31,7 @@ pub struct UploadSpec {
 #[derive(Clone, PartialEq, Eq)]
 pub struct UploadChunk {
     /// Whose share.
-    pub party: Role,
+    pub party: Party,
     /// Which tensor.
     pub tensor: u32,
     /// Where in it.

@@ -83,9 +83,9 @@ pub(super) struct Secured {
 impl Secured {
     /// The first party dials the second.
     pub(super) fn pair(own: &PartyConfig, peer: &PartyConfig) -> Result<[Self; 2], NetbenchError> {
-        let pinned = own.peer(peer.role).ok_or(NetbenchError::Thread)?;
+        let pinned = own.peer(peer.party).ok_or(NetbenchError::Thread)?;
         let directory = Arc::new(Directory::new(&peer.peers, &[]));
-        let server = tls::server_config(&peer.identity, peer.role, directory)?;
+        let server = tls::server_config(&peer.identity, peer.party, directory)?;
         let client = tls::client_config(&own.identity, pinned)?;
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
         let [near, far] = tcp()?;

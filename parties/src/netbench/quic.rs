@@ -4,10 +4,10 @@ use super::{NetbenchError, ends::End};
 use crate::{
     config::PartyConfig,
     ids::{Digest, SessionId},
-    relay::{NetworkModel, Relay, Route},
-    transport::{SessionLinks, SessionSpec, Transport, dials},
+    relay::{Between, NetworkModel},
+    transport::{SessionLinks, SessionSpec, Transport},
 };
-use protocol::{Network as _, Role};
+use protocol::{Network as _, Party, Role};
 use std::{
     net::SocketAddr,
     sync::mpsc,
@@ -36,7 +36,7 @@ pub(super) struct Cluster {
     pub(super) ends: [Link; 2],
     _dealer: SessionLinks,
     _nodes: Vec<Node>,
-    pub(super) relay: Option<Relay>,
+    pub(super) relay: Option<Between>,
 }
 
 /// A transport on its thread.
@@ -62,25 +62,17 @@ impl Cluster {
         let mut session = [0; 32];
         getrandom::fill(&mut session).map_err(std::io::Error::other)?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Role::Dealer, program };
+        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Party::Zero, program };
         let listens = configs.each_ref().map(|config| config.listen);
-        let pairs: Vec<(Role, Role)> = Role::ALL
-            .into_iter()
-            .flat_map(|own| Role::ALL.map(|peer| (own, peer)))
-            .filter(|&(own, peer)| dials(own, peer))
-            .collect();
-        let routes: Vec<Route> = pairs.iter().map(|(_, peer)| Route::to(listens[peer.index()])).collect();
-        let relay = network.map(|model| Relay::start(model, &routes)).transpose()?;
-        let dialled = |own: Role, peer: Role| -> SocketAddr {
-            let place = pairs.iter().position(|pair| *pair == (own, peer));
-            let through = relay.as_ref().zip(place).map(|(relay, place)| relay.addresses()[place]);
-            through.unwrap_or(listens[peer.index()])
+        let relay = network.map(|model| Between::start(model, &listens)).transpose()?;
+        let dialled = |own: Party, peer: Party| -> SocketAddr {
+            relay.as_ref().and_then(|relay| relay.dialled(own, peer)).unwrap_or(listens[peer.index()])
         };
         let (mut nodes, mut opening) = (vec![], vec![]);
         for config in configs {
             let mut config = copy(config)?;
             for peer in &mut config.peers {
-                peer.address = dialled(config.role, peer.role).to_string();
+                peer.address = dialled(config.party, peer.party).to_string();
             }
             let (stop, stopped) = oneshot::channel();
             let (opened, answer) = mpsc::channel();

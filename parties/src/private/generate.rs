@@ -1,17 +1,11 @@
 //! Answers to prompts.
 
-use super::run::split_outputs;
-use super::times::Doing;
-use super::{Pass, PassTimes, PrivateError, PrivateModel, Run, Seen, Speculation};
-use crate::client::PassOutput;
+use super::making::Making;
+use super::{PassTimes, PrivateError, PrivateModel, Seen, Speculation};
 use crate::sampling::Sampling;
-use models::shared::{SessionOptions, client as shares};
-use models::tokenizer::StreamDecoder;
+use models::shared::{Dealing, SessionOptions, Stepwise};
 use protocol::Ledger;
-use std::time::{Duration, Instant};
-
-/// Tokens of the prompt that go through the model at once.
-const PREFILL: usize = 128;
+use std::time::Duration;
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]
@@ -70,18 +64,62 @@ pub struct Answer {
     pub decoding: Duration,
     /// Tokens that each pass after the prompt gave: 1, or more by speculation. The parties know these numbers.
     pub gains: Vec<usize>,
-    /// What the first token took on the network between the parties.
+    /// What the first token took on the network between the parties. Answers that are made side by side share their passes,
+    /// and each has the costs of those in which it took part.
     pub prompt_cost: Ledger,
     /// The same for the tokens after it.
     pub decode_cost: Ledger,
-    /// What each party saw of the prompt.
+    /// When the dealer worked for the tokens after the first.
+    pub decode_dealing: Dealing,
+    /// What each party saw of the prompt; where there were several prompts, see [`Answers::seen`].
+    pub seen: Seen,
+    /// Where the time of each pass went, if the model is [`PrivateModel::timed`]; for several prompts [`Answers::times`].
+    pub times: Vec<PassTimes>,
+}
+
+/// Answers that were made side by side, and what they took together.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// In the order of the prompts.
+    pub answers: Vec<Answer>,
+    /// What the first tokens took on the network between the parties.
+    pub prompt_cost: Ledger,
+    /// The same for all tokens after them.
+    pub decode_cost: Ledger,
+    /// When the dealer worked for these.
+    pub decode_dealing: Dealing,
+    /// What each party saw of the prompts.
     pub seen: Seen,
     /// Where the time of each pass went, if the model is [`PrivateModel::timed`].
     pub times: Vec<PassTimes>,
 }
 
+impl Answers {
+    /// From sending the prompts to the first token of all answers.
+    pub fn first_token(&self) -> Duration {
+        self.answers.iter().map(|a| a.first_token).max().unwrap_or_default()
+    }
+
+    /// From there to the last token of all answers.
+    pub fn decoding(&self) -> Duration {
+        let end = self.answers.iter().map(|a| a.first_token + a.decoding).max().unwrap_or_default();
+        end - self.first_token()
+    }
+
+    /// Tokens of all answers together.
+    pub fn tokens(&self) -> usize {
+        self.answers.iter().map(|a| a.tokens.len()).sum()
+    }
+
+    /// Tokens of all answers a second, after the first of each; `None` if there are no others.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let n = self.tokens().saturating_sub(self.answers.len());
+        (n > 0).then(|| n as f64 / self.decoding().as_secs_f64())
+    }
+}
+
 impl Answer {
-    fn empty() -> Answer {
+    pub(super) fn empty() -> Answer {
         Answer {
             text: String::new(),
             tokens: vec![],
@@ -91,6 +129,7 @@ impl Answer {
             gains: vec![],
             prompt_cost: Ledger::default(),
             decode_cost: Ledger::default(),
+            decode_dealing: Dealing::default(),
             seen: Seen::default(),
             times: vec![],
         }
@@ -123,6 +162,25 @@ impl PrivateModel<'_> {
         self.answer(prompt, how, None, progress).await
     }
 
+    /// Answers several prompts in one session: every pass takes all of them on, so that its exchanges and its reading of the
+    /// weights serve them all. Each answer is the one that [`PrivateModel::generate`] gives, and stops at its own end. Text
+    /// is reported as it comes, with the number of its prompt.
+    ///
+    /// The parties learn the number of tokens of each prompt and, unless they choose the tokens themselves, where each
+    /// answer ends.
+    ///
+    /// # Errors
+    /// As [`PrivateModel::generate`], or there are more prompts than a party allows.
+    pub async fn generate_all(
+        &self,
+        prompts: &[Vec<u32>],
+        how: &Generation,
+        progress: impl FnMut(usize, Progress),
+    ) -> Result<Answers, PrivateError> {
+        self.answers(prompts, how, None, progress).await
+    }
+
+    /// The answer to one prompt.
     pub(super) async fn answer(
         &self,
         prompt: &[u32],
@@ -130,6 +188,20 @@ impl PrivateModel<'_> {
         speculation: Option<Speculation<'_>>,
         mut progress: impl FnMut(Progress),
     ) -> Result<Answer, PrivateError> {
+        let prompts = [prompt.to_vec()];
+        let Answers { mut answers, decode_dealing, seen, times, .. } =
+            self.answers(&prompts, how, speculation, |_, p| progress(p)).await?;
+        let answer = answers.pop().expect("an answer to each prompt");
+        Ok(Answer { decode_dealing, seen, times, ..answer })
+    }
+
+    pub(super) async fn answers(
+        &self,
+        prompts: &[Vec<u32>],
+        how: &Generation,
+        speculation: Option<Speculation<'_>>,
+        mut progress: impl FnMut(usize, Progress),
+    ) -> Result<Answers, PrivateError> {
         if !self.config().is_decoder() {
             return Err(self.unsuitable("generate text", "use `catamount embed` or `catamount classify`"));
         }
@@ -137,7 +209,8 @@ impl PrivateModel<'_> {
         if new == 0 {
             return Err(PrivateError::NoTokens);
         }
-        self.check(prompt, new)?;
+        prompts.iter().try_for_each(|prompt| self.check(prompt, new))?;
+        let longest = prompts.iter().map(Vec::len).max().ok_or(PrivateError::EmptyPrompt)?;
         let choice = match how.reveal {
             Reveal::Logits => None,
             Reveal::Tokens => Some(how.sampling.by_the_parties().map_err(PrivateError::Choice)?),
@@ -145,170 +218,25 @@ impl PrivateModel<'_> {
         if let Some(choice) = &choice {
             choice.check(self.public()).map_err(PrivateError::Choice)?;
         }
-        let options = SessionOptions { choice, ..SessionOptions::default() };
-        let run = self.open_run(options, prompt.len() + new).await?;
-        let start = Instant::now();
-        let tokenizer = self.tokenizer.as_ref();
-        let mut making = Making {
-            start,
-            stream: tokenizer.map(|t| t.stream(true)),
-            model: self,
-            answer: Answer::empty(),
-            progress: &mut progress,
+        // One token a pass from the prompt on; the last token of the answer goes through no pass any more.
+        let single = prompts.len() == 1 && choice.is_none() && speculation.is_none();
+        let stepwise = single.then(|| Stepwise { from: longest, to: longest + new - 1 });
+        let options = SessionOptions { choice, stepwise, ..SessionOptions::default() };
+        let mut run = self.open_run(options, prompts.len(), longest + new).await?;
+        let mut making = Making::new(self, prompts, how, &mut progress);
+        let early = match choice {
+            None => {
+                making.by_the_client(&mut run, speculation).await?;
+                false
+            }
+            Some(_) => making.by_the_parties(&mut run).await?,
         };
-        match choice {
-            None => making.by_the_client(run, prompt, how, speculation).await?,
-            Some(_) => making.by_the_parties(run, prompt, new).await?,
+        let answers = making.finish(&mut run);
+        let closed = run.close().await;
+        // In the middle of a pass: whatever the parties say of that, the answers are complete.
+        if !early {
+            closed?;
         }
-        making.finish()
-    }
-}
-
-/// An answer in the making.
-struct Making<'a> {
-    start: Instant,
-    stream: Option<StreamDecoder<'a>>,
-    model: &'a PrivateModel<'a>,
-    answer: Answer,
-    progress: &'a mut dyn FnMut(Progress),
-}
-
-impl Making<'_> {
-    /// Scores come to the client, tokens go back, followed by guesses if there is something that makes them.
-    async fn by_the_client(
-        &mut self,
-        mut run: Run<'_>,
-        prompt: &[u32],
-        how: &Generation,
-        mut speculation: Option<Speculation<'_>>,
-    ) -> Result<(), PrivateError> {
-        let mut scores = vec![];
-        for tokens in prompt.chunks(PREFILL) {
-            let (last, cost) = run.pass(Pass { tokens, segment: None }).await?;
-            scores = last;
-            self.answer.prompt_cost.add(&cost);
-            (self.progress)(Progress::Prompt(run.position, prompt.len()));
-        }
-        let mut drafts = vec![];
-        while let Some(gained) = self.take(&scores, &drafts, how)? {
-            run.take_back(drafts.len() + 1 - gained);
-            if let Some(speculation) = &mut speculation {
-                let text = [prompt, &self.answer.tokens].concat();
-                let room = how.max_tokens.0 - self.answer.tokens.len();
-                drafts = speculation.propose(&text, room, self.model.config().vocab);
-            }
-            let token = *self.answer.tokens.last().expect("a pass gives a token");
-            let (rows, cost) = run.verify(token, &drafts).await?;
-            scores = rows;
-            self.answer.decode_cost.add(&cost);
-        }
-        self.keep(&mut run);
-        run.close().await
-    }
-
-    /// What the session has seen and measured.
-    fn keep(&mut self, run: &mut Run<'_>) {
-        self.answer.seen = run.seen.take().unwrap_or_default();
-        self.answer.times = run.take_times();
-    }
-
-    /// Takes the tokens that a pass gives: the one after the token that was sent, and one more after each draft that is what
-    /// would have been sent next. Says how many they are; `None` if the answer ends with them.
-    fn take(
-        &mut self,
-        scores: &[f32],
-        drafts: &[u32],
-        how: &Generation,
-    ) -> Result<Option<usize>, PrivateError> {
-        let before = self.answer.tokens.len();
-        let rows = scores.chunks_exact(self.model.config().vocab);
-        let mut ended = false;
-        for (row, draft) in rows.zip(drafts.iter().map(Some).chain([None])) {
-            let token = how.sampling.choose(row).map_err(PrivateError::Randomness)?;
-            if how.keep_logits {
-                self.answer.logits.push(row.to_vec());
-            }
-            ended = self.push(token)? || self.answer.tokens.len() == how.max_tokens.0;
-            if ended || draft != Some(&token) {
-                break;
-            }
-        }
-        let gained = self.answer.tokens.len() - before;
-        if before > 0 {
-            self.answer.gains.push(gained);
-        }
-        Ok((!ended).then_some(gained))
-    }
-
-    /// The parties choose token after token; the client only listens, and leaves when the answer ends.
-    async fn by_the_parties(
-        &mut self,
-        mut run: Run<'_>,
-        prompt: &[u32],
-        new: usize,
-    ) -> Result<(), PrivateError> {
-        let m = self.model;
-        let mut chunks = prompt.chunks(PREFILL).peekable();
-        while let Some(tokens) = chunks.next() {
-            let parts = run.parts(tokens)?;
-            let last = chunks.peek().is_none();
-            let pass = run.wire_pass(Pass { tokens, segment: None }, if last { new } else { 0 });
-            run.times.turn(Doing::Waits);
-            run.session.begin(pass, parts).await?;
-            run.advance(tokens.len());
-            while let Some(PassOutput(outputs)) = run.session.next_output().await? {
-                let (cost, [_, p1, p2]) = split_outputs(&outputs, &mut run.times)?;
-                run.times.end();
-                run.times.turn(Doing::Waits);
-                let first = self.answer.tokens.is_empty();
-                let total = if first { &mut self.answer.prompt_cost } else { &mut self.answer.decode_cost };
-                total.add(&cost);
-                if !last {
-                    continue;
-                }
-                if first {
-                    (self.progress)(Progress::Prompt(run.position, prompt.len()));
-                }
-                if !first {
-                    self.answer.gains.push(1);
-                }
-                let token = shares::combine_token(&m.device, m.config().vocab, p1, p2)?;
-                if self.push(token)? {
-                    // In the middle of a pass: whatever the parties say of that, the answer is complete.
-                    self.keep(&mut run);
-                    let _ = run.close().await;
-                    return Ok(());
-                }
-            }
-            (self.progress)(Progress::Prompt(run.position, prompt.len()));
-        }
-        self.keep(&mut run);
-        run.close().await
-    }
-
-    /// Takes a token; says whether it ends the answer.
-    fn push(&mut self, token: u32) -> Result<bool, PrivateError> {
-        if self.answer.tokens.is_empty() {
-            self.answer.first_token = self.start.elapsed();
-        }
-        self.answer.tokens.push(token);
-        self.answer.decoding = self.start.elapsed() - self.answer.first_token;
-        let Some(stream) = &mut self.stream else { return Ok(false) };
-        if self.model.tokenizer.as_ref().is_some_and(|t| t.is_eos(token)) {
-            return Ok(true);
-        }
-        if let Some(text) = stream.push(token)? {
-            self.answer.text.push_str(&text);
-            (self.progress)(Progress::Text(text));
-        }
-        Ok(false)
-    }
-
-    fn finish(mut self) -> Result<Answer, PrivateError> {
-        if let Some(rest) = self.stream.take().and_then(StreamDecoder::finish) {
-            self.answer.text.push_str(&rest);
-            (self.progress)(Progress::Text(rest));
-        }
-        Ok(self.answer)
+        Ok(answers)
     }
 }

@@ -6,8 +6,10 @@ use crate::client::{PassOutput, Session, SessionOptions as Opening};
 use crate::owner::random;
 use crate::wire;
 use models::model::OutputRows;
-use models::shared::{Account, SessionOptions, SharedModelError, client as shares};
-use protocol::Ledger;
+use models::shared::{
+    Account, Dealing, SessionOptions, SharedModelError, Stepwise, client as shares, output_width,
+};
+use protocol::{Ledger, Party};
 
 /// The first words that each party received of the prompt: what it knows of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -25,13 +27,27 @@ pub struct Pass<'t> {
     pub segment: Option<usize>,
 }
 
+/// Tokens of one sequence for a pass over several.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'t> {
+    /// Which of the session's sequences: 0, 1, …
+    pub sequence: usize,
+    /// Its new tokens.
+    pub pass: Pass<'t>,
+    /// How many of them are guesses: none, or all but the first.
+    pub drafted: usize,
+}
+
 /// One session under way.
 pub struct Run<'m> {
     pub(super) model: &'m PrivateModel<'m>,
     pub(super) session: Session,
-    pub(super) position: usize,
+    rows: OutputRows,
+    /// Tokens of each sequence so far.
+    pub(super) positions: Vec<usize>,
     pub(super) seen: Option<Seen>,
     pub(super) times: Times,
+    pub(super) dealing: Dealing,
 }
 
 impl PrivateModel<'_> {
@@ -46,23 +62,55 @@ impl PrivateModel<'_> {
     /// # Errors
     /// A party refuses or is lost.
     pub async fn run(&self, rows: OutputRows, context: usize) -> Result<Run<'_>, PrivateError> {
-        self.open_run(SessionOptions { rows, ..SessionOptions::default() }, context).await
+        self.run_batch(rows, 1, context).await
+    }
+
+    /// The same for several sequences of up to `context` tokens each, which passes take side by side.
+    ///
+    /// # Errors
+    /// As [`PrivateModel::run`].
+    pub async fn run_batch(
+        &self,
+        rows: OutputRows,
+        sequences: usize,
+        context: usize,
+    ) -> Result<Run<'_>, PrivateError> {
+        self.open_run(SessionOptions { rows, ..SessionOptions::default() }, sequences, context).await
+    }
+
+    /// The same for a prompt of `prompt` tokens and then `steps` tokens, one a pass, with outputs of the last token: the
+    /// dealer works ahead, as far as it may.
+    ///
+    /// # Errors
+    /// A party refuses or is lost.
+    pub async fn run_stepwise(&self, prompt: usize, steps: usize) -> Result<Run<'_>, PrivateError> {
+        let context = prompt + steps;
+        let stepwise = Some(Stepwise { from: prompt, to: context });
+        self.open_run(SessionOptions { stepwise, ..SessionOptions::default() }, 1, context).await
     }
 
     pub(super) async fn open_run(
         &self,
         options: SessionOptions,
+        sequences: usize,
         context: usize,
     ) -> Result<Run<'_>, PrivateError> {
+        let limit = self.client.limits().max_sequences as usize;
+        if sequences > limit {
+            return Err(PrivateError::TooMany { sequences, limit });
+        }
+        let rows = options.rows;
         let options = SessionOptions { profile: self.timed, ..options };
         let opening = Opening {
             model: self.name.clone(),
             digest: self.digest,
+            sequences: sequences as u32,
             context_tokens: context as u32,
             options: serde_json::to_vec(&options).expect("plain data"),
         };
         let session = self.client.open_session(opening).await?;
-        Ok(Run { model: self, session, position: 0, seen: None, times: Times::new(self.timed) })
+        let (positions, times, dealing) = (vec![0; sequences], Times::new(self.timed), Dealing::default());
+        Ok(Run { model: self, session, rows, positions, seen: None, times, dealing })
     }
 
     /// What can never be computed is refused before anything is sent.
@@ -80,26 +128,45 @@ impl PrivateModel<'_> {
 }
 
 impl Run<'_> {
-    /// Sends tokens as keys, puts the evaluators' messages together: rows of output, and the cost.
+    /// Sends tokens of the only sequence as keys, puts the evaluators' messages together: rows of output, and the cost.
     ///
     /// # Errors
     /// The tokens do not fit, or a party fails; the session is over then.
     pub async fn pass(&mut self, pass: Pass<'_>) -> Result<(Vec<f32>, Ledger), PrivateError> {
-        self.send(pass, 0).await
+        let (rows, cost) = self.batch(&[Turn { sequence: 0, pass, drafted: 0 }]).await?;
+        Ok((rows.concat(), cost))
     }
 
-    /// A pass whose last `drafted` tokens are guesses.
-    async fn send(&mut self, pass: Pass<'_>, drafted: usize) -> Result<(Vec<f32>, Ledger), PrivateError> {
-        self.model.check(pass.tokens, 0)?;
-        let parts = self.parts(pass.tokens)?;
-        self.times.turn(Doing::Waits);
-        let wire_pass = wire::Pass { drafted: drafted as u32, ..self.wire_pass(pass, 0) };
-        let PassOutput(outputs) = self.session.pass(wire_pass, parts).await?;
-        self.advance(pass.tokens.len());
-        self.times.turn(Doing::Combines);
-        let (ledger, [_, p1, p2]) = split_outputs(&outputs, &mut self.times)?;
+    /// One pass over some sequences, in ascending order: rows of output of each, and the cost. As many exchanges as for one.
+    ///
+    /// Tokens may be followed by guesses, which are to be verified: the scores after each token come back then. Guesses that
+    /// turn out wrong are taken back with [`Run::take_back`] before the sequence's next pass.
+    ///
+    /// # Errors
+    /// The tokens do not fit, or a party fails or refuses so many guesses; the session is over then.
+    pub async fn batch(&mut self, turns: &[Turn<'_>]) -> Result<(Vec<Vec<f32>>, Ledger), PrivateError> {
         let m = self.model;
-        let rows = shares::combine_outputs(&m.device, m.config(), p1, p2)?;
+        turns.iter().try_for_each(|t| m.check(t.pass.tokens, 0))?;
+        let parts = self.parts(turns)?;
+        self.times.turn(Doing::Waits);
+        let pass = self.wire_pass(turns, 0);
+        let PassOutput(outputs) = self.session.pass(pass, parts).await?;
+        self.advance(turns);
+        self.times.turn(Doing::Combines);
+        let (ledger, [_, p1, p2]) = self.told(&outputs)?;
+        let mut numbers = &shares::combine_outputs(&m.device, m.config(), p1, p2)?[..];
+        let all = self.rows == OutputRows::All || turns.iter().any(|t| t.drafted > 0);
+        let mut rows = vec![];
+        for turn in turns {
+            let count = if all && m.config().is_decoder() { turn.pass.tokens.len() } else { 1 };
+            let own = numbers.split_off(..count * output_width(m.config())).ok_or_else(|| {
+                SharedModelError::Damaged("fewer rows of output than were asked for".into())
+            })?;
+            rows.push(own.to_vec());
+        }
+        if !numbers.is_empty() {
+            return Err(SharedModelError::Damaged("more rows of output than were asked for".into()).into());
+        }
         self.times.end();
         Ok((rows, ledger))
     }
@@ -109,20 +176,21 @@ impl Run<'_> {
         self.times.take()
     }
 
-    /// Sends a token and guesses of what follows it; yields the scores after each of them, and the cost. As many exchanges
-    /// as for one token. Guesses that turn out wrong are taken back with [`Run::take_back`] before the next pass.
-    ///
-    /// # Errors
-    /// As [`Run::pass`], or a party refuses so many guesses.
-    pub async fn verify(&mut self, token: u32, drafts: &[u32]) -> Result<(Vec<f32>, Ledger), PrivateError> {
-        let tokens = [&[token], drafts].concat();
-        self.send(Pass { tokens: &tokens, segment: None }, drafts.len()).await
+    /// When the dealer worked for the passes since this was asked last.
+    pub fn take_dealing(&mut self) -> Dealing {
+        std::mem::take(&mut self.dealing)
     }
 
-    /// The next pass follows what was before the last `tokens` tokens, which must be guesses of the last pass. The parties
-    /// learn their number.
-    pub fn take_back(&mut self, tokens: usize) {
-        self.position = self.position.saturating_sub(tokens);
+    /// The sequence's next pass follows what was before its last `tokens` tokens, which must be guesses of its last pass. The
+    /// parties learn their number.
+    pub fn take_back(&mut self, sequence: usize, tokens: usize) {
+        let position = &mut self.positions[sequence];
+        *position = position.saturating_sub(tokens);
+    }
+
+    /// Who deals in it.
+    pub fn dealer(&self) -> Party {
+        self.session.id().dealer()
     }
 
     /// Ends the session.
@@ -133,50 +201,52 @@ impl Run<'_> {
         Ok(self.session.close().await?)
     }
 
-    pub(super) fn wire_pass(&self, pass: Pass<'_>, new_tokens: usize) -> wire::Pass {
-        wire::Pass {
-            counter: 0,
-            position: self.position as u64,
-            tokens: pass.tokens.len() as u32,
-            drafted: 0,
-            segment: pass.segment.map(|s| s as u32),
-            new_tokens: new_tokens as u32,
-        }
+    pub(super) fn wire_pass(&self, turns: &[Turn<'_>], new_tokens: usize) -> wire::Pass {
+        let part = |t: &Turn<'_>| wire::Part {
+            sequence: t.sequence as u32,
+            position: self.positions[t.sequence] as u64,
+            tokens: t.pass.tokens.len() as u32,
+            drafted: t.drafted as u32,
+            segment: t.pass.segment.map(|s| s as u32),
+        };
+        wire::Pass { counter: 0, parts: turns.iter().map(part).collect(), new_tokens: new_tokens as u32 }
     }
 
-    pub(super) fn parts(&mut self, tokens: &[u32]) -> Result<[Vec<u8>; 3], PrivateError> {
+    pub(super) fn parts(&mut self, turns: &[Turn<'_>]) -> Result<[Vec<u8>; 3], PrivateError> {
         self.times.turn(Doing::Splits);
         let m = self.model;
         let seed = zeroize::Zeroizing::new(random().map_err(PrivateError::Randomness)?);
-        let parts = shares::split_tokens(&m.device, m.config().vocab, tokens, &seed)?;
+        let tokens: Vec<u32> = turns.iter().flat_map(|t| t.pass.tokens).copied().collect();
+        let parts = shares::split_tokens(&m.device, m.config().vocab, &tokens, &seed)?;
         if self.seen.is_none() {
             self.seen = Some(Seen { words: parts.each_ref().map(|p| first_words(p)) });
         }
         Ok(parts)
     }
 
-    pub(super) fn advance(&mut self, tokens: usize) {
+    pub(super) fn advance(&mut self, turns: &[Turn<'_>]) {
         if self.model.config().is_decoder() {
-            self.position += tokens;
+            turns.iter().for_each(|t| self.positions[t.sequence] += t.pass.tokens.len());
         }
     }
-}
 
-/// The parties' accounts together, and their messages.
-pub(super) fn split_outputs<'o>(
-    outputs: &'o [Vec<u8>; 3],
-    times: &mut Times,
-) -> Result<(Ledger, [&'o [u8]; 3]), PrivateError> {
-    let (mut ledgers, mut profiles) = (vec![], vec![]);
-    let mut messages = [&[][..]; 3];
-    for (output, message) in outputs.iter().zip(&mut messages) {
-        let (account, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
-        ledgers.push(account.cost);
-        profiles.extend(account.profile);
-        *message = rest;
+    /// The parties' accounts together, and their messages.
+    pub(super) fn told<'o>(
+        &mut self,
+        outputs: &'o [Vec<u8>; 3],
+    ) -> Result<(Ledger, [&'o [u8]; 3]), PrivateError> {
+        let (mut ledgers, mut profiles) = (vec![], vec![]);
+        let mut messages = [&[][..]; 3];
+        for (output, message) in outputs.iter().zip(&mut messages) {
+            let (account, rest) = split_output(output).map_err(SharedModelError::Damaged)?;
+            ledgers.push(account.cost);
+            profiles.extend(account.profile);
+            self.dealing += account.dealing.unwrap_or_default();
+            *message = rest;
+        }
+        self.times.parties(profiles).map_err(SharedModelError::Damaged)?;
+        Ok((Ledger::merge(&ledgers), messages))
     }
-    times.parties(profiles).map_err(SharedModelError::Damaged)?;
-    Ok((Ledger::merge(&ledgers), messages))
 }
 
 /// A party's account of the pass, then its message.

@@ -9,7 +9,7 @@
 //! was asked in more than 75 % of cases by such numbers. So it is never the default. Nothing else is learned: all passes
 //! after the prompt have the same number of tokens, whether there was anything to guess or not, until the answer's end.
 
-use super::{Answer, Generation, PrivateError, PrivateModel, Progress, Reveal};
+use super::{Answer, Answers, Generation, PrivateError, PrivateModel, Progress, Reveal};
 use crate::draft::Draft;
 use crate::sampling::Sampling;
 
@@ -76,6 +76,26 @@ impl PrivateModel<'_> {
         speculation: Speculation<'_>,
         progress: impl FnMut(Progress),
     ) -> Result<Answer, PrivateError> {
+        self.may_speculate(&speculation, how)?;
+        self.answer(prompt, how, Some(speculation), progress).await
+    }
+
+    /// The same for several prompts side by side, as [`PrivateModel::generate_all`].
+    ///
+    /// # Errors
+    /// As [`PrivateModel::speculate`] and [`PrivateModel::generate_all`].
+    pub async fn speculate_all(
+        &self,
+        prompts: &[Vec<u32>],
+        how: &Generation,
+        speculation: Speculation<'_>,
+        progress: impl FnMut(usize, Progress),
+    ) -> Result<Answers, PrivateError> {
+        self.may_speculate(&speculation, how)?;
+        self.answers(prompts, how, Some(speculation), progress).await
+    }
+
+    fn may_speculate(&self, speculation: &Speculation<'_>, how: &Generation) -> Result<(), PrivateError> {
         Speculation::check(speculation.tokens, how)?;
         let allowed = self.client.limits().max_drafted_tokens;
         if speculation.tokens > allowed as usize {
@@ -85,6 +105,6 @@ impl PrivateModel<'_> {
             );
             return Err(PrivateError::Speculation(what));
         }
-        self.answer(prompt, how, Some(speculation), progress).await
+        Ok(())
     }
 }

@@ -10,11 +10,13 @@
 //!
 //! How late datagrams left, because the machine was busy, is counted ([`Statistics::late_p95`]).
 
+mod between;
 mod measure;
 mod model;
 mod port;
 mod shaper;
 
+pub use between::Between;
 pub(crate) use measure::{LOCAL, flood};
 pub use measure::{Measured, measure};
 pub use model::{ModelError, NetworkModel, bits};

@@ -11,7 +11,7 @@ use crate::{
     store::ModelStore,
     transport::{CLOSE_BUSY, ClientConnection, Clients, Transport, TransportError},
 };
-use protocol::Role;
+use protocol::Party;
 use std::{
     collections::HashMap,
     fmt, io,
@@ -46,7 +46,7 @@ const CONNECTIONS_PER_CLIENT: usize = 8;
 
 /// What all tasks of a party share.
 pub(crate) struct Shared {
-    role: Role,
+    party: Party,
     secret: StaticSecret,
     limits: crate::config::Limits,
     transport: Transport,
@@ -71,7 +71,7 @@ impl Server {
     pub fn start(config: &PartyConfig, engine: Arc<dyn Engine>) -> Result<Self, ServerError> {
         let (transport, clients) = Transport::start(config)?;
         let shared = Arc::new(Shared {
-            role: config.role,
+            party: config.party,
             secret: config.secret.clone(),
             limits: config.limits.clone(),
             transport,
@@ -107,7 +107,7 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Server({})", self.shared.role)
+        write!(f, "Server({})", self.shared.party)
     }
 }
 
@@ -126,7 +126,7 @@ async fn serve_client(shared: Arc<Shared>, client: ClientConnection) {
         }
         tracing::info!("client {} has gone", identity.name);
     } else {
-        let reason = format!("{} has too many connections of this client; close some", shared.role);
+        let reason = format!("{} has too many connections of this client; close some", shared.party);
         connection.close(CLOSE_BUSY, reason.as_bytes());
     }
     count(|n| *n -= 1);
@@ -145,9 +145,9 @@ pub fn run_party_with(
     let result = runtime.block_on(async {
         let stop = stop_signal()?;
         let server = Server::start(config, engine)?;
-        tracing::info!("{} listens on {}", config.role, config.listen);
+        tracing::info!("{} listens on {}", config.party, config.listen);
         server.run(stop).await;
-        tracing::info!("{} has stopped", config.role);
+        tracing::info!("{} has stopped", config.party);
         Ok(())
     });
     // A worker in a long computation does not hold the process up.

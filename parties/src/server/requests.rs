@@ -51,7 +51,7 @@ pub(super) async fn serve(
         Err(_) => Err(bad("no request came on the stream")),
     };
     if let Err(failure) = result {
-        tracing::warn!("{} for client {}: {failure}", shared.role, client.name);
+        tracing::warn!("{} for client {}: {failure}", shared.party, client.name);
         let _ = writer.send(&Reply::Error(failure), Bytes::new()).await;
     }
     let _ = writer.stream.finish();
@@ -78,12 +78,12 @@ async fn dispatch(
 ) -> Result<(), Failure> {
     let engine = shared.engine.clone();
     let allowed = |permission: Permission, what: &str| {
-        let (role, name) = (shared.role, &client.name);
+        let (party, name) = (shared.party, &client.name);
         client.may(permission).then_some(()).ok_or_else(|| {
             Failure::new(
                 FailureCode::Forbidden,
-                format!("client {name} may not {what} at {role}"),
-                format!("{role}'s operator can grant it under [[clients]] in its configuration"),
+                format!("client {name} may not {what} at {party}"),
+                format!("{party}'s operator can grant it under [[clients]] in its configuration"),
             )
         })
     };
@@ -91,10 +91,12 @@ async fn dispatch(
         Request::Welcome => {
             let limits = PublicLimits {
                 max_context_tokens: shared.limits.max_context_tokens,
+                max_sequences: shared.limits.max_sequences,
                 max_drafted_tokens: shared.limits.max_drafted_tokens,
                 max_body_bytes: shared.limits.max_message_bytes as u64,
+                dealer: shared.limits.dealer.only(),
             };
-            let reply = Reply::Welcome { role: shared.role, software: Hello::this().software, limits };
+            let reply = Reply::Welcome { party: shared.party, software: Hello::this().software, limits };
             writer.send(&reply, Bytes::new()).await.map_err(gone)
         }
         Request::ListModels => {

@@ -10,12 +10,15 @@ use crate::{
     seal::{self, Aad, Purpose},
     tls::ClientIdentity,
     transport::{AbortHandle, SessionLinks, SessionSpec, TransportError},
-    wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Pass, Reply, Request},
+    wire::{Failure, FailureCode, FrameReader, FrameWriter, OpenSession, Part, Pass, Reply, Request},
 };
 use bytes::Bytes;
-use protocol::{NetError, Role};
+use protocol::{NetError, Party, Step};
 use std::{
-    sync::{Arc, mpsc as blocking},
+    sync::{
+        Arc,
+        mpsc::{self as blocking, RecvTimeoutError, TryRecvError},
+    },
     thread,
     time::Duration,
 };
@@ -26,6 +29,8 @@ use tokio::{
 
 /// Output that waits for a slow client: pieces.
 const OUTPUT_QUEUE: usize = 4;
+/// How often a dealer looks whether its full links have room.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long a worker may take to end when its session is closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -52,25 +57,24 @@ pub(super) async fn serve(
     open: OpenSession,
     options: Vec<u8>,
 ) -> Result<(), Failure> {
-    let role = shared.role;
+    let party = shared.party;
     let permit = admit(shared, &open).inspect_err(|failure| {
         // The others need not wait for this party.
         shared.transport.refuse(open.session, &failure.message);
     })?;
-    let dealer = Role::Dealer;
+    let dealer = open.session.dealer();
     let spec = SessionSpec { session: open.session, attempt: open.attempt, dealer, program: open.digest };
     let (links, keys) = shared.transport.open(spec).await.map_err(open_failure)?;
     let abort = links.abort_handle();
     let context = SessionContext {
-        role,
+        party,
         dealer,
         session: open.session,
         attempt: open.attempt,
         keys,
         client: client.clone(),
     };
-    let context_tokens = u64::from(open.context_tokens);
-    let drafts = shared.limits.max_drafted_tokens;
+    let (sequences, context_tokens) = (open.sequences, u64::from(open.context_tokens));
     let session = open.session;
     let (jobs, job_queue) = blocking::channel();
     let (events, mut from_worker) = mpsc::channel(OUTPUT_QUEUE);
@@ -96,13 +100,21 @@ pub(super) async fn serve(
         }
     });
     let idle = Duration::from_secs(shared.limits.idle_session_seconds);
-    let mut state = State { next_counter: 0, running: 1, idle_since: Instant::now(), context_tokens, drafts };
+    let mut state = State {
+        next_counter: 0,
+        running: 1,
+        idle_since: Instant::now(),
+        sequences,
+        context_tokens,
+        drafts: shared.limits.max_drafted_tokens,
+        pass_tokens: shared.limits.max_context_tokens,
+    };
     let result = loop {
         let expiry = state.idle_since + idle;
         tokio::select! {
             frame = from_client.recv() => match frame {
                 Some(Ok(Some((Request::Pass(pass), sealed)))) => {
-                    if let Err(failure) = state.admit(role, &pass) {
+                    if let Err(failure) = state.admit(party, &pass) {
                         break Err(failure);
                     }
                     // A worker that is gone says why through its events.
@@ -123,14 +135,14 @@ pub(super) async fn serve(
                         Err(_) => break Err(bad("the client does not read its output")),
                     }
                 }
-                None => break Err(worker_failed(role)),
+                None => break Err(worker_failed(party)),
             },
             () = abort.ended(), if state.running == 0 => {
-                let error = abort.failure().unwrap_or(NetError::Lost { peer: role, reason: "closed".into() });
+                let error = abort.failure().unwrap_or(NetError::Lost { peer: party, reason: "closed".into() });
                 break Err(error.into());
             }
             () = sleep_until(expiry), if state.running == 0 => {
-                let message = format!("{role} has dropped the session after {} s without a request", idle.as_secs());
+                let message = format!("{party} has dropped the session after {} s without a request", idle.as_secs());
                 break Err(Failure::new(FailureCode::Expired, message, "open a new session"));
             }
         }
@@ -149,12 +161,24 @@ pub(super) async fn serve(
 
 /// Checks the limits; the permit is a session's right to exist.
 fn admit(shared: &Shared, open: &OpenSession) -> Result<OwnedSemaphorePermit, Failure> {
-    let (role, limits) = (shared.role, &shared.limits);
+    let (party, limits) = (shared.party, &shared.limits);
+    let dealer = open.session.dealer();
+    if let Some(only) = limits.dealer.only().filter(|&only| only != dealer) {
+        let message = format!("{party} takes part in sessions that {only} deals, not {dealer}");
+        let remedy = "connect again, or see limits.dealer of all three parties";
+        return Err(Failure::new(FailureCode::Forbidden, message, remedy));
+    }
     if open.context_tokens > limits.max_context_tokens {
-        return Err(too_long(role, u64::from(open.context_tokens), limits.max_context_tokens));
+        return Err(too_long(party, u64::from(open.context_tokens), limits.max_context_tokens));
+    }
+    if !(1..=limits.max_sequences).contains(&open.sequences) {
+        let message =
+            format!("{} sequences in a session, {party} allows {}", open.sequences, limits.max_sequences);
+        let remedy = "ask fewer prompts at a time, at least one, or raise limits.max_sequences";
+        return Err(Failure::new(FailureCode::Limit, message, remedy));
     }
     shared.sessions.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{role} has {} sessions open, no more are allowed", limits.max_sessions);
+        let message = format!("{party} has {} sessions open, no more are allowed", limits.max_sessions);
         Failure::new(FailureCode::Busy, message, "try again later, or raise limits.max_sessions")
     })
 }
@@ -172,36 +196,63 @@ struct State {
     /// Passes that the worker has not finished; its opening counts as one.
     running: usize,
     idle_since: Instant,
+    sequences: u32,
+    /// Most tokens of a sequence.
     context_tokens: u64,
-    /// Most drafted tokens of a pass.
+    /// Most drafted tokens of a sequence in a pass.
     drafts: u32,
+    /// Most tokens of a pass.
+    pass_tokens: u32,
 }
 
 impl State {
     /// A pass is taken only in its turn and within the session's context: no input is ever taken twice.
-    fn admit(&mut self, role: Role, pass: &Pass) -> Result<(), Failure> {
+    fn admit(&mut self, party: Party, pass: &Pass) -> Result<(), Failure> {
         if pass.counter != self.next_counter {
-            let message = format!("pass {} came to {role} instead of {}", pass.counter, self.next_counter);
+            let message = format!("pass {} came to {party} instead of {}", pass.counter, self.next_counter);
             return Err(bad(message));
         }
-        let new = u64::from(pass.tokens).saturating_add(u64::from(pass.new_tokens));
-        let end = pass.position.saturating_add(new);
-        if end > self.context_tokens {
-            return Err(too_long(role, end, self.context_tokens as u32));
+        if !pass.parts.is_sorted_by(|a, b| a.sequence < b.sequence) {
+            return Err(bad(format!("a pass over sequences that are out of order came to {party}")));
         }
-        if pass.drafted > self.drafts {
-            let message = format!("{} drafted tokens, {role} allows {} in a pass", pass.drafted, self.drafts);
-            return Err(Failure::new(
-                FailureCode::Limit,
-                message,
-                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
-            ));
+        match pass.parts.last() {
+            None => return Err(bad(format!("a pass over no sequence came to {party}"))),
+            Some(last) if last.sequence >= self.sequences => {
+                let message = format!("sequence {} of {} at {party}", last.sequence, self.sequences);
+                return Err(bad(message));
+            }
+            Some(_) => {}
+        }
+        pass.parts.iter().try_for_each(|part| self.admit_part(party, part, pass.new_tokens))?;
+        if pass.tokens() > u64::from(self.pass_tokens) {
+            let message = format!("{} tokens in a pass, {party} allows {}", pass.tokens(), self.pass_tokens);
+            let remedy = "send fewer at a time, or raise limits.max_context_tokens";
+            return Err(Failure::new(FailureCode::Limit, message, remedy));
         }
         if self.running > 1 {
             return Err(bad("a pass waits already"));
         }
         self.next_counter += 1;
         self.running += 1;
+        Ok(())
+    }
+
+    /// One sequence's tokens.
+    fn admit_part(&self, party: Party, part: &Part, new_tokens: u32) -> Result<(), Failure> {
+        let new = u64::from(part.tokens).saturating_add(u64::from(new_tokens));
+        let end = part.position.saturating_add(new);
+        if end > self.context_tokens {
+            return Err(too_long(party, end, self.context_tokens as u32));
+        }
+        if part.drafted > self.drafts {
+            let message =
+                format!("{} drafted tokens, {party} allows {} in a pass", part.drafted, self.drafts);
+            return Err(Failure::new(
+                FailureCode::Limit,
+                message,
+                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
+            ));
+        }
         Ok(())
     }
 
@@ -223,13 +274,13 @@ async fn forward(writer: &mut FrameWriter, event: Event) -> Result<(), Failure> 
     writer.send(&reply, body.into()).await.map_err(gone)
 }
 
-fn too_long(role: Role, tokens: u64, limit: u32) -> Failure {
-    let message = format!("{tokens} tokens of context, {role} allows {limit}");
+fn too_long(party: Party, tokens: u64, limit: u32) -> Failure {
+    let message = format!("{tokens} tokens of context, {party} allows {limit}");
     Failure::new(FailureCode::Limit, message, "shorten the prompt, or raise limits.max_context_tokens")
 }
 
-fn worker_failed(role: Role) -> Failure {
-    Failure::new(FailureCode::Internal, format!("{role}'s worker has failed"), format!("see {role}'s log"))
+fn worker_failed(party: Party) -> Failure {
+    Failure::new(FailureCode::Internal, format!("{party}'s worker has failed"), format!("see {party}'s log"))
 }
 
 fn open_failure(error: TransportError) -> Failure {
@@ -276,42 +327,56 @@ impl Worker {
         let gone = |_| bad("the client has gone");
         let mut runner = open()?;
         self.events.blocking_send(Event::Opened).map_err(gone)?;
-        while let Ok(mut job) = jobs.recv() {
-            loop {
-                let counter = job.pass.counter;
-                let request = self.open_share(job)?;
-                let events = &self.events;
-                runner.pass(&mut self.links, request, &mut |bytes| {
-                    events.blocking_send(Event::Output(bytes)).map_err(gone)
-                })?;
-                self.events.blocking_send(Event::PassDone(counter)).map_err(gone)?;
-                match jobs.try_recv() {
-                    Ok(next) => job = next,
-                    Err(_) => break,
-                }
-            }
-            runner.run_ahead(&mut self.links)?;
+        while let Some(job) = self.next_job(jobs, &mut *runner) {
+            let counter = job.pass.counter;
+            let request = self.open_share(job)?;
+            let events = &self.events;
+            runner.pass(&mut self.links, request, &mut |bytes| {
+                events.blocking_send(Event::Output(bytes)).map_err(gone)
+            })?;
+            self.events.blocking_send(Event::PassDone(counter)).map_err(gone)?;
         }
         Ok(())
     }
 
+    /// The next pass; until it comes, work is done ahead. `None` when the session is over.
+    fn next_job(&mut self, jobs: &blocking::Receiver<Job>, runner: &mut dyn SessionRunner) -> Option<Job> {
+        let mut step = Step::More;
+        loop {
+            let job = match step {
+                Step::More => jobs.try_recv(),
+                Step::Full => jobs.recv_timeout(LOOK_AGAIN).map_err(|e| match e {
+                    RecvTimeoutError::Timeout => TryRecvError::Empty,
+                    RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                }),
+                Step::Complete => return jobs.recv().ok(),
+            };
+            match job {
+                Ok(job) => return Some(job),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => step = runner.run_ahead(&mut self.links),
+            }
+        }
+    }
+
     fn open_share(&self, job: Job) -> Result<PassRequest, Failure> {
-        let Pass { counter, position, tokens, drafted, segment, new_tokens } = job.pass;
+        let about = job.pass.about();
+        let Pass { counter, parts, new_tokens } = job.pass;
         let aad = Aad {
             session: self.links.id(),
             counter,
-            position,
-            party: self.links.role(),
+            about,
+            party: self.links.party(),
             purpose: Purpose::PassInput,
         };
         let share = seal::open(&self.secret, &aad, &job.sealed).map_err(|e| {
-            let message = format!("{}: {e}", self.links.role());
+            let message = format!("{}: {e}", self.links.party());
             Failure::new(
                 FailureCode::BadRequest,
                 message,
                 "see that the client's cluster file has this party's key",
             )
         })?;
-        Ok(PassRequest { counter, position, tokens, drafted, segment, new_tokens, share })
+        Ok(PassRequest { counter, parts, new_tokens, share })
     }
 }

@@ -1,7 +1,7 @@
 //! A party's device, opened again when it is lost. Sessions that were on it end with an error; the next request finds the
 //! models on the new one.
 
-use super::{Entry, Incoming, ModelStore, lock};
+use super::{Entry, ModelStore, lock};
 use crate::{
     device::DeviceChoice,
     wire::{Failure, FailureCode},
@@ -52,14 +52,14 @@ impl ModelStore {
             // What this thread computed before is no matter of whoever asks now.
             device.begin();
             let Err(lost) = device.status() else { return Ok(device.clone()) };
-            tracing::warn!("{} has lost its device ({lost}); opening it again", self.role);
+            tracing::warn!("{} has lost its device ({lost}); opening it again", self.party);
             let models = std::mem::take(&mut *lock(&self.models));
             let left = models.into_iter().map(|(name, entry)| (name, entry.metadata)).collect();
             *now = Now { device: None, lost: lost.to_string(), left };
         }
         let failed = |why: String| {
             let message =
-                format!("{} has lost its device ({}) and has no other ({why})", self.role, now.lost);
+                format!("{} has lost its device ({}) and has no other ({why})", self.party, now.lost);
             Failure::new(FailureCode::Internal, message, "its operator must start the party again")
         };
         let device = (self.devices.open)().map_err(failed)?;
@@ -74,7 +74,7 @@ impl ModelStore {
     /// Without a directory only what nobody has sent comes back.
     fn make_up_again(&self, device: &Device, name: String, metadata: &[u8]) {
         let public = PublicModel::from_bytes(metadata).ok().filter(|p| p.benchmark.is_some());
-        let made = public.map(|_| self.incoming(device, metadata).and_then(Incoming::finish));
+        let made = public.map(|_| self.incoming(device, metadata).and_then(|i| i.finish(self.dealer)));
         match made {
             Some(Ok(model)) => {
                 let entry = Entry { model: Arc::new(model), metadata: metadata.to_vec() };

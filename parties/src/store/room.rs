@@ -6,14 +6,16 @@ use kernels::Device;
 use models::checkpoint::ModelConfig;
 use models::memory::{Demand, MemoryPlan, gigabytes};
 use models::plan::PlanTables;
-use protocol::Role;
+use protocol::{Party, Role};
 
 /// Tokens of a pass in the plan that a party prints; longer passes hold more.
 const PASS: usize = 32;
 
 /// A party's limits.
 pub(super) struct Room {
-    pub(super) role: Role,
+    pub(super) party: Party,
+    /// Its role, if it is always the same.
+    pub(super) plays: Option<Role>,
     /// Largest context of a session.
     pub(super) context: usize,
     /// Bytes that wait on a link at most.
@@ -34,24 +36,31 @@ impl Room {
         longest: usize,
     ) -> Result<(), String> {
         let context = longest.min(self.context);
-        let plan =
-            |context, pass| MemoryPlan::new(c, tables, self.role, Demand { context, pass }, self.queue);
+        let plan = |context, pass| {
+            let demand = Demand { context, pass, sequences: 1 };
+            MemoryPlan::new(c, tables, self.plays, demand, self.queue)
+        };
         let (full, least) = (plan(context, PASS.min(context)), plan(1, 1));
         tracing::info!(
             "{} needs for a session of {context} tokens on {}, {}: {full}",
-            self.role,
+            self.party,
             device.name(),
             free(device)
         );
         self.check(device, least.device() - least.tables, least.dealt)
     }
 
-    /// Refuses a session whose keys and values would not fit.
+    /// Refuses a session in this role of `sequences` sequences of `context` tokens whose keys and values would not fit.
     ///
     /// # Errors
     /// What is needed and what is free.
-    pub(super) fn for_session(&self, device: &Device, c: &ModelConfig, context: usize) -> Result<(), String> {
-        self.check(device, MemoryPlan::cache(c, self.role, context), 0)
+    pub(super) fn for_session(
+        &self,
+        device: &Device,
+        c: &ModelConfig,
+        (role, context, sequences): (Role, usize, usize),
+    ) -> Result<(), String> {
+        self.check(device, MemoryPlan::cache(c, role, context).saturating_mul(sequences as u64), 0)
     }
 
     fn check(&self, device: &Device, there: u64, host: u64) -> Result<(), String> {
@@ -59,8 +68,8 @@ impl Room {
             if needed <= free {
                 return Ok(());
             }
-            let (role, needed, free) = (self.role, gigabytes(needed), gigabytes(free));
-            Err(format!("{role} needs {needed} more of {what}, {free} are free"))
+            let (party, needed, free) = (self.party, gigabytes(needed), gigabytes(free));
+            Err(format!("{party} needs {needed} more of {what}, {free} are free"))
         };
         let own = device.memory();
         if let Some((free, _)) = own {
@@ -138,18 +147,18 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_both_numbers() {
         let cpu = Cpu::best();
-        let room = Room { role: Role::P1, context: 4096, queue: 1 << 25 };
+        let room = Room { party: Party::One, plays: None, context: 4096, queue: 1 << 25 };
         let c = ModelConfig::toy();
         let plan = Plan::typical(&c);
         let tables = plan.tables(&Cpu::best(), &c);
         room.for_model(&cpu, &c, &tables, plan.longest).unwrap();
-        room.for_session(&cpu, &c, 100).unwrap();
+        room.for_session(&cpu, &c, (Role::P1, 100, 1)).unwrap();
         if available().is_none() {
             return;
         }
         // 16 layers of 2^17 values a token for a million tokens: 34 TB.
         let vast = ModelConfig { layers: 16, kv_heads: 64, heads: 64, head_dim: 1024, ..c };
-        let error = room.for_session(&cpu, &vast, 1_000_000).unwrap_err();
+        let error = room.for_session(&cpu, &vast, (Role::P1, 500_000, 2)).unwrap_err();
         assert!(
             error.contains("P1 needs 33554.43 GB more of main memory") && error.contains("are free"),
             "{error}"

@@ -8,7 +8,7 @@ use crate::{
     keys::PROTOCOL_VERSION,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
-use protocol::Role;
+use protocol::Party;
 use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -28,7 +28,7 @@ pub(crate) enum Header {
     /// The stream carries the messages of a session in one direction.
     Session(SessionHeader),
     /// A session has failed at the sender, because of `about`; nothing follows.
-    Abort { session: SessionId, about: Role, reason: String },
+    Abort { session: SessionId, about: Party, reason: String },
 }
 
 /// What the sender of a session's stream takes the session to be.
@@ -36,13 +36,13 @@ pub(crate) enum Header {
 pub(crate) struct SessionHeader {
     pub(crate) session: SessionId,
     pub(crate) attempt: u32,
-    pub(crate) dealer: u8,
+    pub(crate) dealer: Party,
     pub(crate) program: Digest,
     pub(crate) nonce: [u8; 32],
 }
 
 impl Header {
-    pub(crate) fn abort(session: SessionId, about: Role, reason: &str) -> Self {
+    pub(crate) fn abort(session: SessionId, about: Party, reason: &str) -> Self {
         Self::Abort { session, about, reason: truncated(reason) }
     }
 }
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_garbage_is_refused() {
-        let header = Header::abort(SessionId([5; 32]), Role::P1, &"because ".repeat(1000));
+        let header = Header::abort(SessionId([5; 32]), Party::One, &"because ".repeat(1000));
         let bytes = stream_start(&header).unwrap();
         assert!(bytes.len() < MAX_HEADER);
         assert_eq!(decode::<Header>(&bytes[8..]).unwrap(), header);

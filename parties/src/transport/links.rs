@@ -1,4 +1,4 @@
-//! A session's links as the protocol sees them: blocking calls of a worker thread.
+//! A session's links as the protocol sees them: blocking calls of a worker thread, roles in the place of parties.
 
 use super::{
     Inner,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::ids::SessionId;
 use bytes::Bytes;
-use protocol::{NetError, Network, Role};
+use protocol::{NetError, Network, Party, Role};
 use std::{fmt, sync::Arc};
 
 /// One session's links to the two other parties. Dropping it ends the streams cleanly: what was sent is still
@@ -33,7 +33,7 @@ impl AbortHandle {
     }
 
     /// Why the session has failed, if it has.
-    pub fn failure(&self) -> Option<NetError> {
+    pub fn failure(&self) -> Option<NetError<Party>> {
         self.shared.failure().cloned()
     }
 
@@ -44,8 +44,8 @@ impl AbortHandle {
 }
 
 fn abort(shared: &Arc<Shared>, reason: &str) {
-    let role = shared.role;
-    shared.fail(NetError::Lost { peer: role, reason: format!("{role} broke off: {reason}") }, true);
+    let party = shared.party;
+    shared.fail(NetError::Lost { peer: party, reason: format!("{party} broke off: {reason}") }, true);
 }
 
 impl SessionLinks {
@@ -61,8 +61,13 @@ impl SessionLinks {
     }
 
     /// This party.
+    pub fn party(&self) -> Party {
+        self.shared.party
+    }
+
+    /// Its part in the session.
     pub fn role(&self) -> Role {
-        self.shared.role
+        self.shared.party.role(self.shared.dealer)
     }
 
     /// Fails the session here and at the other parties with this reason. The reason travels: no secrets in it.
@@ -75,7 +80,7 @@ impl SessionLinks {
         AbortHandle { shared: self.shared.clone() }
     }
 
-    fn ended(&self, peer: Role, end: End) -> NetError {
+    fn ended(&self, peer: Party, end: End) -> NetError<Party> {
         match (self.shared.failure(), end) {
             (Some(error), _) => error.clone(),
             (None, End::Failed(error)) => error,
@@ -83,18 +88,16 @@ impl SessionLinks {
         }
     }
 
-    fn no_link(&self, direction: &'static str, peer: Role) -> NetError {
-        let reason = if peer == self.role() {
+    fn no_link(&self, direction: &'static str, peer: Party) -> NetError<Party> {
+        let reason = if peer == self.party() {
             "that is this party itself".into()
         } else {
             "nothing is sent to the dealer within a session".to_owned()
         };
         NetError::Bad { direction, peer, reason }
     }
-}
 
-impl Network for SessionLinks {
-    fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError> {
+    fn push(&self, to: Party, message: Vec<u8>) -> Result<(), NetError<Party>> {
         let queue: &Queue<Bytes> =
             self.shared.outgoing[to.index()].as_ref().ok_or_else(|| self.no_link("to", to))?;
         if message.len() > self.max_message {
@@ -109,10 +112,37 @@ impl Network for SessionLinks {
         queue.push_blocking(message.into()).map_err(|end| self.ended(to, end))
     }
 
-    fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError> {
+    fn pop(&self, from: Party) -> Result<Vec<u8>, NetError<Party>> {
         let queue = self.shared.incoming[from.index()].as_ref().ok_or_else(|| self.no_link("from", from))?;
         self.spinner.heat();
         queue.pop_blocking(self.spinner.spin).map_err(|end| self.ended(from, end))
+    }
+
+    /// An error as the protocol sees it.
+    fn in_session(&self, error: NetError<Party>) -> NetError {
+        error.named(|party| party.role(self.shared.dealer))
+    }
+}
+
+impl Network for SessionLinks {
+    fn send(&mut self, to: Role, message: Vec<u8>) -> Result<(), NetError> {
+        self.push(to.party(self.shared.dealer), message).map_err(|e| self.in_session(e))
+    }
+
+    fn recv(&mut self, from: Role) -> Result<Vec<u8>, NetError> {
+        self.pop(from.party(self.shared.dealer)).map_err(|e| self.in_session(e))
+    }
+
+    fn room(&self, to: Role, bytes: usize) -> bool {
+        let to = to.party(self.shared.dealer).index();
+        self.shared.outgoing[to].as_ref().is_none_or(|queue| queue.takes(bytes))
+    }
+
+    fn capacity(&self) -> usize {
+        let queues = self.shared.outgoing.iter().flatten();
+        let sizes =
+            queues.map(Queue::capacity).chain(self.shared.incoming.iter().flatten().map(Queue::capacity));
+        sizes.min().unwrap_or(0)
     }
 }
 
@@ -129,7 +159,7 @@ impl Drop for SessionLinks {
 
 impl fmt::Debug for SessionLinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionLinks({} of {})", self.role(), self.id().short())
+        write!(f, "SessionLinks({} of {})", self.party(), self.id().short())
     }
 }
 

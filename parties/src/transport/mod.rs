@@ -26,7 +26,7 @@ use crate::{
     keys::{KeyError, StaticSecret},
     tls::{self, ClientIdentity, Directory},
 };
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use quinn::{
     Connection, Endpoint,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
@@ -75,15 +75,15 @@ pub enum TransportError {
     )]
     NoConnection {
         /// This party.
-        own: Role,
+        own: Party,
         /// The other.
-        peer: Role,
+        peer: Party,
     },
     /// The other parties' halves of a session did not come.
     #[error("{peer} has not joined session {} within {seconds} s; ask all three parties at the same time", .session.short())]
     NotJoined {
         /// Who is missing.
-        peer: Role,
+        peer: Party,
         /// The session.
         session: SessionId,
         /// The time it had.
@@ -95,9 +95,9 @@ pub enum TransportError {
     )]
     Disagreement {
         /// This party.
-        own: Role,
+        own: Party,
         /// The other.
-        peer: Role,
+        peer: Party,
         /// What they disagree on.
         what: &'static str,
         /// This party's value.
@@ -109,13 +109,13 @@ pub enum TransportError {
     #[error("session {} is already open at {own}; choose a fresh random id", .session.short())]
     InUse {
         /// This party.
-        own: Role,
+        own: Party,
         /// The session.
         session: SessionId,
     },
     /// Lost, or aborted by a peer.
     #[error(transparent)]
-    Net(#[from] NetError),
+    Net(#[from] NetError<Party>),
     /// No keys.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -129,7 +129,7 @@ pub struct SessionSpec {
     /// Attempt (epoch) number.
     pub attempt: u32,
     /// Who deals.
-    pub dealer: Role,
+    pub dealer: Party,
     /// What is computed.
     pub program: Digest,
 }
@@ -159,7 +159,7 @@ impl fmt::Debug for Clients {
 }
 
 pub(crate) struct Inner {
-    pub(crate) role: Role,
+    pub(crate) party: Party,
     pub(crate) endpoint: Endpoint,
     pub(crate) directory: Arc<Directory>,
     pub(crate) links: [Option<watch::Sender<Option<Connection>>>; 3],
@@ -198,11 +198,11 @@ impl Transport {
     /// # Errors
     /// The address cannot be bound, or the keys are unusable.
     pub fn start(config: &PartyConfig) -> Result<(Self, Clients), TransportError> {
-        let role = config.role;
+        let party = config.party;
         let settings = &config.transport;
         let streams = endpoint::max_streams(config.limits.max_sessions);
         let directory = Arc::new(Directory::new(&config.peers, &config.clients));
-        let tls = tls::server_config(&config.identity, role, directory.clone()).map_err(tls_error)?;
+        let tls = tls::server_config(&config.identity, party, directory.clone()).map_err(tls_error)?;
         let crypto = QuicServerConfig::try_from(tls).map_err(tls_error)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server
@@ -211,15 +211,15 @@ impl Transport {
             .migration(false);
         let endpoint = endpoint::bind(config.listen, settings, Some(server))?;
         let inner = Arc::new(Inner {
-            role,
+            party,
             endpoint,
             directory,
-            links: Role::ALL.map(|peer| (peer != role).then(|| watch::channel(None).0)),
+            links: Party::ALL.map(|peer| (peer != party).then(|| watch::channel(None).0)),
             rendezvous: Rendezvous::new(2 * config.limits.max_sessions + 8),
             spinner: Spinner::new(Duration::from_micros(settings.spin_microseconds)),
             max_message: config.limits.max_message_bytes,
             secret: config.secret.clone(),
-            public: Role::ALL.map(|peer| config.peer(peer).map(|peer| peer.x25519)),
+            public: Party::ALL.map(|peer| config.peer(peer).map(|peer| peer.x25519)),
             queue: settings.link_queue_bytes,
             wait: config.limits.rendezvous(),
             closing: AtomicBool::new(false),
@@ -232,7 +232,7 @@ impl Transport {
             tokio::spawn(inner.spinner.clone().run()),
             tokio::spawn(expire(inner.clone())),
         ];
-        for peer in config.peers.iter().filter(|peer| peers::dials(role, peer.role)) {
+        for peer in config.peers.iter().filter(|peer| peers::dials(party, peer.party)) {
             let client = client_config(&config.identity, peer, settings, streams)?;
             tasks.push(tokio::spawn(peers::dial(inner.clone(), peer.clone(), client)));
         }
@@ -248,7 +248,7 @@ impl Transport {
     pub(crate) fn refuse(&self, session: SessionId, reason: &str) {
         for link in self.inner.links.iter().flatten() {
             if let Some(connection) = link.borrow().clone() {
-                tokio::spawn(notify(connection, session, self.inner.role, reason.to_owned()));
+                tokio::spawn(notify(connection, session, self.inner.party, reason.to_owned()));
             }
         }
     }
@@ -258,7 +258,7 @@ impl Transport {
         let inner = &self.inner;
         inner.closing.store(true, Ordering::Relaxed);
         for shared in inner.rendezvous.open_sessions() {
-            let error = NetError::Lost { peer: inner.role, reason: format!("{} {reason}", inner.role) };
+            let error = NetError::Lost { peer: inner.party, reason: format!("{} {reason}", inner.party) };
             shared.fail(error, true);
         }
         let drained = async {
@@ -275,14 +275,14 @@ impl Transport {
         let tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
-        inner.endpoint.close(CLOSE_SHUTDOWN, format!("{} {reason}", inner.role).as_bytes());
+        inner.endpoint.close(CLOSE_SHUTDOWN, format!("{} {reason}", inner.party).as_bytes());
         let _ = timeout(Duration::from_secs(1), inner.endpoint.wait_idle()).await;
     }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Transport({})", self.inner.role)
+        write!(f, "Transport({})", self.inner.party)
     }
 }
 
@@ -325,10 +325,10 @@ async fn expire(inner: Arc<Inner>) {
         for (connection, session) in inner.rendezvous.expire(inner.wait) {
             let reason = format!(
                 "no client has asked {} for this session within {} s; ask all three parties at the same time",
-                inner.role,
+                inner.party,
                 inner.wait.as_secs()
             );
-            tokio::spawn(notify(connection, session, inner.role, reason));
+            tokio::spawn(notify(connection, session, inner.party, reason));
         }
     }
 }

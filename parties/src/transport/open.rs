@@ -7,7 +7,7 @@ use super::{
     session::{self, Outgoing, Phase, Shared, connection_loss, flows},
 };
 use crate::keys::{KeyContext, KeyError, SessionKeys, pair_key};
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use quinn::Connection;
 use std::sync::{Arc, atomic::Ordering};
 use tokio::{sync::Notify, time::timeout};
@@ -21,7 +21,7 @@ impl Transport {
     pub async fn open(&self, spec: SessionSpec) -> Result<(SessionLinks, SessionKeys), TransportError> {
         let inner = &self.inner;
         let mut connections = [None, None, None];
-        for peer in Role::ALL {
+        for peer in Party::ALL {
             let Some(link) = &inner.links[peer.index()] else { continue };
             let mut watch = link.subscribe();
             let found = match timeout(inner.wait, watch.wait_for(Option::is_some)).await {
@@ -29,11 +29,12 @@ impl Transport {
                 _ => None,
             };
             connections[peer.index()] =
-                Some(found.ok_or(TransportError::NoConnection { own: inner.role, peer })?);
+                Some(found.ok_or(TransportError::NoConnection { own: inner.party, peer })?);
         }
-        let shared = Arc::new(Shared::new(spec.session, inner.role, connections, inner.queue));
+        let shared =
+            Arc::new(Shared::new((spec.session, spec.dealer), inner.party, connections, inner.queue));
         let changed = inner.rendezvous.open(&shared).map_err(|occupied| match occupied {
-            Occupied::InUse => TransportError::InUse { own: inner.role, session: spec.session },
+            Occupied::InUse => TransportError::InUse { own: inner.party, session: spec.session },
             Occupied::Aborted(error) => TransportError::Net(error),
         })?;
         // From here on dropping the links gives the place back.
@@ -63,15 +64,12 @@ impl Transport {
         let header = SessionHeader {
             session: spec.session,
             attempt: spec.attempt,
-            dealer: spec.dealer.index() as u8,
+            dealer: spec.dealer,
             program: spec.program,
             nonce,
         };
         let writers = begin_streams(shared, &header).await?;
-        let arrivals = self.arrivals(shared, changed, spec).await?;
-        for (peer, arrival) in &arrivals {
-            compare(inner.role, &header, *peer, &arrival.header)?;
-        }
+        let arrivals = self.arrivals(shared, changed, &header).await?;
         let keys = self.keys(shared, spec, nonce, &arrivals)?;
         for (peer, stream) in writers {
             let (shared, inner) = (shared.clone(), inner.clone());
@@ -94,21 +92,21 @@ impl Transport {
         shared: &Shared,
         spec: SessionSpec,
         own_nonce: [u8; 32],
-        arrivals: &[(Role, Arrival)],
+        arrivals: &[(Party, Arrival)],
     ) -> Result<SessionKeys, TransportError> {
         let inner = &self.inner;
         let mut keys = [None, None, None];
-        for peer in Role::ALL {
+        for peer in Party::ALL {
             let (Some(public), Some(connection)) =
                 (&inner.public[peer.index()], &shared.connections[peer.index()])
             else {
                 continue;
             };
-            // The lower party's nonce: its stream always flows to the higher one.
+            // The dealer's nonce, else the lower party's: of whom a stream flows to the other.
             let theirs =
                 arrivals.iter().find(|(from, _)| *from == peer).map(|(_, arrival)| arrival.header.nonce);
             let nonce = match theirs {
-                Some(nonce) if peer < inner.role => nonce,
+                Some(nonce) if peer == spec.dealer || peer < inner.party => nonce,
                 _ => own_nonce,
             };
             let mut channel = zeroize::Zeroizing::new([0; 32]);
@@ -123,29 +121,31 @@ impl Transport {
                 nonce,
                 channel: &channel,
             };
-            keys[peer.index()] = Some(pair_key((inner.role, &inner.secret), (peer, public), &context)?);
+            keys[peer.index()] = Some(pair_key((inner.party, &inner.secret), (peer, public), &context)?);
         }
         Ok(SessionKeys::new(keys))
     }
 
-    /// The streams of the parties that send to this one.
+    /// The streams of the parties that send to this one. Each is compared as it comes: parties that take different ones for
+    /// the dealer may wait for streams that never come.
     async fn arrivals(
         &self,
         shared: &Arc<Shared>,
         changed: &Notify,
-        spec: SessionSpec,
-    ) -> Result<Vec<(Role, Arrival)>, TransportError> {
-        let mut missing: Vec<_> = Role::ALL.into_iter().filter(|&peer| flows(peer, shared.role)).collect();
+        ours: &SessionHeader,
+    ) -> Result<Vec<(Party, Arrival)>, TransportError> {
+        let sends = |&peer: &Party| flows(peer, shared.party, shared.dealer);
+        let mut missing: Vec<_> = Party::ALL.into_iter().filter(sends).collect();
         let mut arrivals = Vec::with_capacity(2);
         let deadline = tokio::time::Instant::now() + self.inner.wait;
         loop {
-            missing.retain(|&peer| match self.inner.rendezvous.take(spec.session, peer) {
-                Some(arrival) => {
-                    arrivals.push((peer, arrival));
-                    false
-                }
-                None => true,
-            });
+            // Nobody sends to the dealer: whoever does takes another party for it, and does not get past the comparison.
+            for peer in Party::ALL {
+                let Some(arrival) = self.inner.rendezvous.take(ours.session, peer) else { continue };
+                compare(shared.party, ours, peer, &arrival.header)?;
+                missing.retain(|&missing| missing != peer);
+                arrivals.push((peer, arrival));
+            }
             let Some(&peer) = missing.first() else { break };
             let Some(connection) = &shared.connections[peer.index()] else { break };
             tokio::select! {
@@ -156,7 +156,7 @@ impl Transport {
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     let seconds = self.inner.wait.as_secs();
-                    return Err(TransportError::NotJoined { peer, session: spec.session, seconds });
+                    return Err(TransportError::NotJoined { peer, session: ours.session, seconds });
                 }
             }
         }
@@ -175,14 +175,14 @@ impl Transport {
 async fn begin_streams(
     shared: &Arc<Shared>,
     header: &SessionHeader,
-) -> Result<Vec<(Role, Outgoing)>, TransportError> {
+) -> Result<Vec<(Party, Outgoing)>, TransportError> {
     let start = stream_start(&Header::Session(header.clone())).map_err(|reason| NetError::Bad {
         direction: "to",
-        peer: shared.role,
+        peer: shared.party,
         reason,
     })?;
     let mut streams = Vec::with_capacity(2);
-    for peer in Role::ALL.into_iter().filter(|&peer| flows(shared.role, peer)) {
+    for peer in Party::ALL.into_iter().filter(|&peer| flows(shared.party, peer, shared.dealer)) {
         let Some(connection) = &shared.connections[peer.index()] else { continue };
         let mut stream = tokio::select! {
             stream = connection.open_uni() => {
@@ -198,15 +198,15 @@ async fn begin_streams(
 }
 
 fn failure(shared: &Shared) -> TransportError {
-    let unknown = || NetError::Lost { peer: shared.role, reason: "the session has failed".into() };
+    let unknown = || NetError::Lost { peer: shared.party, reason: "the session has failed".into() };
     shared.failure().cloned().unwrap_or_else(unknown).into()
 }
 
 /// Two parties must describe a session alike.
 fn compare(
-    own: Role,
+    own: Party,
     ours: &SessionHeader,
-    peer: Role,
+    peer: Party,
     theirs: &SessionHeader,
 ) -> Result<(), TransportError> {
     let what = if ours.program != theirs.program {

@@ -10,7 +10,7 @@ use crate::{
     config::Peer,
     tls::{Known, SERVER_NAME},
 };
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use quinn::{Connection, Incoming, RecvStream, VarInt};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
@@ -28,7 +28,7 @@ const LAST_BACKOFF: Duration = Duration::from_secs(2);
 const HEADER: Duration = Duration::from_secs(5);
 
 /// Whether `own` dials `peer`: the lower party of a pair does.
-pub fn dials(own: Role, peer: Role) -> bool {
+pub fn dials(own: Party, peer: Party) -> bool {
     own < peer
 }
 
@@ -41,17 +41,17 @@ pub(crate) async fn dial(inner: Arc<Inner>, peer: Peer, config: quinn::ClientCon
             Ok(connection) => {
                 backoff = FIRST_BACKOFF;
                 last_problem.clear();
-                tracing::info!("connected to {} at {}", peer.role, peer.address);
-                install(&inner, peer.role, connection.clone());
+                tracing::info!("connected to {} at {}", peer.party, peer.address);
+                install(&inner, peer.party, connection.clone());
                 let reason = connection_loss(&connection.closed().await);
                 if inner.closing() {
                     return;
                 }
-                tracing::warn!("lost {}: {reason}", peer.role);
+                tracing::warn!("lost {}: {reason}", peer.party);
             }
             Err(problem) => {
                 if problem != last_problem {
-                    tracing::warn!("cannot reach {} at {}: {problem}; trying on", peer.role, peer.address);
+                    tracing::warn!("cannot reach {} at {}: {problem}; trying on", peer.party, peer.address);
                     last_problem = problem;
                 }
                 if inner.closing() {
@@ -99,29 +99,30 @@ async fn admit(inner: Arc<Inner>, incoming: Incoming, clients: mpsc::Sender<Clie
         Err(error) => return tracing::warn!("refused {from}: {error}"),
     };
     match inner.directory.classify(&connection) {
-        Some(Known::Party(peer)) if dials(peer, inner.role) => {
+        Some(Known::Party(peer)) if dials(peer, inner.party) => {
             tracing::info!("{peer} has connected from {from}");
             install(&inner, peer, connection);
         }
         Some(Known::Party(peer)) => {
-            let reason = format!("{peer} is dialled by {}, not the other way round", inner.role);
+            let reason = format!("{peer} is dialled by {}, not the other way round", inner.party);
             connection.close(CLOSE_UNKNOWN, reason.as_bytes());
         }
         Some(Known::Client(identity)) => {
             let client = ClientConnection { identity, connection: connection.clone() };
             if clients.try_send(client).is_err() {
-                connection.close(CLOSE_BUSY, format!("{} serves no more clients now", inner.role).as_bytes());
+                connection
+                    .close(CLOSE_BUSY, format!("{} serves no more clients now", inner.party).as_bytes());
             }
         }
         // The handshake has refused it already.
         None => {
-            connection.close(CLOSE_UNKNOWN, format!("{} does not know this identity", inner.role).as_bytes())
+            connection.close(CLOSE_UNKNOWN, format!("{} does not know this identity", inner.party).as_bytes())
         }
     }
 }
 
 /// Makes `connection` the one to `peer`, and serves its streams until it closes.
-fn install(inner: &Arc<Inner>, peer: Role, connection: Connection) {
+fn install(inner: &Arc<Inner>, peer: Party, connection: Connection) {
     let Some(link) = &inner.links[peer.index()] else { return };
     if let Some(old) = link.send_replace(Some(connection.clone())) {
         old.close(CLOSE_SUPERSEDED, b"a newer connection takes its place");
@@ -144,7 +145,7 @@ fn install(inner: &Arc<Inner>, peer: Role, connection: Connection) {
 }
 
 /// A stream of another party.
-async fn receive(inner: Arc<Inner>, peer: Role, connection: Connection, mut stream: RecvStream) {
+async fn receive(inner: Arc<Inner>, peer: Party, connection: Connection, mut stream: RecvStream) {
     let header = match timeout(HEADER, read_start::<Header>(&mut stream)).await {
         Ok(Ok(header)) => header,
         Ok(Err(FrameError::Read(_))) => return,
@@ -160,7 +161,7 @@ async fn receive(inner: Arc<Inner>, peer: Role, connection: Connection, mut stre
     };
     match header {
         Header::Abort { session, about, reason } => {
-            let error = if about == inner.role {
+            let error = if about == inner.party {
                 // Not so: this party is well, it is the way between the two that is not.
                 let reason = format!("it has lost its connection to {about}: {reason}");
                 NetError::Lost { peer, reason }
@@ -169,7 +170,7 @@ async fn receive(inner: Arc<Inner>, peer: Role, connection: Connection, mut stre
             };
             inner.rendezvous.abort(session, error);
         }
-        Header::Session(header) if flows(peer, inner.role) => {
+        Header::Session(header) if flows(peer, inner.party, header.dealer) => {
             let messages = Messages::new(stream, inner.max_message);
             inner.rendezvous.arrive(peer, Arrival { header, messages, connection });
         }

@@ -3,16 +3,16 @@
 //! Each end may be on either side: outgoing queues are pushed by the worker and popped by a writer task, incoming ones
 //! the other way round. One producer, one consumer.
 
-use protocol::NetError;
+use protocol::{NetError, Party};
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    hint,
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,7 @@ pub(crate) enum End {
     /// The producer has finished; everything was delivered.
     Finished,
     /// The link failed; what was queued is discarded.
-    Failed(NetError),
+    Failed(NetError<Party>),
 }
 
 struct State<T> {
@@ -59,6 +59,17 @@ impl<T: AsRef<[u8]>> Queue<T> {
 
     fn has_room(&self, state: &State<T>, more: usize) -> bool {
         state.items.is_empty() || state.bytes.saturating_add(more) <= self.capacity
+    }
+
+    /// Whether [`Queue::push_blocking`] of so many bytes would not block. Stays true for the only producer.
+    pub(crate) fn takes(&self, more: usize) -> bool {
+        let state = self.lock();
+        state.end.is_some() || self.has_room(&state, more)
+    }
+
+    /// Bytes it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Wakes whoever waits at the other end.
@@ -119,7 +130,8 @@ impl<T: AsRef<[u8]>> Queue<T> {
         if !spin.is_zero() {
             let start = Instant::now();
             while !self.stirred.load(Ordering::Acquire) && start.elapsed() < spin {
-                hint::spin_loop();
+                // Whoever is to bring the item may need this core.
+                thread::yield_now();
             }
         }
         let mut state = self.lock();
@@ -183,7 +195,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
     }
 
     /// Discards what is queued and fails both ends.
-    pub(crate) fn fail(&self, error: NetError) {
+    pub(crate) fn fail(&self, error: NetError<Party>) {
         let mut state = self.lock();
         if !matches!(state.end, Some(End::Failed(_))) {
             state.items.clear();
@@ -197,8 +209,8 @@ impl<T: AsRef<[u8]>> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::Role;
-    use std::{sync::Arc, thread};
+    use protocol::Party;
+    use std::sync::Arc;
 
     #[test]
     fn bounded_in_bytes_and_lossless() {
@@ -225,7 +237,7 @@ mod tests {
 
     #[test]
     fn failure_wakes_a_blocked_producer_and_consumer() {
-        let error = NetError::Lost { peer: Role::P1, reason: "gone".into() };
+        let error = NetError::Lost { peer: Party::One, reason: "gone".into() };
         let full = Arc::new(Queue::<Vec<u8>>::new(1));
         full.push_blocking(vec![0; 5]).unwrap();
         let empty = Arc::new(Queue::<Vec<u8>>::new(1));

@@ -2,10 +2,10 @@
 
 use super::{
     frame::{Messages, SessionHeader},
-    session::Shared,
+    session::{Shared, flows},
 };
 use crate::ids::SessionId;
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use quinn::Connection;
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ pub(crate) struct Arrival {
 struct Slot {
     arrived: [Option<Arrival>; 3],
     /// A peer has aborted it before it was opened here.
-    aborted: Option<NetError>,
+    aborted: Option<NetError<Party>>,
     open: Option<Arc<Shared>>,
     changed: Arc<Notify>,
     since: Instant,
@@ -53,7 +53,7 @@ pub(crate) struct Rendezvous {
 /// Why a session cannot be opened here.
 pub(crate) enum Occupied {
     InUse,
-    Aborted(NetError),
+    Aborted(NetError<Party>),
 }
 
 impl Rendezvous {
@@ -80,15 +80,16 @@ impl Rendezvous {
     }
 
     /// The stream of `peer`, once it has come.
-    pub(crate) fn take(&self, session: SessionId, peer: Role) -> Option<Arrival> {
+    pub(crate) fn take(&self, session: SessionId, peer: Party) -> Option<Arrival> {
         self.lock().get_mut(&session)?.arrived[peer.index()].take()
     }
 
-    /// A peer's stream has come. It is refused if that peer's stream is there already or too many wait.
-    pub(crate) fn arrive(&self, peer: Role, arrival: Arrival) {
+    /// A peer's stream has come. It is refused if that peer's stream is there already or too many wait. The session fails if
+    /// it is open here and the peer is not one that sends to this party.
+    pub(crate) fn arrive(&self, peer: Party, arrival: Arrival) {
         let mut slots = self.lock();
         let full = slots.len() >= self.most;
-        let session = arrival.header.session;
+        let (session, dealer) = (arrival.header.session, arrival.header.dealer);
         let slot = match slots.get_mut(&session) {
             Some(slot) => slot,
             None if full => {
@@ -104,12 +105,17 @@ impl Rendezvous {
             _ => place.replace(arrival),
         };
         let changed = slot.changed.clone();
+        let misled = slot.open.clone().filter(|open| !flows(peer, open.party, open.dealer));
         drop(slots);
         changed.notify_one();
+        if let Some(open) = misled {
+            let reason = format!("it takes {dealer} for the dealer, {} takes {}", open.party, open.dealer);
+            open.fail(NetError::Bad { direction: "from", peer, reason }, true);
+        }
     }
 
     /// A peer says that a session has failed.
-    pub(crate) fn abort(&self, session: SessionId, error: NetError) {
+    pub(crate) fn abort(&self, session: SessionId, error: NetError<Party>) {
         let mut slots = self.lock();
         let full = slots.len() >= self.most;
         let shared = match slots.get_mut(&session) {

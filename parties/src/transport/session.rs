@@ -6,7 +6,7 @@ use super::{
 };
 use crate::ids::SessionId;
 use bytes::Bytes;
-use protocol::{NetError, Role};
+use protocol::{NetError, Party};
 use quinn::{Connection, ReadError, SendStream, WriteError};
 use std::{
     sync::{Arc, OnceLock},
@@ -31,27 +31,34 @@ pub(crate) enum Phase {
 /// The state of one session at one party.
 pub(crate) struct Shared {
     pub(crate) id: SessionId,
-    pub(crate) role: Role,
+    pub(crate) party: Party,
+    pub(crate) dealer: Party,
     pub(crate) outgoing: [Option<Queue<Bytes>>; 3],
     pub(crate) incoming: [Option<Queue<Vec<u8>>>; 3],
     pub(crate) connections: [Option<Connection>; 3],
-    failure: OnceLock<NetError>,
+    failure: OnceLock<NetError<Party>>,
     phase: watch::Sender<Phase>,
     runtime: Handle,
 }
 
-/// Whether data flows from one party to another within a session: never to the dealer.
-pub(crate) fn flows(from: Role, to: Role) -> bool {
-    from != to && to != Role::Dealer
+/// Whether data flows from one party to another within a session: never to its dealer.
+pub(crate) fn flows(from: Party, to: Party, dealer: Party) -> bool {
+    from != to && to != dealer
 }
 
 impl Shared {
-    pub(crate) fn new(id: SessionId, role: Role, connections: [Option<Connection>; 3], queue: usize) -> Self {
+    pub(crate) fn new(
+        (id, dealer): (SessionId, Party),
+        party: Party,
+        connections: [Option<Connection>; 3],
+        queue: usize,
+    ) -> Self {
         Self {
             id,
-            role,
-            outgoing: Role::ALL.map(|peer| flows(role, peer).then(|| Queue::new(queue))),
-            incoming: Role::ALL.map(|peer| flows(peer, role).then(|| Queue::new(queue))),
+            party,
+            dealer,
+            outgoing: Party::ALL.map(|peer| flows(party, peer, dealer).then(|| Queue::new(queue))),
+            incoming: Party::ALL.map(|peer| flows(peer, party, dealer).then(|| Queue::new(queue))),
             connections,
             failure: OnceLock::new(),
             phase: watch::channel(Phase::Running).0,
@@ -59,7 +66,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn failure(&self) -> Option<&NetError> {
+    pub(crate) fn failure(&self) -> Option<&NetError<Party>> {
         self.failure.get()
     }
 
@@ -80,7 +87,7 @@ impl Shared {
     }
 
     /// Fails the session here at once; with `tell`, the peers too. Only the first failure counts.
-    pub(crate) fn fail(self: &Arc<Self>, error: NetError, tell: bool) {
+    pub(crate) fn fail(self: &Arc<Self>, error: NetError<Party>, tell: bool) {
         if *self.phase.borrow() != Phase::Running || self.failure.set(error.clone()).is_err() {
             return;
         }
@@ -92,7 +99,7 @@ impl Shared {
         }
         let (about, reason) = match error {
             NetError::Lost { peer, reason } => (peer, reason),
-            other => (self.role, format!("{} broke off: {other}", self.role)),
+            other => (self.party, format!("{} broke off: {other}", self.party)),
         };
         let this = self.clone();
         self.runtime.spawn(async move {
@@ -118,17 +125,17 @@ impl Shared {
         }
         self.outgoing.iter().flatten().for_each(Queue::finish);
         self.set_phase(Phase::Closed);
-        let error = NetError::Lost { peer: self.role, reason: "the session is closed".into() };
+        let error = NetError::Lost { peer: self.party, reason: "the session is closed".into() };
         self.incoming.iter().flatten().for_each(|queue| queue.fail(error.clone()));
     }
 
-    fn lost(&self, peer: Role, reason: impl Into<String>) -> NetError {
+    fn lost(&self, peer: Party, reason: impl Into<String>) -> NetError<Party> {
         NetError::Lost { peer, reason: reason.into() }
     }
 }
 
 /// Tells a peer that a session has failed.
-pub(crate) async fn notify(connection: Connection, session: SessionId, about: Role, reason: String) {
+pub(crate) async fn notify(connection: Connection, session: SessionId, about: Party, reason: String) {
     let Ok(start) = stream_start(&Header::abort(session, about, &reason)) else { return };
     let send = async {
         let mut stream = connection.open_uni().await.ok()?;
@@ -161,7 +168,7 @@ impl Drop for Outgoing {
 }
 
 /// Serves an outgoing queue. The stream's header has been written.
-pub(crate) async fn write_stream(shared: Arc<Shared>, peer: Role, mut outgoing: Outgoing) {
+pub(crate) async fn write_stream(shared: Arc<Shared>, peer: Party, mut outgoing: Outgoing) {
     let Some(queue) = &shared.outgoing[peer.index()] else { return };
     let stream = &mut outgoing.0;
     let stopped = stream.stopped();
@@ -212,14 +219,14 @@ pub(crate) async fn write_stream(shared: Arc<Shared>, peer: Role, mut outgoing: 
 }
 
 /// A peer's stream broke off: its notice with the reason is on the way, or it never comes.
-async fn reset_by_peer(shared: &Arc<Shared>, peer: Role, what: &str) {
+async fn reset_by_peer(shared: &Arc<Shared>, peer: Party, what: &str) {
     if timeout(NOTICE, shared.reached(Phase::Failed)).await.is_err() {
         shared.fail(shared.lost(peer, format!("it broke the session off without a reason ({what})")), true);
     }
 }
 
 /// Feeds an incoming queue. The stream's header has been read.
-pub(crate) async fn read_stream(shared: Arc<Shared>, peer: Role, mut messages: Messages) {
+pub(crate) async fn read_stream(shared: Arc<Shared>, peer: Party, mut messages: Messages) {
     let Some(queue) = &shared.incoming[peer.index()] else { return };
     let work = async {
         loop {

@@ -2,7 +2,7 @@
 
 use super::{frame, *};
 use crate::init::init_cluster;
-use protocol::Network as _;
+use protocol::{Network as _, Role};
 use std::net::UdpSocket;
 
 struct Bench {
@@ -26,7 +26,7 @@ fn bench() -> Bench {
 }
 
 /// Dials `to` as P0.
-async fn dealer(bench: &Bench, to: Role) -> (Endpoint, Connection) {
+async fn dealer(bench: &Bench, to: Party) -> (Endpoint, Connection) {
     let config = &bench.configs[0];
     let peer = config.peer(to).unwrap();
     let endpoint = endpoint::bind("127.0.0.1:0".parse().unwrap(), &config.transport, None).unwrap();
@@ -37,14 +37,14 @@ async fn dealer(bench: &Bench, to: Role) -> (Endpoint, Connection) {
 }
 
 fn spec(byte: u8) -> SessionSpec {
-    SessionSpec { session: SessionId([byte; 32]), attempt: 0, dealer: Role::Dealer, program: Digest([1; 32]) }
+    SessionSpec { session: SessionId([byte; 32]), attempt: 0, dealer: Party::Zero, program: Digest([1; 32]) }
 }
 
 fn start(spec: SessionSpec) -> bytes::Bytes {
     let header = frame::SessionHeader {
         session: spec.session,
         attempt: 0,
-        dealer: 0,
+        dealer: Party::Zero,
         program: spec.program,
         nonce: [5; 32],
     };
@@ -58,8 +58,8 @@ fn wrong_bytes_are_errors_that_name_the_sender() {
         let bench = bench();
         let (p1, _c1) = Transport::start(&bench.configs[1]).unwrap();
         let (p2, _c2) = Transport::start(&bench.configs[2]).unwrap();
-        let (_e1, to_p1) = dealer(&bench, Role::P1).await;
-        let (_e2, to_p2) = dealer(&bench, Role::P2).await;
+        let (_e1, to_p1) = dealer(&bench, Party::One).await;
+        let (_e2, to_p2) = dealer(&bench, Party::Two).await;
 
         let cases: [(&[u8], bool, &str); 4] = [
             (&[100, 0, 0, 0, 1, 2, 3], true, "middle of a message"),

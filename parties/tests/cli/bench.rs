@@ -147,6 +147,37 @@ fn a_model_and_a_layer_are_reported_part_by_part() {
         .refused(&["measure nothing"]);
 }
 
+#[test]
+fn sequences_side_by_side_have_the_exchanges_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let arguments = ["--tokens", "8", "--decode", "2", "--runs", "1", "--batch", "2,4", "--json", "-"];
+    let figures = run(catamount().args(["bench", "model"]).arg(&model).args(arguments)).fine().json();
+    let batches = figures["batches"].as_array().unwrap();
+    let of = |key: &str| batches.iter().map(|b| b[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("sequences"), [1, 2, 4]);
+    assert_eq!(of("lengths"), [vec![8], vec![8, 6], vec![8, 7, 6, 5]].map(Value::from));
+    assert_eq!(of("declared"), [true; 3]);
+    for key in ["exchanges", "decode_exchanges"] {
+        assert!(of(key).iter().all(|n| *n == of(key)[0] && n.as_u64() > Some(0)), "{key}");
+    }
+    assert_eq!((&of("ratio")[0], &of("decode_ratio")[0]), (&1.0.into(), &1.0.into()));
+    assert!(of("decode_ratio").iter().all(|r| r.as_f64() > Some(0.0)));
+    // As the cost says before.
+    let arguments = ["--prompt-tokens", "8", "--prompts", "4", "--new-tokens", "3", "--json", "-", "--model"];
+    let cost =
+        |more: &[&str]| run(catamount().arg("cost").args(arguments).arg(&model).args(more)).fine().json();
+    let four = cost(&[]);
+    let exchanges = |part: &str| four[part]["exchanges"].as_u64().unwrap();
+    assert_eq!(of("exchanges")[2], exchanges("first_token"));
+    let further = of("decode_exchanges")[2].as_u64().unwrap();
+    assert_eq!(exchanges("all_tokens"), exchanges("first_token") + 2 * further);
+    run(catamount().args(["bench", "model"]).arg(&model).args(["--batch", "0"]))
+        .refused(&["measures nothing"]);
+    run(catamount().args(["bench", "model"]).arg(&model).args(["--batch", "9"]))
+        .refused(&["limits.max_sequences"]);
+}
+
 /// One slice: process, name, start and end in nanoseconds.
 fn slices(trace: &Value) -> Vec<(u64, String, i64, i64)> {
     let all = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X");
@@ -156,6 +187,41 @@ fn slices(trace: &Value) -> Vec<(u64, String, i64, i64)> {
         (e["pid"].as_u64().unwrap(), e["name"].as_str().unwrap().to_string(), start, start + ns(&e["dur"]))
     };
     all.map(slice).collect()
+}
+
+#[test]
+fn sessions_take_turns_and_are_measured_against_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let bench = |more: &[&str]| run(catamount().args(["bench", "model"]).arg(&model).args(more));
+    let arguments = ["--tokens", "8", "--decode", "2", "--sessions", "3", "--json", "-"];
+    let ended = bench(&arguments).fine();
+    assert!(ended.err.contains("3 at once") && ended.err.contains("tokens a second"), "{}", ended.err);
+    let figures = ended.json();
+    let rows = figures["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|r| r["at_once"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    let number = |v: &Value| v.as_f64().unwrap();
+    for row in rows {
+        let wall = number(&row["wall_s"]);
+        assert!((number(&row["tokens_per_s"]) * wall - 9.0).abs() < 1e-6, "{row}");
+        assert!((number(&row["ratio"]) * wall - number(&rows[0]["wall_s"])).abs() < 1e-6, "{row}");
+        let sessions = row["sessions"].as_array().unwrap();
+        let mut lengths: Vec<_> = sessions.iter().map(|s| s["prompt_tokens"].as_u64().unwrap()).collect();
+        lengths.sort_unstable();
+        assert_eq!(lengths, [6, 7, 8]);
+        for party in ["P0", "P1", "P2"] {
+            assert_eq!(row["dealt"][party], 1, "{row}");
+            assert_eq!(sessions.iter().filter(|s| s["dealer"] == party).count(), 1);
+            assert!(
+                number(&row["cpu_s"][party]) < 3.0 * wall + 1.0
+                    && number(&row["resident_bytes"][party]) > 1e6
+            );
+        }
+        assert!(sessions.iter().all(|s| number(&s["first_token_s"]) + number(&s["token_s"]) < wall), "{row}");
+    }
+    assert!(number(&figures["max_error"]) < 0.05, "{figures}");
+    bench(&["--sessions", "9"]).refused(&["1 to 8 sessions"]);
+    bench(&["--sessions", "2", "--html", "x.html"]).refused(&["--html"]);
 }
 
 #[test]

@@ -71,6 +71,11 @@ fn questions_that_cannot_be_asked() {
         &["nowhere.gguf", "no file or folder"],
     );
     refused("Hello", &["--speculate", "4", "--draft", "random:gpt2"], &["made-up weights", "--draft"]);
+    refused("Hello", &["--prompts", "/nowhere/prompts.txt"], &["/nowhere/prompts.txt", "cannot read"]);
+    refused("Hello", &["--prompts", "/dev/null"], &["/dev/null has no prompts", "one on each line"]);
+    refused("Hello", &[" "], &["the prompt is empty", "write"]);
+    refused("Hello", &["More"; 8], &["9 prompts at once", "allow 8", "limits.max_sequences"]);
+    refused("Hello", &[&long[..]], &["the prompt has", "shorten the prompt"]);
     refused("Hello", &["--json", "/nowhere/figures.json"], &["/nowhere/figures.json"]);
     cluster.ask("Hello", 0).refused(&["0 tokens", "at least 1"]);
     cluster.ask("Hello", 5000).refused(&["5000 more are asked for", "the limit is 2048"]);
@@ -102,6 +107,7 @@ fn demos_and_costs_that_cannot_be() {
     demo(&model, &["--temperature", "-1"]).refused(&["temperature of -1"]);
     let cost = |more: &[&str]| run(catamount().args(["cost", "--model"]).arg(&model).args(more));
     cost(&["--prompt-tokens", "0"]).refused(&["at least 1"]);
+    cost(&["--prompts", "0"]).refused(&["at least 1"]);
     cost(&["--prompt-tokens", "9999999"]).refused(&["2048", "ask for fewer"]);
     cost(&["--speculate", "9999999"]).refused(&["2048", "ask for fewer"]);
     cost(&["--network", "fast"]).refused(&["fast", "lan, wan"]);

@@ -13,6 +13,7 @@ mod benchmark;
 mod demo;
 mod devices;
 mod encoders;
+mod floors;
 mod identity;
 mod input;
 mod networks;

@@ -43,6 +43,32 @@ fn two_questions_at_once_and_again_after_a_restart() {
 }
 
 #[test]
+fn several_questions_side_by_side() {
+    let cluster = Cluster::with_model();
+    let questions = ["The capital of France", "Once upon a time", "Why?"];
+    let alone = questions.map(|q| cluster.answer(q, 12));
+    let file = cluster.files.directory.path().join("prompts.txt");
+    std::fs::write(&file, format!("{}\n\n{}\n", questions[1], questions[2])).unwrap();
+    let file = file.to_str().unwrap();
+    for more in [&[][..], &["--reveal", "tokens"], &["--speculate", "3"]] {
+        let together =
+            cluster.asking(questions[0], 12, &[&["--prompts", file], more].concat()).end(60).fine();
+        for (question, answer) in questions.iter().zip(&alone) {
+            assert!(together.out.contains(&format!("> {question}\n{answer}")), "{}", together.out);
+        }
+        assert!(together.err.contains("3 answers, 36 tokens"), "{}", together.err);
+    }
+    // As arguments, and the figures of all and of each.
+    let json = cluster.asking(questions[0], 12, &["--json", "-", questions[1]]).end(60).fine().json();
+    assert_eq!(json["figures"]["tokens"], 24);
+    let one = cluster.asking(questions[0], 12, &["--json", "-"]).end(60).fine().json();
+    assert_eq!(json["figures"]["exchanges"], one["figures"]["exchanges"]);
+    let texts: Vec<_> = json["answers"].as_array().unwrap().iter().map(|a| &a["text"]).collect();
+    assert!(texts.contains(&&one["text"]) && texts.len() == 2, "{json}");
+    cluster.finish();
+}
+
+#[test]
 fn strangers_datagrams_disturb_nobody() {
     let cluster = Cluster::with_model();
     let quiet = cluster.answer("Noise", 64);

@@ -13,9 +13,14 @@ const VOCAB: usize = 258;
 /// Tokens of prompt and answer.
 pub(crate) const CONTEXT: usize = 2048;
 
+/// Its shape.
+pub(crate) fn config() -> ModelConfig {
+    ModelConfig { vocab: VOCAB, context: CONTEXT, tied: false, ..ModelConfig::toy() }
+}
+
 /// The bytes of a model file; models of different seeds differ in their weights.
 pub(crate) fn gguf(seed: u64) -> Vec<u8> {
-    let config = ModelConfig { vocab: VOCAB, context: CONTEXT, tied: false, ..ModelConfig::toy() };
+    let config = config();
     let mut weights = RandomModel::new(config.clone(), seed).unwrap();
     let mut w = Writer::new();
     w.string("general.architecture", "llama");

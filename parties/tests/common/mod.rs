@@ -11,7 +11,7 @@ use parties::{
     server::Server,
     transport::{SessionLinks, SessionSpec, Transport, TransportError},
 };
-use protocol::Role;
+use protocol::Party;
 use std::{
     net::UdpSocket,
     path::PathBuf,
@@ -132,7 +132,7 @@ pub fn nodes(files: &Files, change: impl Fn(&mut PartyConfig)) -> [Node; 3] {
 }
 
 pub fn spec(byte: u8) -> SessionSpec {
-    SessionSpec { session: SessionId([byte; 32]), attempt: 0, dealer: Role::Dealer, program: Digest([1; 32]) }
+    SessionSpec { session: SessionId([byte; 32]), attempt: 0, dealer: Party::Zero, program: Digest([1; 32]) }
 }
 
 /// Opens a session at all three.

@@ -1,24 +1,129 @@
 //! The messages of a running program, round by round: what is queued, what has arrived, and how programs that diverge
 //! are told apart.
 
-use super::{Session, fnv};
+use super::{Group, Item, Op, Sent, Session, fnv, lock};
 use crate::cost::bytes;
 use crate::error::{Error, Result};
 use crate::net::Network;
+use crate::prg::{KeyId, Purpose};
 use crate::profile::{Part, Recorder};
+use crate::registry::PadUse;
 use crate::{NetError, Role};
 use kernels::Words;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Dealt words leave in messages of about this size, so that the queue towards an evaluator stays bounded.
 const DEAL_CHUNK: usize = 4 << 20;
-/// Round number, part, kind and program hash.
-const HEADER: usize = 20;
+/// Round number, number of the run, part, and program hash.
+pub(super) const HEADER: usize = 20;
+
+/// Numbers of runs have 24 bits, those of operations in a run 32: a stream's has 56.
+pub(super) const RUNS: u32 = 1 << 24;
+/// Number of the operation that is dealt late.
+const LATE_OP: u64 = u32::MAX as u64;
+
+/// In the place of a part: a run begins anew, a run begins ahead of its request, what is dealt late. They differ in
+/// several bits from each other and from parts.
+const ANEW: u32 = 0xff00_ff00;
+const AHEAD: u32 = 0xff0f_0f00;
+const LATE: u32 = 0xff00_f0ff;
+
+/// How a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With its request. What was dealt ahead is of no use.
+    Anew,
+    /// Perhaps before its request.
+    Ahead,
+}
+
+/// Hash of a program before its first operation.
+fn start_hash(run: u32) -> u64 {
+    fnv(0xcbf2_9ce4_8422_2325, &run.to_le_bytes())
+}
+
+fn header(run: u32, round: u32, part: u32, hash: u64) -> [u8; HEADER] {
+    let mut h = [0; HEADER];
+    h[..4].copy_from_slice(&round.to_le_bytes());
+    h[4..8].copy_from_slice(&run.to_le_bytes());
+    h[8..12].copy_from_slice(&part.to_le_bytes());
+    h[12..].copy_from_slice(&hash.to_le_bytes());
+    h
+}
+
+/// Numbers of round, run and part.
+fn numbers(message: &[u8]) -> Option<[u32; 3]> {
+    let number = |at: usize| Some(u32::from_le_bytes(message.get(at..at + 4)?.try_into().ok()?));
+    (message.len() >= HEADER).then_some([number(0)?, number(4)?, number(8)?])
+}
+
+/// What tells the evaluators that a run begins.
+fn beginning(run: u32, start: Start) -> Vec<u8> {
+    let part = if start == Start::Anew { ANEW } else { AHEAD };
+    header(run, 0, part, start_hash(run)).to_vec()
+}
+
+fn misplaced(peer: Role, what: String) -> Error {
+    Error::Diverged { scope: "the beginning".into(), peer, what }
+}
+
+/// The number of the next run, which is the dealer's choice: it says so, the evaluators see that none comes back.
+pub(super) fn begin(s: &mut Session, net: &mut dyn Network, start: Start) -> Result<u32> {
+    let lost = |source| Error::Net { scope: "the beginning".into(), source };
+    if s.role == Role::Dealer {
+        let run = number_run(s)?;
+        lock(&s.masks).begin(run);
+        for to in [Role::P1, Role::P2] {
+            net.send(to, beginning(run, start)).map_err(lost)?;
+            s.ledger.messages += 1;
+        }
+        return Ok(run);
+    }
+    // A run that was dealt ahead and is thrown away.
+    let mut unused = None;
+    loop {
+        let message = match s.early.pop_front() {
+            Some(message) => message,
+            None => net.recv(Role::Dealer).map_err(lost)?,
+        };
+        let Some([_, run, part]) = numbers(&message) else {
+            let what = format!("a message of {} bytes has no header", message.len());
+            return Err(misplaced(Role::Dealer, what));
+        };
+        let begins = [Start::Anew, Start::Ahead].into_iter().find(|how| message == beginning(run, *how));
+        match begins {
+            Some(how) if (s.next_run..RUNS).contains(&run) => {
+                s.next_run = run + 1;
+                if how == Start::Anew || start == Start::Ahead {
+                    lock(&s.masks).begin(run);
+                    return Ok(run);
+                }
+                unused = Some(run);
+            }
+            None if unused == Some(run) && ![ANEW, AHEAD, LATE].contains(&part) => {}
+            _ => return Err(misplaced(Role::Dealer, format!("its run {run}, ours {}", s.next_run))),
+        }
+    }
+}
+
+/// Takes the next number.
+fn number_run(s: &mut Session) -> Result<u32> {
+    let run = s.next_run;
+    if run == RUNS {
+        return Err(misplaced(s.role, format!("a session has at most {RUNS} runs: open a new one")));
+    }
+    s.next_run += 1;
+    Ok(run)
+}
 
 /// One running program: the messages of the current round.
 pub(super) struct Core<'n> {
     pub(super) session: &'n mut Session,
     net: &'n mut dyn Network,
+    run: u32,
+    round: u32,
+    ops: u32,
     /// An evaluator's openings of this round, and the peer's of the last one, each behind room for a header.
     pub(super) outgoing: Vec<u8>,
     pub(super) incoming: Vec<u8>,
@@ -35,11 +140,14 @@ pub(super) struct Core<'n> {
 }
 
 impl<'n> Core<'n> {
-    pub(super) fn new(session: &'n mut Session, net: &'n mut dyn Network) -> Core<'n> {
-        let hash = fnv(session.round, &session.next_op.to_le_bytes());
+    pub(super) fn new(session: &'n mut Session, net: &'n mut dyn Network, run: u32) -> Core<'n> {
+        let hash = start_hash(run);
         Core {
             session,
             net,
+            run,
+            round: 0,
+            ops: 0,
             outgoing: message(),
             incoming: Vec::new(),
             dealing: [message(), message()],
@@ -52,6 +160,46 @@ impl<'n> Core<'n> {
         }
     }
 
+    /// The number of a new operation.
+    pub(super) fn number(&mut self) -> u64 {
+        let op = u64::from(self.ops);
+        self.ops += 1;
+        u64::from(self.run) << 32 | op
+    }
+
+    /// A stream of one pairwise key, if this party knows it.
+    pub(super) fn draw(&mut self, key: KeyId, item: &Item) -> Option<Words> {
+        let (s, lane) = (&mut *self.session, item.lane());
+        s.record(|r| r.enter(item.op.scope, Part::Streams));
+        let words = s.streams.draw(&s.device, key, item.op.number, lane, item.n, item.bits);
+        s.record(|r| r.enter(item.op.scope, Part::Compute));
+        if let (Some(r), Some(_)) = (&s.registry, &words) {
+            lock(r).draw(key, item.op.number, lane);
+        }
+        words
+    }
+
+    /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
+    pub(super) fn note_item(&mut self, item: &Item) {
+        let hash = fnv(self.hash, &[item.lane(), item.bits as u8]);
+        self.hash = fnv(hash, &(item.n as u64).to_le_bytes());
+        self.session.record(|r| r.enter(item.op.scope, Part::Compute));
+    }
+
+    pub(super) fn note_sent(&mut self, key: KeyId, item: &Item, to: Role, words: &Words) {
+        if let Some(r) = &self.session.registry {
+            lock(r).pad(PadUse { key, op: item.op.number, lane: item.lane(), to });
+        }
+        self.note_values(item, to, words);
+    }
+
+    pub(super) fn note_values(&mut self, item: &Item, to: Role, words: &Words) {
+        if let Some(t) = &self.session.transcript {
+            let (op, lane, bits) = (item.op.number, item.lane(), item.bits);
+            lock(t).push(Sent { to, op, lane, bits, values: words.to_vec() });
+        }
+    }
+
     fn net_error(&self, source: NetError) -> Error {
         Error::Net { scope: self.scope.to_string(), source }
     }
@@ -60,26 +208,21 @@ impl<'n> Core<'n> {
         Error::Diverged { scope: self.scope.to_string(), peer, what }
     }
 
-    fn header(&self, part: u32) -> [u8; HEADER] {
-        let mut h = [0; HEADER];
-        h[..8].copy_from_slice(&self.session.round.to_le_bytes());
-        h[8..12].copy_from_slice(&part.to_le_bytes());
-        h[12..].copy_from_slice(&self.round_hash.to_le_bytes());
-        h
-    }
-
     /// A message with its header, which has been checked.
     fn receive(&mut self, from: Role, part: u32) -> Result<Vec<u8>> {
-        let message = self.net.recv(from).map_err(|e| self.net_error(e))?;
-        if message.len() < HEADER {
+        let early = if from == Role::Dealer { self.session.early.pop_front() } else { None };
+        let message = match early {
+            Some(message) => message,
+            None => self.net.recv(from).map_err(|e| self.net_error(e))?,
+        };
+        let Some([round, run, _]) = numbers(&message) else {
             return Err(self.diverged(from, format!("a message of {} bytes has no header", message.len())));
-        }
-        if message[..HEADER] != self.header(part) {
-            let round = u64::from_le_bytes(message[..8].try_into().expect("8 bytes"));
-            let what = if round == self.session.round {
+        };
+        if message[..HEADER] != header(self.run, self.round, part, self.round_hash) {
+            let what = if (run, round) == (self.run, self.round) {
                 format!("other operations before round {round}")
             } else {
-                format!("its round {round}, our round {}", self.session.round)
+                format!("its round {run}.{round}, our round {}.{}", self.run, self.round)
             };
             return Err(self.diverged(from, what));
         }
@@ -93,11 +236,78 @@ impl<'n> Core<'n> {
 
     /// Sends a message that was made by [`message`] and filled.
     fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
+        message[..HEADER].copy_from_slice(&header(self.run, self.round, part, self.round_hash));
+        self.post(to, message)
+    }
+
+    fn post(&mut self, to: Role, message: Vec<u8>) -> Result<()> {
         self.check_device()?;
-        message[..HEADER].copy_from_slice(&self.header(part));
         self.session.ledger.count(self.session.role, to, (message.len() - HEADER) as u64);
         self.session.ledger.messages += 1;
-        self.net.send(to, message).map_err(|e| self.net_error(e))
+        let start = Instant::now();
+        let sent = self.net.send(to, message).map_err(|e| self.net_error(e));
+        if self.session.role == Role::Dealer {
+            self.session.blocked += start.elapsed();
+        }
+        sent
+    }
+
+    /// The item of this run that is dealt late.
+    pub(super) fn late(&self, scope: u32, n: usize) -> Item {
+        let op = Op { number: u64::from(self.run) << 32 | LATE_OP, scope };
+        let bits = self.session.ring.bits();
+        Item { op, purpose: Purpose::Theta, index: 0, n, bits, group: Group::Add }
+    }
+
+    /// The dealer's side of `deal_late`.
+    pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
+        let pad = self.draw(KeyId::K01, item).expect("the dealer knows k01");
+        let masked = item.group.minus(value, &pad).low(item.bits);
+        self.note_sent(KeyId::K01, item, Role::P2, &masked);
+        let mut late = header(self.run, 0, LATE, start_hash(self.run)).to_vec();
+        masked.pack(item.bits, &mut late);
+        self.session.record(|r| {
+            r.deal(Role::P2, bytes(item.n, item.bits));
+            r.turn(Part::Pressure);
+        });
+        self.post(Role::P2, late)?;
+        self.session.record(|r| r.turn(Part::Compute));
+        Ok(())
+    }
+
+    /// P2's side of `deal_late`: what was dealt ahead comes first and is put by.
+    pub(super) fn take_late(&mut self, item: &Item) -> Result<Words> {
+        let size = HEADER + bytes(item.n, item.bits) as usize;
+        let late = header(self.run, 0, LATE, start_hash(self.run));
+        self.session.record(|r| r.turn(Part::Dealer));
+        let mut ahead = self.session.early.iter().map(Vec::len).sum::<usize>();
+        let most = self.net.capacity().saturating_mul(2);
+        let message = loop {
+            let message = self.net.recv(Role::Dealer).map_err(|e| self.net_error(e))?;
+            if message.len() == size && message[..HEADER] == late {
+                break message;
+            }
+            match numbers(&message) {
+                Some([_, run, part]) if run >= self.run && part != LATE => {
+                    ahead += if run > self.run { message.len() } else { 0 };
+                }
+                _ => {
+                    let what = "something else instead of its part of the input";
+                    return Err(self.diverged(Role::Dealer, what.into()));
+                }
+            }
+            // Its own messages of this run are limited by what it may send before this one.
+            if ahead > most {
+                let what =
+                    format!("{ahead} bytes dealt ahead; give the parties equal transport.link_queue_bytes");
+                return Err(self.diverged(Role::Dealer, what));
+            }
+            self.session.early.push_back(message);
+        };
+        self.session.record(|r| r.turn(Part::Packing));
+        let words = Words::unpack(&self.session.device, &message[HEADER..], item.bits, item.n);
+        self.session.record(|r| r.turn(Part::Compute));
+        Ok(words)
     }
 
     /// The dealer's side of `deal`: queues words for an evaluator.
@@ -183,8 +393,10 @@ impl<'n> Core<'n> {
             }
             self.session.ledger.exchanges += 1;
         }
-        self.session.record(|r| r.enter(0, Part::Compute));
-        self.session.round += 1;
+        if self.session.unasked {
+            self.session.record(|r| r.enter(0, Part::Pressure));
+        }
+        self.round += 1;
         self.round_hash = self.hash;
         Ok(())
     }
@@ -192,9 +404,7 @@ impl<'n> Core<'n> {
     /// Ends the program: its results are not those of a device that failed.
     pub(super) fn close(&mut self) -> Result<()> {
         self.check_device()?;
-        self.close_dealt()?;
-        self.session.round += 1;
-        Ok(())
+        self.close_dealt()
     }
 }
 

@@ -28,11 +28,11 @@
 //! Kushilevitz and Ostrovsky (eprint 2021/163).
 
 use super::product::{product_cost, reshare, reshare_cost, ring_item};
-use crate::{Cost, Cx, Key, Product, Purpose, Result, Role, Shape, Share};
+use crate::{Ahead, Cost, Cx, Key, Network, Product, Purpose, Result, Role, Session, Shape, Share};
 use kernels::{Device, DpfKeys, Matrix, Words, dpf_key_bytes};
 
-/// Tokens whose one-hot rows are held at the same time, 16·V bytes each.
-const TOGETHER: usize = 32;
+/// Tokens whose one-hot rows are held at the same time, 16·V bytes each: so many share one reading of the table.
+pub const TOGETHER: usize = 32;
 
 /// The two parties of each pair of keys: for λ1, λ0 and Δ.
 const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2], [Role::P1, Role::P2]];
@@ -56,7 +56,12 @@ impl SharedTable {
     /// If a component is not of that shape.
     pub fn new(first: &Words, second: &Words, shape: Shape, scale: u32) -> SharedTable {
         let matrix = |component| Matrix::new(component, shape.rows, shape.cols);
-        SharedTable { scale, first: matrix(first), second: matrix(second) }
+        SharedTable::of([matrix(first), matrix(second)], scale)
+    }
+
+    /// As [`SharedTable::new`], of components that are prepared already.
+    pub fn of([first, second]: [Matrix; 2], scale: u32) -> SharedTable {
+        SharedTable { scale, first, second }
     }
 
     /// d: length of an entry.
@@ -216,12 +221,41 @@ impl EmbeddingKeys {
 pub async fn embed(cx: &Cx<'_>, keys: &EmbeddingKeys, table: &SharedTable) -> Result<Share> {
     assert_eq!(keys.role, cx.role(), "another party's keys");
     assert_eq!(keys.vocab, table.inputs(), "keys for another vocabulary");
-    let shape = Shape::new(keys.tokens, table.outputs());
+    sum(cx, keys.tokens, Some(keys), table).await
+}
+
+/// The dealer's part of [`embed`] before the keys of `tokens` tokens are there: everything but what [`deal_late`] sends.
+///
+/// # Panics
+/// At another party.
+pub async fn embed_ahead(cx: &Cx<'_>, tokens: usize, table: &SharedTable) -> Result<Share> {
+    assert!(cx.is_dealer(), "an evaluator has its keys");
+    sum(cx, tokens, None, table).await
+}
+
+/// What [`embed_ahead`] left out, when the keys are there.
+///
+/// # Panics
+/// As [`embed`].
+pub fn deal_late(
+    session: &mut Session,
+    net: &mut dyn Network,
+    ahead: &Ahead,
+    keys: &EmbeddingKeys,
+    table: &SharedTable,
+) -> Result<()> {
+    assert_eq!((keys.role, keys.vocab), (Role::Dealer, table.inputs()), "other keys");
+    let own = keys.summand(session.device(), table);
+    session.deal_late(net, ahead, &own)
+}
+
+async fn sum(cx: &Cx<'_>, tokens: usize, keys: Option<&EmbeddingKeys>, table: &SharedTable) -> Result<Share> {
+    let shape = Shape::new(tokens, table.outputs());
     let op = cx.op("embedding");
     // Before the dealt words, which take P0 as long.
-    let own = keys.summand(cx.device(), table);
-    let dealt = cx.deal(ring_item(cx, op, Purpose::Theta, shape.len()), || own.clone())?;
-    let half = dealt.map(|share| cx.reduce(share + own));
+    let own = keys.map(|keys| keys.summand(cx.device(), table));
+    let dealt = cx.deal_late(op, shape.len(), own.as_ref())?;
+    let half = dealt.zip(own).map(|(share, own)| cx.reduce(share + own));
     reshare(cx, Product { shape, scale: table.scale, half }).await
 }
 

@@ -107,6 +107,11 @@ impl ExpTable {
         fixed(power, POWER_SCALE + EXP_BITS).wrapping_mul(exp_fraction(u, self.spec.in_scale))
     }
 
+    /// Low bits of u that the gate takes into account.
+    pub fn input_bits(&self) -> u32 {
+        self.spec.input_bits()
+    }
+
     /// Every number of the table, for the program digest.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         self.powers.iter().copied()

@@ -1,47 +1,64 @@
 //! Gated activation f(g)·u in one gate, f from a table (SwiGLU with SiLU, GeGLU with GeLU).
 //!
-//! [`lut`](super::lut) with one more factor u = Δu + λu: expanding σ(Da + λa)(x + l)(Δu + λu) + σ(Db + λb)(Δu + λu)
-//! in public and dealer-known factors takes eight dealt constants, and still one exchange before truncation:
+//! [`lut`](super::lut) with one more factor u = Δu + λu takes its three constants once more, times λu, and still one
+//! exchange before truncation:
 //! ```text
-//! (Da·x + Db)·Δu·[σ] + Da·Δu·[σl] + (Da·x + Db)·[σλu] + Da·[σlλu]
-//!   + x·Δu·[σλa] + Δu·[σ(λa·l + λb)] + x·[σλaλu] + [σ(λa·l + λb)λu]
+//! f(g)·u = (Db·[σ] + Da·[σl] + [σ(λa·l + λb)])·Δu + Db·[σλu] + Da·[σlλu] + [σ(λa·l + λb)λu]
 //! ```
-//! As in [`quadratic`](super::quadratic), a ring of k bits that holds the product is enough until the truncation.
+//! u is not needed before that, so it may arrive an exchange later than g. As in [`quadratic`](super::quadratic), a ring of k bits that holds the product is enough until the truncation.
 
 use super::lut::{deal_constants, one_hot_bytes, select};
 use super::table::{Table, TableSpec};
 use super::truncate::{cost_from, truncate_from};
-use crate::{Cost, Cx, Product, Result, Share, bytes};
+use crate::{Cost, Cx, Product, Result, Share, bytes, join};
+use std::future::ready;
 
 /// f(g)·u at `scale`, computed modulo 2^bits: |f(g)·u| < 2^(bits − 2 − out_scale − scale of u). Three exchanges.
 pub async fn gated(cx: &Cx<'_>, g: &Share, u: &Share, table: &Table, bits: u32, scale: u32) -> Result<Share> {
-    assert_eq!(g.shape, u.shape, "gate and value of different shapes");
-    let op = cx.op("gated activation");
-    let s = select(cx, op, g, table, bits).await?;
-    let dealer = s.sigma.as_ref().map(|sigma| {
-        let (la, lb, l, lu) = (&s.slope.lambda, &s.intercept.lambda, &s.local, &u.lambda);
-        let line = [sigma.clone(), sigma * l, sigma * la, sigma * &(la * l + lb)];
-        let [a, b, c, d] = line.clone().map(|k| k * lu);
-        let [e, f, g, h] = line;
-        [e, f, g, h, a, b, c, d]
+    gated_when(cx, ready(Ok(g.clone())), ready(Ok(u.clone())), table, bits, scale).await
+}
+
+/// The same, beginning when g is there; u may come one exchange later. g is needed modulo 2^[`TableSpec::input_bits`] only,
+/// u modulo 2^bits.
+pub async fn gated_when(
+    cx: &Cx<'_>,
+    g: impl Future<Output = Result<Share>>,
+    u: impl Future<Output = Result<Share>>,
+    table: &Table,
+    bits: u32,
+    scale: u32,
+) -> Result<Share> {
+    let selected = async {
+        let (g, op) = (g.await?, cx.op("gated activation"));
+        select(cx, op, &g, table, bits).await.map(|s| (op, s))
+    };
+    let ((op, s), u) = join(selected, u).await?;
+    let dealer = s.constants().map(|line| {
+        let [d, e, f] = line.each_ref().map(|k| k * &u.lambda);
+        let [a, b, c] = line;
+        [a, b, c, d, e, f]
     });
-    let constants = deal_constants(cx, op, g.len(), bits, dealer)?;
-    let half = constants.map(|k| {
-        let (da, db) =
-            (s.slope.delta.as_ref().expect("evaluator"), s.intercept.delta.as_ref().expect("evaluator"));
-        let (x, du) = (&s.local, u.delta.as_ref().expect("evaluator"));
-        let value = da * x + db;
-        let by_u = (&value * &k[0] + da * &k[1] + x * &k[2] + &k[3]) * du;
-        cx.reduce(by_u + value * &k[4] + da * &k[5] + x * &k[6] + &k[7])
+    let half = deal_constants(cx, op, u.len(), bits, dealer)?.map(|[a, b, c, d, e, f]| {
+        let delta = u.delta.as_ref().expect("evaluator");
+        cx.reduce(s.line(&[a, b, c]) * delta + s.line(&[d, e, f]))
     });
-    let z = Product { shape: g.shape, scale: table.spec.out_scale() + u.scale, half };
+    let z = Product { shape: u.shape, scale: table.spec.out_scale() + u.scale, half };
     let shift = z.scale - scale;
     truncate_from(cx, z, bits, shift).await
 }
 
 /// Declared cost for `n` elements, u at `u_scale`.
 pub fn cost(n: usize, t: &TableSpec, u_scale: u32, bits: u32, scale: u32, ring_bits: u32) -> Cost {
-    let word = bytes(n, bits);
-    let select = Cost { rounds: vec![2 * word], dealt: [0, one_hot_bytes(n, t.entries) + 8 * word] };
-    select.then(cost_from(n, bits, t.out_scale() + u_scale - scale, ring_bits))
+    select_cost(n, t, bits).then(product_cost(n, t, u_scale, bits, scale, ring_bits))
+}
+
+/// Declared cost of the exchange for which u is not needed.
+pub fn select_cost(n: usize, t: &TableSpec, bits: u32) -> Cost {
+    Cost { rounds: vec![2 * bytes(n, bits)], dealt: [0, one_hot_bytes(n, t.entries)] }
+}
+
+/// Declared cost of the others.
+pub fn product_cost(n: usize, t: &TableSpec, u_scale: u32, bits: u32, scale: u32, ring_bits: u32) -> Cost {
+    let truncated = cost_from(n, bits, t.out_scale() + u_scale - scale, ring_bits);
+    Cost::dealt(6 * bytes(n, bits)).then(truncated)
 }

@@ -1,12 +1,13 @@
 //! Table look-up: a function of one shared variable by an xor-shared one-hot row with a hidden sign.
 //!
 //! The dealer deals u1 ⊕ u2 = e_m for m = (λ >> s) mod N. Rotated by Δ >> s, P1's sum Σ u1\[i\]·A\[i\] and P2's
-//! −Σ u2\[i\]·A\[i\] add to σ·slope with σ = ±1 known to the dealer alone. Both columns are opened under masks,
-//! σ·slope = Da + λa, σ·intercept = Db + λb, and since σ² = 1
+//! −Σ u2\[i\]·A\[i\] add to σ·slope with σ = ±1 known to the dealer alone, and so for the intercept. The line is wanted at
+//! x + l, where the evaluators know x = Δ mod 2^s and the dealer l = λ mod 2^s. So they go along the line to x before they
+//! open anything: σ·slope = Da + λa and σ·(slope·x + intercept) = Db + λb are opened under masks, and since σ² = 1
 //! ```text
-//! slope·loc + intercept = (Da·x + Db)·σ + Da·σl + x·σλa + σ(λa·l + λb),    loc = x + l
+//! slope·(x + l) + intercept = Db·[σ] + Da·[σl] + [σ(λa·l + λb)]
 //! ```
-//! with x = Δ mod 2^s and l = λ mod 2^s: four dealt constants. σ is never opened (that would halve the candidates).
+//! with three dealt constants. σ is never opened (that would halve the candidates).
 //! Sources: one-time truth tables (Ishai et al., TCC 2013); look-up by shared one-hot in Pika (Wagh, PoPETs 2022).
 
 use super::table::{Table, TableSpec};
@@ -47,14 +48,12 @@ pub(crate) fn one_hot_bytes(n: usize, width: usize) -> u64 {
     bytes(n * width.div_ceil(64), width.min(64) as u32)
 }
 
-/// A selected entry: both coefficients times σ under masks, and each party's summand of the local coordinate.
+/// A line through a selected entry, times σ: its slope, and its value at the evaluators' summand of the local coordinate.
 pub(crate) struct Selected {
     pub slope: Masked,
-    pub intercept: Masked,
-    /// λ mod 2^s at the dealer, Δ mod 2^s at the evaluators.
-    pub local: Words,
-    /// The dealer's sign.
-    pub sigma: Option<Words>,
+    pub value: Masked,
+    /// The dealer's sign, and its summand of the local coordinate.
+    sigma: Option<(Words, Words)>,
 }
 
 /// What a one-hot row reads from a table, before anything is opened.
@@ -81,16 +80,35 @@ pub(crate) fn read(cx: &Cx, op: Op, x: &Share, t: &TableSpec, tables: &Tables) -
     Ok(Read { halves, local: local >> t.drop, sigma: row.sigma })
 }
 
-/// Selects an entry for each element and opens its coefficients modulo 2^bits. Cost: one exchange of 2·bits an element
-/// each way; N/8 bytes dealt.
+/// Selects an entry for each element and opens its line modulo 2^bits. Cost: one exchange of 2·bits an element each way;
+/// N/8 bytes dealt.
 pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table, bits: u32) -> Result<Selected> {
     let read = read(cx, op, x, &table.spec, &table.tables)?;
-    let (slope, intercept) =
-        read.halves.map(|h| <[Words; 2]>::try_from(h).expect("two columns").into()).unzip();
+    let along = |halves: Vec<Words>| {
+        let [slope, intercept] = halves.try_into().expect("two columns");
+        let value = &slope * &read.local + intercept;
+        (slope, value)
+    };
+    let (slope, value) = read.halves.map(along).unzip();
     let item = |purpose| Item { op, purpose, index: 0, n: x.len(), bits, group: Group::Add };
-    let (slope, intercept) =
-        join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Intercept), intercept)).await?;
-    Ok(Selected { slope, intercept, local: read.local, sigma: read.sigma })
+    let (slope, value) =
+        join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Value), value)).await?;
+    Ok(Selected { slope, value, sigma: read.sigma.map(|sigma| (sigma, read.local)) })
+}
+
+impl Selected {
+    /// The dealer's three constants σ, σl, σ(λa·l + λb).
+    pub(crate) fn constants(&self) -> Option<[Words; 3]> {
+        let (sigma, l) = self.sigma.as_ref()?;
+        let mask = &self.slope.lambda * l + &self.value.lambda;
+        Some([sigma.clone(), sigma * l, sigma * &mask])
+    }
+
+    /// An evaluator's half of the line at x + l, given its shares of the three constants, or of multiples of them.
+    pub(crate) fn line(&self, [sigma, by_slope, mask]: &[Words; 3]) -> Words {
+        let opened = [&self.value, &self.slope].map(|m| m.delta.as_ref().expect("evaluator"));
+        opened[0] * sigma + opened[1] * by_slope + mask
+    }
 }
 
 /// Deals shares modulo 2^bits of constants that the dealer knows.
@@ -111,31 +129,14 @@ pub(crate) fn deal_constants<const C: usize>(
     Ok(shares.try_into().ok())
 }
 
-/// The dealer's four constants σ, σl, σλa, σ(λa·l + λb).
-fn line_constants(s: &Selected) -> Option<[Words; 4]> {
-    let sigma = s.sigma.as_ref()?;
-    let (la, lb, l) = (&s.slope.lambda, &s.intercept.lambda, &s.local);
-    Some([sigma.clone(), sigma * l, sigma * la, sigma * &(la * l + lb)])
-}
-
-/// An evaluator's half of slope·loc + intercept, given its shares of the four constants.
-fn line(s: &Selected, c: &[Words; 4]) -> Words {
-    let (da, db, x) = (
-        s.slope.delta.as_ref().expect("evaluator"),
-        s.intercept.delta.as_ref().expect("evaluator"),
-        &s.local,
-    );
-    (da * x + db) * &c[0] + da * &c[1] + x * &c[2] + &c[3]
-}
-
 /// f(x) as a 2-of-2 value at the table's output scale, one exchange.
 pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Table) -> Result<Product> {
     assert_eq!(x.scale, table.spec.in_scale, "table for another scale");
     let op = cx.op("table");
     let bits = cx.ring().bits();
     let selected = select(cx, op, x, table, bits).await?;
-    let constants = deal_constants(cx, op, x.len(), bits, line_constants(&selected))?;
-    let half = constants.map(|c| cx.reduce(line(&selected, &c)));
+    let constants = deal_constants(cx, op, x.len(), bits, selected.constants())?;
+    let half = constants.map(|c| cx.reduce(selected.line(&c)));
     Ok(Product { shape: x.shape, scale: table.spec.out_scale(), half })
 }
 
@@ -148,7 +149,7 @@ pub async fn lookup(cx: &Cx<'_>, x: &Share, table: &Table, scale: u32) -> Result
 /// Declared cost of [`evaluate`] for `n` elements.
 pub fn evaluate_cost(n: usize, t: &TableSpec, ring_bits: u32) -> Cost {
     let word = bytes(n, ring_bits);
-    Cost { rounds: vec![2 * word], dealt: [0, one_hot_bytes(n, t.entries) + 4 * word] }
+    Cost { rounds: vec![2 * word], dealt: [0, one_hot_bytes(n, t.entries) + 3 * word] }
 }
 
 /// Declared cost of [`lookup`].

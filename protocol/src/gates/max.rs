@@ -13,7 +13,7 @@
 
 use super::exp::BUCKET_LOG2;
 use super::lut::{deal_one_hot, one_hot_bytes};
-use super::product::reshare;
+use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
 use kernels::Words;
@@ -44,9 +44,16 @@ impl Levels {
     }
 }
 
-/// A shift for each row; `offsets` cuts the flat scores into rows. Three exchanges.
-pub async fn coarse_max(cx: &Cx<'_>, x: &Share, offsets: &[usize], levels: Levels) -> Result<Share> {
-    let (op, w, k) = (cx.op("coarse max"), levels.buckets, cx.ring().bits());
+/// A shift for each row, modulo 2^bits; `offsets` cuts the flat scores into rows. The scores are needed as far as their
+/// buckets go, modulo W buckets. Three exchanges.
+pub async fn coarse_max(
+    cx: &Cx<'_>,
+    x: &Share,
+    offsets: &[usize],
+    levels: Levels,
+    bits: u32,
+) -> Result<Share> {
+    let (op, w) = (cx.op("coarse max"), levels.buckets);
     let (rows, n, shift) = (offsets.len() - 1, x.len(), x.scale + BUCKET_LOG2);
     let kappa = levels.kappa() as usize;
     let words = w.div_ceil(64);
@@ -94,10 +101,10 @@ pub async fn coarse_max(cx: &Cx<'_>, x: &Share, offsets: &[usize], levels: Level
         Item { op, purpose: Purpose::Flags, index: 0, n: rows * w * blocks, bits: 1, group: Group::Xor };
     let flags = cx.open(item, half).await?;
 
-    let count = reached_levels(cx, op, &flags, rows, w, blocks, k - shift)?;
+    let count = reached_levels(cx, op, &flags, rows, w, blocks, bits - shift)?;
     // The top reached level is count − W/2 − 1; one more makes M centred.
     let half = count.map(|c| if cx.is_p1() { c - (w as u64 / 2) } else { c }).map(|c| cx.reduce(c << shift));
-    reshare(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }).await
+    reshare_modulo(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }, bits).await
 }
 
 /// Halves of Σ over levels of 1 − Π_b flag_b, modulo 2^width.
@@ -143,14 +150,14 @@ fn reached_levels(
     }))
 }
 
-/// Declared cost for `n` scores in `rows` rows, at `scale`.
-pub fn cost(n: usize, rows: usize, levels: Levels, scale: u32, ring_bits: u32) -> Cost {
+/// Declared cost for `n` scores in `rows` rows, at `scale`, of a shift modulo 2^bits.
+pub fn cost(n: usize, rows: usize, levels: Levels, scale: u32, bits: u32) -> Cost {
     let (w, kappa) = (levels.buckets, levels.kappa() as usize);
     let blocks = levels.blocks.len();
     let tests: u64 = levels.blocks.iter().map(|&b| one_hot_bytes(rows * w, 1 << b)).sum();
-    let monomials = ((1 << blocks) - 1) * bytes(rows * w, ring_bits - scale - BUCKET_LOG2);
+    let monomials = ((1 << blocks) - 1) * bytes(rows * w, bits - scale - BUCKET_LOG2);
     Cost {
-        rounds: vec![one_hot_bytes(rows * kappa, w), bytes(rows * w * blocks, 1), bytes(rows, ring_bits)],
+        rounds: vec![one_hot_bytes(rows * kappa, w), bytes(rows * w * blocks, 1), bytes(rows, bits)],
         dealt: [0, one_hot_bytes(n, w) + tests + monomials],
     }
 }

@@ -9,6 +9,7 @@ pub mod embedding;
 pub mod exp;
 pub mod glu;
 pub mod input;
+pub mod lift;
 pub mod lut;
 pub mod max;
 pub mod norm;

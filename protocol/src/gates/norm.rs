@@ -4,9 +4,10 @@
 //! RMSNorm: c(x) = x, S = Σ x², g(S) = (S/d + ε)^(−1/2).
 //! LayerNorm: c(x) = d·x − Σx, S = d·Σx² − (Σx)² = d²·var, g(S) = (S/d² + ε)^(−1/2) / d, exact in integers.
 
-use super::product::{bilinear, drop_low, product_cost, scale_rows, square_sum};
+use super::lift::{self, Lifted};
+use super::product::{bilinear, drop_low, product_cost, square_sum};
 use super::row::{self, RowTable};
-use super::truncate::{truncate, truncate_from};
+use super::truncate::truncate;
 use crate::{Cost, Cx, Product, Result, Shape, Share};
 use kernels::{Device, Zip};
 
@@ -29,7 +30,7 @@ pub struct NormTable {
     pub kind: NormKind,
     /// Low bits of the input that the statistic ignores, so that rows of large norm do not overflow it.
     pub input_drop: u32,
-    /// Bits truncated off the statistic before the row gate; 0 saves an exchange.
+    /// Bits truncated off the statistic before the row gate.
     pub statistic_drop: u32,
     /// The factor's fractional bits.
     pub factor_scale: u32,
@@ -76,7 +77,8 @@ impl NormTable {
         // 2^16 units at the smallest factor, as far as the product with a row of length √d stays below 2^61.
         let most = 61.0 - f64::from(scale) - (d.log2() / 2.0).ceil();
         let factor_scale = (16.0 - g(high).log2()).ceil().clamp(14.0, most.min(40.0)) as u32;
-        let row = RowTable::new(device, 2 * (scale - input_drop) - statistic_drop, (low, high), SEGMENTS, g);
+        let (in_scale, known) = (2 * (scale - input_drop) - statistic_drop, 64 - input_drop - statistic_drop);
+        let row = RowTable::modulo(device, in_scale, (low, high), SEGMENTS, known, g);
         NormTable { kind, input_drop, statistic_drop, factor_scale, row }
     }
 }
@@ -103,21 +105,23 @@ fn statistic(cx: &Cx, x: &Share, kind: NormKind) -> Result<Product> {
     }
 }
 
-/// The factor g(S) of each row. Four exchanges (five if the statistic is truncated).
-pub async fn factor(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
+/// The factor g(S) of each row, as summands. Three exchanges.
+async fn factor(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Vec<Lifted>> {
     let cx = &cx.scope("statistic");
     let z = match t.input_drop {
         0 => statistic(cx, x, t.kind)?,
         d => statistic(cx, &drop_low(cx, x, d)?, t.kind)?,
     };
-    let s = truncate_from(cx, z, cx.ring().bits() - t.input_drop, t.statistic_drop).await?;
-    row::evaluate(&cx.scope("factor"), &s, &t.row, t.factor_scale).await
+    let s = lift::open(cx, z, cx.ring().bits() - t.input_drop, t.statistic_drop).await?;
+    row::factors(&cx.scope("factor"), &s, &t.row, t.factor_scale).await
 }
 
-/// The normalised rows at the scale of x. Six exchanges (seven).
+/// The normalised rows at the scale of x. Five exchanges.
 pub async fn norm(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
     let r = factor(cx, x, t).await?;
-    truncate(&cx.scope("scale"), scale_rows(cx, &centred(x, t.kind), &r)?, t.factor_scale).await
+    let cx = cx.scope("scale");
+    let z = row::product(&cx, &centred(x, t.kind), &r, |x, r| x.clone().zip_rows(Zip::Mul, r))?;
+    truncate(&cx, z, t.factor_scale).await
 }
 
 impl NormTable {
@@ -129,20 +133,15 @@ impl NormTable {
             .chain(self.row.words())
     }
 
-    /// Declared cost of [`factor`] for rows of `d` elements.
-    pub fn factor_cost(&self, rows: usize, d: usize, ring_bits: u32) -> Cost {
-        let dropped = if self.input_drop == 0 { 0 } else { rows * d };
-        let k = ring_bits - self.input_drop;
-        product_cost(dropped, ring_bits)
-            .then(product_cost(rows, ring_bits))
-            .then(super::truncate::cost_from(rows, k, self.statistic_drop, ring_bits))
-            .then(self.row.cost(rows, self.factor_scale, ring_bits))
-    }
-
     /// Declared cost of [`norm`] for rows of `d` elements.
     pub fn cost(&self, rows: usize, d: usize, ring_bits: u32) -> Cost {
-        self.factor_cost(rows, d, ring_bits)
-            .then(product_cost(rows * d, ring_bits))
+        let dropped = if self.input_drop == 0 { 0 } else { rows * d };
+        let from = (ring_bits - self.input_drop, self.statistic_drop);
+        product_cost(dropped, ring_bits)
+            .then(product_cost(rows, ring_bits))
+            .then(lift::cost(rows, from.0, from.1, ring_bits))
+            .then(self.row.factors_cost(rows, from, self.factor_scale, ring_bits))
+            .then(self.row.product_cost(rows * d, self.factor_scale, ring_bits))
             .then(super::truncate::cost(rows * d, self.factor_scale, ring_bits))
     }
 

@@ -10,6 +10,7 @@
 
 use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
 use kernels::{GemmBatch, Words};
+use std::ops::Range;
 
 /// An item of ring elements.
 pub(crate) fn ring_item(cx: &Cx, op: Op, purpose: Purpose, n: usize) -> Item {
@@ -24,17 +25,43 @@ pub fn bilinear(
     shape: Shape,
     f: impl Fn(&Words, &Words) -> Words,
 ) -> Result<Product> {
+    bilinear_parts(cx, x, &[y], shape, cx.ring().bits(), |_, a, b| f(a, b))
+}
+
+/// The halves of f_0(x, y_0), f_1(x, y_1), …, one after the other, as one product: `f(i, x, y_i)`. The parts of y lie in
+/// buffers of their own, as the keys and values of several sequences do. All modulo 2^bits, for a result that is only needed,
+/// and factors that are only known, modulo that. Dealt: `bits` bits an element of the result.
+///
+/// # Panics
+/// If y has no part, or parts of different scales.
+pub fn bilinear_parts(
+    cx: &Cx,
+    x: &Share,
+    y: &[&Share],
+    shape: Shape,
+    bits: u32,
+    f: impl Fn(usize, &Words, &Words) -> Words,
+) -> Result<Product> {
+    assert!(y.iter().all(|part| part.scale == y[0].scale), "parts of different scales");
     let op = cx.op("product");
+    let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
     let theta =
-        cx.deal(ring_item(cx, op, Purpose::Theta, shape.len()), || cx.reduce(f(&x.lambda, &y.lambda)))?;
-    let half = match (theta, &x.delta, &y.delta) {
-        (Some(t), Some(dx), Some(dy)) => {
-            let cross = if cx.is_p1() { f(dx, &(dy + &y.lambda)) } else { f(dx, &y.lambda) };
-            Some(cx.reduce(cross + f(&x.lambda, dy) + t))
-        }
-        _ => None,
-    };
-    Ok(Product { shape, scale: x.scale + y.scale, half })
+        cx.deal(item, || cx.reduce(joined(y.iter().enumerate().map(|(i, y)| f(i, &x.lambda, &y.lambda)))))?;
+    let half = theta.zip(x.delta.as_ref()).map(|(t, dx)| {
+        let part = |(i, y): (usize, &&Share)| {
+            let dy = y.delta.as_ref().expect("an evaluator has Δ of both factors");
+            let cross = if cx.is_p1() { f(i, dx, &(dy + &y.lambda)) } else { f(i, dx, &y.lambda) };
+            cross + f(i, &x.lambda, dy)
+        };
+        cx.reduce(joined(y.iter().enumerate().map(part)) + t)
+    });
+    Ok(Product { shape, scale: x.scale + y[0].scale, half })
+}
+
+/// One after the other; a single one is not copied.
+fn joined(parts: impl Iterator<Item = Words>) -> Words {
+    let mut parts: Vec<Words> = parts.collect();
+    if parts.len() == 1 { parts.remove(0) } else { Words::concat(&parts.iter().collect::<Vec<_>>()) }
 }
 
 /// Element-wise product.
@@ -66,19 +93,64 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
     bilinear(cx, x, y, shape, |a, b| a.gemm_batch(b, batch))
 }
 
-/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer.
+/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer. That with λ is
+/// made for several runs at once where more like this one are expected ([`Session::expect_more`](crate::Session)).
+/// ```text
+/// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
+/// ```
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
-    let shape = Shape::new(x.shape.rows, w.outputs());
-    let op = cx.op("matmul");
-    let item = ring_item(cx, op, Purpose::Theta, shape.len());
-    let theta = cx.deal(item, || cx.reduce(w.by_lambda.apply(&x.lambda)))?;
-    let half = match (theta, &x.delta, &w.by_delta) {
-        (Some(t), Some(dx), Some(by_delta)) => {
-            Some(cx.reduce(by_delta.apply(dx) + w.by_lambda.apply(&x.lambda) + t))
-        }
-        _ => None,
+    matmul_modulo(cx, x, w, cx.ring().bits())
+}
+
+/// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
+pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
+    let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
+    with_theta(cx, op, own_products(cx, op, x, w), shape, x.scale + w.scale, bits)
+}
+
+/// The same cut into blocks of columns, each modulo a power of two of its own.
+pub fn matmul_blocks<const B: usize>(
+    cx: &Cx,
+    x: &Share,
+    w: &SharedMatrix,
+    blocks: [(Range<usize>, u32); B],
+) -> Result<[Product; B]> {
+    let whole = Shape::new(x.shape.rows, w.outputs());
+    let blocks = blocks.map(|block| (block, cx.op("matmul")));
+    let own = own_products(cx, blocks[0].1, x, w);
+    let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
+        let shape = Shape::new(x.shape.rows, range.len());
+        with_theta(cx, op, columns(&own, whole, range), shape, x.scale + w.scale, bits)
     };
-    Ok(Product { shape, scale: x.scale + w.scale, half })
+    let all: Vec<Product> = blocks.into_iter().map(block).collect::<Result<_>>()?;
+    Ok(all.try_into().expect("as many products as blocks"))
+}
+
+/// What a party can compute of x · W^T alone: the product of the masks, or an evaluator's part of all others.
+fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix) -> Words {
+    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda);
+    match (&x.delta, &w.by_delta) {
+        (Some(delta), Some(by_delta)) => by_delta.apply(delta) + of_lambda,
+        _ => of_lambda,
+    }
+}
+
+/// Deals the product of the masks.
+fn with_theta(cx: &Cx, op: Op, own: Words, shape: Shape, scale: u32, bits: u32) -> Result<Product> {
+    let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
+    let mut own = Some(own);
+    let theta = cx.deal(item, || own.take().expect("the product of the masks"))?;
+    let half = theta.zip(own).map(|(theta, own)| cx.reduce(own + theta));
+    Ok(Product { shape, scale, half })
+}
+
+/// Some columns of a matrix.
+pub fn columns(w: &Words, shape: Shape, range: Range<usize>) -> Words {
+    if range == (0..shape.cols) {
+        return w.clone();
+    }
+    let row = |r: usize| range.clone().map(move |c| (r * shape.cols + c) as u32);
+    w.gather(&(0..shape.rows).flat_map(row).collect::<Vec<u32>>())
 }
 
 /// A share as a 2-of-2 value, so that it can be added to products: P1 holds Δ + λ1, P2 λ0.
@@ -90,9 +162,15 @@ pub fn halves(cx: &Cx, x: &Share) -> Product {
 /// Reshares a 2-of-2 value without truncation (MT0). |z| < 2^63.
 /// Cost: one exchange, 8 bytes an element each way.
 pub async fn reshare(cx: &Cx<'_>, z: Product) -> Result<Share> {
+    let bits = cx.ring().bits();
+    reshare_modulo(cx, z, bits).await
+}
+
+/// Reshares what is only needed modulo 2^bits; the words of the result are below 2^bits.
+pub async fn reshare_modulo(cx: &Cx<'_>, z: Product, bits: u32) -> Result<Share> {
     let op = cx.op("reshare");
-    let opened = cx.open(ring_item(cx, op, Purpose::Result, z.shape.len()), z.half).await?;
-    Ok(opened.share(z.shape, z.scale))
+    let item = Item { bits, ..ring_item(cx, op, Purpose::Result, z.shape.len()) };
+    Ok(cx.open(item, z.half).await?.share(z.shape, z.scale))
 }
 
 /// ⌊x / 2^d⌋, give or take one, modulo 2^(k−d): both summands of x = λ + Δ drop their low bits, and the dealer deals new

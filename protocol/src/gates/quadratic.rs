@@ -1,12 +1,12 @@
 //! A function of one shared variable by piecewise quadratics, in a ring as narrow as its values.
 //!
-//! [`lut`](super::lut) reads three columns instead of two: σ·c_i = D_i + λ_i, opened in one exchange. With the local
-//! coordinate t = x + l, σ² = 1, and the polynomials D(v) = D2·v² + D1·v + D0 and Λ(v) = λ2·v² + λ1·v + λ0,
+//! [`lut`](super::lut) reads three columns instead of two, halves of σ·c for a polynomial c. It is wanted at x + l, and
+//! before they open anything the evaluators expand it about x, which they know. Opened in one exchange are σ·c(x) = D0 + λ0,
+//! σ·c'(x) = D1 + λ1 and σ·c2 = D2 + λ2, and since σ² = 1
 //! ```text
-//! c2·t² + c1·t + c0 = σ·D(x + l) + σ·Λ(l + x)
-//!                   = D(x)·[σ] + D'(x)·[σl] + D2·[σl²]  +  [σΛ(l)] + x·[σΛ'(l)] + x²·[σλ2]
+//! c(x + l) = D0·[σ] + D1·[σl] + D2·[σl²] + [σ(λ0 + λ1·l + λ2·l²)]
 //! ```
-//! by Taylor's formula, of D about what the evaluators know and of Λ about what the dealer knows: six dealt constants.
+//! with four dealt constants.
 //!
 //! A quadratic errs by f'''·w³/192 on a window of width w, a line by f''·w²/16, so entries may be four times as wide.
 //! All of it is computed modulo 2^k, where 2^k holds the result and little more: openings, masks and constants have k
@@ -78,7 +78,7 @@ impl Quadratic {
     /// Declared cost of [`evaluate`] for `n` elements.
     pub fn evaluate_cost(&self, n: usize) -> Cost {
         let word = bytes(n, self.bits);
-        Cost { rounds: vec![3 * word], dealt: [0, one_hot_bytes(n, self.spec.entries) + 6 * word] }
+        Cost { rounds: vec![3 * word], dealt: [0, one_hot_bytes(n, self.spec.entries) + 4 * word] }
     }
 
     /// Declared cost of [`lookup`] for `n` elements.
@@ -98,11 +98,12 @@ fn fit(f: &dyn Fn(f64) -> f64, from: f64, to: f64, [square_scale, slope_scale, _
     [square, slope, centre(|v| f(v) - (square * v + slope) * v, from, to)]
 }
 
-/// c2·v² + c1·v + c0 and its derivative.
-fn expand([c2, c1, c0]: [&Words; 3], v: &Words) -> [Words; 2] {
-    let half = c2 * v;
+/// The coefficients of c2·t² + c1·t + c0 about x: c2, the derivative, the value.
+fn expand([c2, c1, c0]: [Words; 3], x: &Words) -> [Words; 3] {
+    let half = &c2 * x;
     let inner = &half + c1;
-    [&inner * v + c0, half + inner]
+    let value = &inner * x + c0;
+    [c2, half + inner, value]
 }
 
 /// f(x) at the table's output scale as a 2-of-2 value that is known modulo 2^[`Quadratic::bits`], one exchange.
@@ -113,28 +114,23 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
     assert!(bits <= cx.ring().bits(), "table for a larger ring");
     let op = cx.op("quadratic table");
     let Read { halves, local, sigma } = read(cx, op, x, t, &table.tables)?;
-    let [square, slope, intercept] = match halves {
-        Some(h) => <[Words; 3]>::try_from(h).expect("three columns").map(Some),
+    let [square, slope, value] = match halves {
+        Some(columns) => expand(columns.try_into().expect("three columns"), &local).map(Some),
         None => [None, None, None],
     };
     let open = |purpose, half| cx.open(Item { op, purpose, index: 0, n, bits, group: Group::Add }, half);
-    let (square, (slope, intercept)) = join(
-        open(Purpose::Square, square),
-        join(open(Purpose::Slope, slope), open(Purpose::Intercept, intercept)),
-    )
-    .await?;
-    let opened = [&square, &slope, &intercept];
+    let (square, (slope, value)) =
+        join(open(Purpose::Square, square), join(open(Purpose::Slope, slope), open(Purpose::Value, value)))
+            .await?;
     let dealer = sigma.map(|sigma| {
-        let [value, derivative] = expand(opened.map(|m| &m.lambda), &local);
-        let by_local = &sigma * &local;
-        [&by_local * &local, by_local, &sigma * value, &sigma * derivative, &sigma * &square.lambda, sigma]
+        let mask = (&square.lambda * &local + &slope.lambda) * &local + &value.lambda;
+        let by_slope = &sigma * &local;
+        [&by_slope * &local, by_slope, &sigma * mask, sigma]
     });
-    let half = deal_constants(cx, op, n, bits, dealer)?.map(|constants| {
-        let d = opened.map(|m: &Masked| m.delta.as_ref().expect("evaluator"));
-        let [value, derivative] = expand(d, &local);
-        let [by_square, by_slope, m0, m1, m2, by_value] = constants;
-        let masks = (m2 * &local + m1) * &local + m0;
-        cx.reduce(value * by_value + derivative * by_slope + d[0] * &by_square + masks)
+    let half = deal_constants(cx, op, n, bits, dealer)?.map(|[by_square, by_slope, mask, by_value]| {
+        let [square, slope, value] =
+            [&square, &slope, &value].map(|m: &Masked| m.delta.as_ref().expect("evaluator"));
+        cx.reduce(value * by_value + slope * by_slope + square * by_square + mask)
     });
     Ok(Product { shape: x.shape, scale: t.out_scale(), half })
 }

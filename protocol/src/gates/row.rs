@@ -2,13 +2,15 @@
 //!
 //! The comparisons \[S ≥ τ_j\] with the ends of the segments (`at_least.rs`) are additive and local, and so are slope and
 //! intercept of S's segment, Σ (c_j − c_{j−1})·\[S ≥ τ_j\]. The slope is opened under a mask, multiplied with S, the
-//! intercept's halves added, the sum truncated.
+//! intercept's halves added, the sum truncated. S and the result may be [`Lifted`] values: comparisons look at S modulo a
+//! power of two only, and otherwise both are factors of products.
 //!
 //! Comparisons err by less than 1/5 of a segment: `Thresholds` says in which direction comparisons err, and every
 //! line is fitted to all S for which it can be chosen.
 
 use super::at_least::{Thresholds, at_least};
-use super::product::{bilinear, ring_item};
+use super::lift::{self, Lifted};
+use super::product::ring_item;
 use super::table::{fixed, pow2};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
@@ -38,7 +40,7 @@ struct Band {
     steps: [Vec<u64>; 2],
 }
 
-/// A piecewise linear function on geometric segments of [low, high), constant below and up to 16·high.
+/// A piecewise linear function on geometric segments of [low, high), constant below and up to 16·high, or as far as S is known.
 #[derive(Clone, Debug)]
 pub struct RowTable {
     /// Fractional bits of S.
@@ -62,8 +64,20 @@ impl RowTable {
     pub fn new(
         device: &Device,
         in_scale: u32,
+        range: (f64, f64),
+        segments: u32,
+        f: impl Fn(f64) -> f64,
+    ) -> RowTable {
+        RowTable::modulo(device, in_scale, range, segments, 64, f)
+    }
+
+    /// The same for S that is compared modulo 2^known: 2^known units are more than 4·high.
+    pub(crate) fn modulo(
+        device: &Device,
+        in_scale: u32,
         (low, high): (f64, f64),
         segments: u32,
+        known: u32,
         f: impl Fn(f64) -> f64,
     ) -> RowTable {
         let unit = pow2(in_scale as i32);
@@ -73,9 +87,11 @@ impl RowTable {
         );
         // At least 2^7 units of 2^drop at the low end: what a comparison loses is below 1/5 of a segment of 1/16 octave.
         let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
-        // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high`, and down to
-        // minus as much. There S wraps.
-        let bits = ((high * unit).log2().ceil() as u32 + 5).saturating_sub(drop).max(2);
+        // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high` where S is known
+        // as far, and down to minus as much. There S wraps.
+        let top = (high * unit).log2().ceil() as u32;
+        assert!(top + 3 <= known, "row gate range {low}..{high} at 2^{in_scale} modulo 2^{known}");
+        let bits = (top + 5).min(known).saturating_sub(drop).max(2);
         let count = ((high / low).log2() * f64::from(segments)).ceil() as usize;
         let step = pow2(drop as i32 - in_scale as i32);
         let at = |j: usize| low * libm::exp2(j as f64 / f64::from(segments));
@@ -163,37 +179,89 @@ impl RowTable {
 
     /// Declared cost of [`evaluate`] for `rows` elements.
     pub fn cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
-        let bands = self.bands.len();
-        // P2 also gets the dealer's products; the slopes are opened.
-        let lines = Cost {
-            rounds: vec![bytes(rows * bands, ring_bits)],
-            dealt: [0, bands as u64 * bytes(rows, ring_bits)],
-        };
-        let lines = self.thresholds.cost(rows, ring_bits).then(lines);
-        let tails = self.bands.iter().map(|b| super::truncate::cost(rows, b.line_scale - scale, ring_bits));
-        lines.then(tails.reduce(Cost::beside).expect("at least one band"))
+        let truncated = |f| super::truncate::cost(rows, f, ring_bits);
+        self.lines_cost(rows, (ring_bits, 0), ring_bits).then(self.each_band(scale, truncated))
+    }
+
+    /// Declared cost of [`factors`] for `rows` statistics that were truncated `from` k bits by f.
+    pub fn factors_cost(&self, rows: usize, from: (u32, u32), scale: u32, ring_bits: u32) -> Cost {
+        let opened = |f| lift::cost(rows, ring_bits, f, ring_bits);
+        self.lines_cost(rows, from, ring_bits).then(self.each_band(scale, opened))
+    }
+
+    /// Declared cost of [`product`] for `n` results.
+    pub fn product_cost(&self, n: usize, scale: u32, ring_bits: u32) -> Cost {
+        self.each_band(scale, |f| lift::times_cost(n, ring_bits, f, ring_bits))
+    }
+
+    fn lines_cost(&self, rows: usize, (k, f): (u32, u32), ring_bits: u32) -> Cost {
+        let product = |_| lift::times_cost(rows, k, f, ring_bits);
+        let slopes = Cost::round(bytes(rows * self.bands.len(), ring_bits));
+        self.thresholds.cost(rows, ring_bits).then(slopes).then(self.each_band(0, product))
+    }
+
+    /// What all bands cost side by side, given the bits by which each line is truncated to `scale`.
+    fn each_band(&self, scale: u32, cost: impl Fn(u32) -> Cost) -> Cost {
+        let bands = self.bands.iter().map(|b| cost(b.line_scale - scale));
+        bands.reduce(Cost::beside).expect("at least one band")
     }
 }
 
 /// f(S) at `scale` for a column S. Three exchanges.
 pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> Result<Share> {
-    assert_eq!(s.scale, table.in_scale, "row gate for another scale");
-    let (op, rows) = (cx.op("row gate"), s.len());
-    let (slopes, intercepts) = coefficients(cx, op, s, table)?.unzip();
+    let lines = lines(cx, &s.clone().into(), table).await?;
+    let values = join_all(lines.into_iter().map(|z| {
+        let f = z.scale - scale;
+        truncate(cx, z, f)
+    }))
+    .await?;
+    Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
+}
+
+/// f(S) at `scale` as a factor of products, one summand a band. Two exchanges.
+pub async fn factors(cx: &Cx<'_>, s: &Lifted, table: &RowTable, scale: u32) -> Result<Vec<Lifted>> {
+    let lines = lines(cx, s, table).await?;
+    let ring = cx.ring().bits();
+    join_all(lines.into_iter().map(|z| {
+        let f = z.scale - scale;
+        lift::open(cx, z, ring, f)
+    }))
+    .await
+}
+
+/// x times the sum of some factors, see [`lift::times`].
+pub fn product(
+    cx: &Cx,
+    x: &Share,
+    factors: &[Lifted],
+    spread: impl Fn(&Words, &Words) -> Words,
+) -> Result<Product> {
+    let mut sum: Option<Product> = None;
+    for factor in factors {
+        let product = lift::times(cx, x, factor, &spread)?;
+        sum = Some(match sum {
+            Some(sum) => sum.plus(product),
+            None => product,
+        });
+    }
+    Ok(sum.expect("at least one band"))
+}
+
+/// Slope · S + intercept in each band, at its own scale. One exchange.
+async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable) -> Result<Vec<Product>> {
+    assert_eq!(s.low.scale, table.in_scale, "row gate for another scale");
+    let (op, rows, shape) = (cx.op("row gate"), s.low.len(), s.low.shape);
+    let (slopes, intercepts) = coefficients(cx, op, &s.low, table)?.unzip();
     let slopes = cx.open(ring_item(cx, op, Purpose::Slope, rows * table.bands.len()), slopes).await?;
     let slopes = slopes.share(Shape::new(table.bands.len(), rows), 0);
-    let lines = table.bands.iter().enumerate().map(|(b, band)| {
-        let slope = slopes.rows(b, b + 1);
+    let line = |(b, band): (usize, &Band)| {
+        let slope = Share { shape, ..slopes.rows(b, b + 1) };
         let half = intercepts.as_ref().map(|w| w.slice(b * rows..(b + 1) * rows));
-        let intercept = Product { shape: s.shape, scale: band.line_scale, half };
-        async move {
-            let line = bilinear(cx, &slope, s, s.shape, |a, b| a * b)?;
-            let z = intercept.plus(Product { scale: band.line_scale, ..line });
-            truncate(cx, z, band.line_scale - scale).await
-        }
-    });
-    let values = join_all(lines).await?;
-    Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
+        let intercept = Product { shape, scale: band.line_scale, half };
+        let line = lift::times(cx, &slope, s, |a, b| a * b)?;
+        Ok(intercept.plus(Product { scale: band.line_scale, ..line }))
+    };
+    table.bands.iter().enumerate().map(line).collect()
 }
 
 /// An evaluator's halves of the bands' slopes and intercepts.

@@ -4,12 +4,12 @@
 //! product with the values (a head's width of products a row instead of the row's length), so the parts are separate.
 
 use super::exp::{self, ExpTable};
+use super::lift::Lifted;
 use super::max::{Levels, coarse_max};
-use super::product::scale_rows;
 use super::row::{self, RowTable};
 use super::truncate::truncate;
 use crate::{Cx, Result, Share};
-use kernels::Device;
+use kernels::{Device, Zip};
 
 /// Fractional bits of exponentials. A row's largest may be e^−4, so it has three bits more than activations.
 pub const EXP_SCALE: u32 = 21;
@@ -59,6 +59,12 @@ impl SoftmaxTables {
         &fitting.unwrap_or_else(|| panic!("a row of {length} scores is longer than the softmax's tables")).1
     }
 
+    /// Low bits of scores that count: maximum and exponentials are the same for scores that differ by multiples of
+    /// 2^score_bits. (A score has fewer buckets than an exponential has entries.)
+    pub fn score_bits(&self) -> u32 {
+        self.exp.input_bits()
+    }
+
     /// Every number of the tables, for the program digest.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         self.exp.words().chain(self.reciprocals.iter().flat_map(|(_, t)| t.words()))
@@ -72,7 +78,7 @@ impl SoftmaxTables {
     }
 }
 
-/// e^(x−M) for every score; `offsets` cuts the flat scores into rows, `row_of` names the row of each score. Six
+/// e^(x−M) for every score, which may be known modulo 2^[`SoftmaxTables::score_bits`]; `offsets` cuts the flat scores into rows, `row_of` names the row of each score. Six
 /// exchanges.
 pub async fn exponentials(
     cx: &Cx<'_>,
@@ -81,18 +87,24 @@ pub async fn exponentials(
     row_of: &[u32],
     t: &SoftmaxTables,
 ) -> Result<Share> {
-    let m = coarse_max(&cx.scope("max"), x, offsets, t.levels).await?;
+    let m = coarse_max(&cx.scope("max"), x, offsets, t.levels, t.score_bits()).await?;
     exp::exp(&cx.scope("exp"), &x.sub_spread(&m, row_of), &t.exp, EXP_SCALE).await
 }
 
-/// 1 / Σ of each row of exponentials. Three exchanges.
-pub async fn reciprocal_sums(cx: &Cx<'_>, e: &Share, offsets: &[usize], t: &SoftmaxTables) -> Result<Share> {
+/// 1 / Σ of each row of exponentials, as summands of a factor for [`row::product`]. Two exchanges.
+pub async fn reciprocal_sums(
+    cx: &Cx<'_>,
+    e: &Share,
+    offsets: &[usize],
+    t: &SoftmaxTables,
+) -> Result<Vec<Lifted>> {
     let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
     let table = t.reciprocal(longest);
-    row::evaluate(&cx.scope("reciprocal"), &e.sum_segments(offsets), table, RECIPROCAL_SCALE).await
+    let sums = e.sum_segments(offsets).into();
+    row::factors(&cx.scope("reciprocal"), &sums, table, RECIPROCAL_SCALE).await
 }
 
-/// Softmax of equal rows at scale 18. Eleven exchanges.
+/// Softmax of equal rows at scale 18. Ten exchanges.
 pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share> {
     let (rows, cols) = (x.shape.rows, x.shape.cols);
     let offsets: Vec<usize> = (0..=rows).map(|r| r * cols).collect();
@@ -100,5 +112,6 @@ pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share>
     let e = exponentials(cx, x, &offsets, &row_of, t).await?;
     let r = reciprocal_sums(cx, &e, &offsets, t).await?;
     // To the scale of activations.
-    truncate(cx, scale_rows(cx, &e, &r)?, RECIPROCAL_SCALE + EXP_SCALE - 18).await
+    let z = row::product(cx, &e, &r, |e, r| e.clone().zip_rows(Zip::Mul, r))?;
+    truncate(cx, z, RECIPROCAL_SCALE + EXP_SCALE - 18).await
 }

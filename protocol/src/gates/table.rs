@@ -49,6 +49,11 @@ impl TableSpec {
         TableSpec { drop: in_scale - local, ..spec }
     }
 
+    /// Low bits of x that a look-up takes into account: a multiple of 2^input_bits more or less is the same to it.
+    pub fn input_bits(&self) -> u32 {
+        self.shift + self.entries.trailing_zeros()
+    }
+
     /// Width of an entry.
     pub fn step(&self) -> f64 {
         pow2(self.shift as i32 - self.in_scale as i32)

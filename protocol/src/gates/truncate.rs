@@ -12,7 +12,7 @@
 //! Sources: wrap bit from top bits for |z| < 2^k/4 (Guo et al., eprint 2025/200, and SPU's variant of it); fusion of
 //! truncation with resharing: Harth-Kitzerow et al., "Truncation Untangled", PoPETs 2025.
 
-use super::product::{reshare, reshare_cost};
+use super::product::{reshare_cost, reshare_modulo};
 use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
 use kernels::{Ring, Words};
 
@@ -25,13 +25,24 @@ pub async fn truncate(cx: &Cx<'_>, z: Product, f: u32) -> Result<Share> {
 /// Truncates a value that is only known modulo 2^k, k no more than the ring's bits, and lifts the result to the ring:
 /// the wrap bit is then needed modulo 2^(f + ring bits − k). |z| < 2^(k−2); same exchanges as [`truncate`].
 pub async fn truncate_from(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Share> {
+    truncate_between(cx, z, k, f, cx.ring().bits()).await
+}
+
+/// Truncates a value that is only known modulo 2^k to one that is only needed modulo 2^bits. There W·2^(k−f) vanishes if
+/// bits ≤ k − f: both evaluators drop their low bits, one exchange of `bits` bits is enough, nothing is dealt, and z may be
+/// any number. Else |z| < 2^(k−2) and the exchanges of [`truncate`]. The words of the result are below 2^bits.
+pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32) -> Result<Share> {
     assert!(f <= z.scale, "truncation below scale 0");
     let (shape, scale, n, ring) = (z.shape, z.scale - f, z.shape.len(), cx.ring().bits());
-    if f == 0 && k == ring {
-        return reshare(cx, z).await;
+    assert!(k <= ring && bits <= ring && f < k, "truncation by {f} of {k} bits");
+    if bits <= k - f {
+        // Without the low bits the halves lose 0 or 1; the 1 makes the rounding unbiased.
+        let centre = u64::from(cx.is_p1() && f > 0);
+        let half = z.half.map(|z| (z.low(k) >> f) + centre);
+        return reshare_modulo(cx, Product { shape, scale, half }, bits).await;
     }
-    assert!(k <= ring && f <= k - 2, "truncation by {f} of {k} bits");
-    let wrap_bits = f + ring - k;
+    assert!(f <= k - 2, "truncation by {f} of {k} bits");
+    let wrap_bits = f + bits - k;
     let op = cx.op("truncate");
     let bit = Item { op, purpose: Purpose::WrapBit, index: 0, n, bits: 1, group: Group::Xor };
     let pads = cx.pads(&bit);
@@ -59,7 +70,7 @@ pub async fn truncate_from(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Sh
         }
         _ => None,
     };
-    reshare(cx, Product { shape, scale, half }).await
+    reshare_modulo(cx, Product { shape, scale, half }, bits).await
 }
 
 /// 1 − 2b.
@@ -79,8 +90,14 @@ pub fn cost(n: usize, f: u32, ring_bits: u32) -> Cost {
 
 /// Declared cost of [`truncate_from`] for `n` elements.
 pub fn cost_from(n: usize, k: u32, f: u32, ring_bits: u32) -> Cost {
-    if f == 0 && k == ring_bits {
-        return reshare_cost(n, ring_bits);
+    cost_between(n, k, f, ring_bits)
+}
+
+/// Declared cost of [`truncate_between`] for `n` elements.
+pub fn cost_between(n: usize, k: u32, f: u32, bits: u32) -> Cost {
+    let open = reshare_cost(n, bits);
+    if bits <= k - f {
+        return open;
     }
-    Cost::dealt(bytes(n, f + ring_bits - k)).then(Cost::round(bytes(n, 1))).then(reshare_cost(n, ring_bits))
+    Cost::dealt(bytes(n, f + bits - k)).then(Cost::round(bytes(n, 1))).then(open)
 }

@@ -13,7 +13,7 @@ use common::{Case, all, flat, hash, solve_views};
 use kernels::Ring;
 use protocol::gates::max::Levels;
 use protocol::gates::row::RowTable;
-use protocol::gates::{bit, compare, max, product, row, truncate};
+use protocol::gates::{bit, compare, lift, max, product, row, truncate};
 use protocol::testing::World;
 use protocol::{Cx, Group, Item, KeyId, Purpose, Role, Shape, Share};
 
@@ -141,6 +141,88 @@ fn masks_of_operands_and_halves_may_be_used_again() {
             assert_eq!(out[0][0], ring.reduce(x[0] * x[0]));
             assert_eq!(out[2][0], out[0][0]);
         });
+    }
+}
+
+/// Known modulo 2^k, needed modulo 2^to: as far as that every value if the carry out of the halves does not matter, else the
+/// values within a quarter of 2^k.
+#[test]
+fn truncation_between_rings() {
+    let cases =
+        [(6, 6, 2, 4), (6, 6, 2, 3), (6, 5, 1, 4), (6, 6, 0, 3), (6, 6, 2, 5), (6, 5, 2, 4), (6, 4, 1, 6)];
+    for (i, (bits, k, f, to)) in cases.into_iter().enumerate() {
+        let ring = Ring::new(bits);
+        let case = Case {
+            seed: 250_000 + 1000 * i as u64,
+            ring,
+            inputs: &[(1, f)],
+            inner: &flat,
+            program: &move |cx, x| {
+                Box::pin(async move {
+                    let y = truncate::truncate_between(&cx, product::halves(&cx, &x[0]), k, f, to).await?;
+                    let words = y.delta.iter().chain([&y.lambda]);
+                    words.for_each(|w| assert!(w.to_vec().iter().all(|w| w >> to == 0)));
+                    // Known modulo 2^to: at the upper end of the ring it is a share like others.
+                    Ok(vec![y.linear(y.shape, |w| w << (bits - to))])
+                })
+            },
+        };
+        let carries = to > k - f;
+        let quarter = 1i64 << (k - 2);
+        let values = if carries { singles(-quarter..quarter, ring) } else { all(ring, 1) };
+        let near = |x: &[u64], out: &[Vec<u64>]| {
+            let floor = (ring.signed(x[0]) >> f) as u64;
+            let excess = (out[0][0] >> (bits - to)).wrapping_sub(floor) & ((1 << to) - 1);
+            assert!(excess <= 1, "{} >> {f}, {k} to {to} bits: floor + {excess}", ring.signed(x[0]));
+        };
+        let result = [(KeyId::K01, Purpose::Result)];
+        let wraps = [(KeyId::K01, Purpose::WrapBit), (KeyId::K02, Purpose::WrapBit)];
+        let digits = if carries { &wraps[..] } else { &result[..] };
+        case.assert_correct(&values, &all_masks(ring), digits, |x, _, out| near(x, out));
+        let dealt = if carries { f + to - k } else { 0 };
+        for (party, dealt) in EVALUATORS.into_iter().zip([0, dealt]) {
+            let received = to + u32::from(carries) + dealt;
+            assert_eq!(case.assert_views_uniform(party, &values, 4, near), received);
+        }
+    }
+}
+
+/// y·⌊x/2^f⌋, or y more, after a single exchange for x.
+#[test]
+fn product_with_a_lifted_value() {
+    for (i, (bits, k, f)) in [(5, 5, 1), (5, 5, 3), (5, 4, 1), (6, 4, 0), (4, 4, 0)].into_iter().enumerate() {
+        let ring = Ring::new(bits);
+        let program: common::Program<'_> = &move |cx: Cx<'_>, x: Vec<Share>| {
+            Box::pin(async move {
+                let lifted = lift::open(&cx, product::halves(&cx, &x[0]), k, f).await?;
+                let z = lift::times(&cx, &x[1], &lifted, |y, a| y * a)?;
+                Ok(vec![product::reshare(&cx, z).await?])
+            })
+        };
+        let case =
+            Case { seed: 270_000 + 1000 * i as u64, ring, inputs: &[(1, f), (1, 0)], inner: &flat, program };
+        let quarter = 1i64 << (k - 2);
+        let values: Vec<Vec<u64>> = singles(-quarter..quarter, ring)
+            .into_iter()
+            .flat_map(|x| [0, 1, 2, ring.reduce(u64::MAX), 5].map(|y| vec![x[0], y]))
+            .collect();
+        let masks: Vec<Vec<u64>> =
+            (0..8).map(|i| vec![hash(&[i, 2]), hash(&[i, 3]), i, hash(&[i, 4])]).collect();
+        // All masks of the opened value.
+        let digits = [(KeyId::K01, Purpose::Result)];
+        let check = |x: &[u64], out: &[Vec<u64>]| {
+            let floor = (ring.signed(x[0]) >> f) as u64;
+            let right = [0, 1].map(|up| ring.reduce(x[1].wrapping_mul(floor.wrapping_add(up))));
+            assert!(right.contains(&out[0][0]), "{x:?} >> {f} of {k} bits: {} for {right:?}", out[0][0]);
+        };
+        case.assert_correct(&values, &masks, &digits, |x, _, out| check(x, out));
+        let column = (Shape::new(9, 1), 0);
+        let secrets: Vec<Vec<u64>> =
+            values.iter().step_by(3).map(|x| [[x[0]; 9], [x[1]; 9]].concat()).collect();
+        for party in EVALUATORS {
+            let inputs = [(Shape::new(9, 1), f), column];
+            solve_views(280_000 + 1000 * i as u64, ring, party, &inputs, &secrets, &[], program).unwrap();
+        }
     }
 }
 
@@ -332,7 +414,7 @@ fn coarse_maximum_of_all_rows() {
             program: &move |cx, x| {
                 Box::pin(async move {
                     let offsets: Vec<usize> = (0..=x[0].shape.rows).map(|r| r * scores).collect();
-                    Ok(vec![max::coarse_max(&cx, &x[0], &offsets, levels).await?])
+                    Ok(vec![max::coarse_max(&cx, &x[0], &offsets, levels, ring.bits()).await?])
                 })
             },
         };

@@ -57,7 +57,7 @@ fn look_up_of_all_values() {
 fn look_up_views() {
     // (ring, entries, shift, phases, secrets, foreign bits of P1 and P2)
     for (i, (bits, entries, shift, phase_bits, secrets, masks)) in
-        [(2, 2, 1, 1, 4, [6, 16]), (2, 4, 0, 0, 4, [6, 18]), (1, 2, 0, 0, 2, [3, 9])].into_iter().enumerate()
+        [(2, 2, 1, 1, 4, [6, 14]), (2, 4, 0, 0, 4, [6, 16]), (1, 2, 0, 0, 2, [3, 8])].into_iter().enumerate()
     {
         let ring = Ring::new(bits);
         let table = small_table(entries, shift, phase_bits, 0);
@@ -158,10 +158,10 @@ fn quadratic_look_up_lifts_to_the_ring() {
 fn quadratic_look_up_views() {
     // (ring, narrow, entries, shift, secrets, foreign bits of P1 and P2)
     for (i, (bits, narrow, entries, shift, secrets, masks)) in [
-        (2, 1, 2, 1, 4, [5, 13]),
-        (2, 1, 4, 0, 4, [5, 15]),
-        (2, 2, 2, 1, 1, [8, 22]),
-        (1, 1, 2, 0, 2, [4, 12]),
+        (2, 1, 2, 1, 4, [5, 11]),
+        (2, 1, 4, 0, 4, [5, 13]),
+        (2, 2, 2, 1, 4, [8, 18]),
+        (1, 1, 2, 0, 2, [4, 10]),
     ]
     .into_iter()
     .enumerate()

@@ -9,7 +9,12 @@ mod gguf;
 mod tiny;
 
 use common::{Files, Running};
-use parties::{client::Client, config::Limits, owner::OwnedModel, store::ModelStore};
+use parties::{
+    client::Client,
+    config::{Limits, PartyConfig},
+    owner::OwnedModel,
+    store::ModelStore,
+};
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 pub struct Cluster {
@@ -26,10 +31,15 @@ pub fn cluster() -> Cluster {
 
 /// With other limits than the defaults, party by party.
 pub fn cluster_with(limits: impl Fn(usize, &mut Limits)) -> Cluster {
+    cluster_of(|role, config| limits(role, &mut config.limits))
+}
+
+/// With other settings than the defaults, party by party.
+pub fn cluster_of(settings: impl Fn(usize, &mut PartyConfig)) -> Cluster {
     let files = Files::new();
     let running = [0, 1, 2].map(|role| {
         let mut config = files.party(role);
-        limits(role, &mut config.limits);
+        settings(role, &mut config);
         let store = ModelStore::open(&config).unwrap();
         Running::start(config, Arc::new(store))
     });

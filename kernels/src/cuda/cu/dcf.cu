@@ -5,12 +5,6 @@
 #define DCF_CHILDREN 0
 #define DCF_OUTPUTS 1
 
-// A node of one party: control bits are spread, values without the party's sign.
-struct DcfNode {
-    u64 seed[2], value;
-    u32 control;
-};
-
 // A node's block for its children or its outputs, as eight words.
 __device__ __forceinline__ void dcf_expand(const u64 seed[2], u64 block, u64 words[8]) {
     const u32 key[8] = {(u32)seed[0], (u32)(seed[0] >> 32), (u32)seed[1], (u32)(seed[1] >> 32), DCF_DOMAIN};

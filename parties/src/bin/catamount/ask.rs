@@ -3,13 +3,14 @@
 use crate::block_on;
 use crate::host::{Host, HostArguments, interruptible};
 use crate::model::{self, Place};
-use crate::output::{AnswerFigures, JsonArgument, advance, megabytes, step_bar};
+use crate::output::{AnswerFigures, AnswersFigures, JsonArgument, advance, megabytes, step_bar};
 use anyhow::{Context, bail};
 use parties::draft::{Draft, ModelDraft, PromptLookup};
 use parties::private::{
     Answer, Generation, MaxTokens, PrivateError, PrivateModel, Progress, Reveal, Speculation,
 };
 use parties::sampling::Sampling;
+use std::path::PathBuf;
 
 /// How to generate.
 #[derive(clap::Args, Clone, Debug)]
@@ -134,8 +135,13 @@ impl Guesser {
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct Ask {
-    /// What to ask.
-    prompt: String,
+    /// What to ask. Several questions are answered side by side in one session, which costs little more time than one; the
+    /// parties learn which of them belong together, and the length of each.
+    #[arg(value_name = "PROMPT", required_unless_present = "prompts")]
+    asked: Vec<String>,
+    /// Ask what is in FILE, one prompt a line.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     #[command(flatten)]
     host: HostArguments,
     #[command(flatten)]
@@ -147,25 +153,50 @@ pub(crate) struct Ask {
 impl Ask {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let generation = self.generation.generation(&self.prompt)?;
+        let prompts = self.all_prompts()?;
+        let generations = prompts.iter().map(|p| self.generation.generation(p));
+        let generations = generations.collect::<anyhow::Result<Vec<_>>>()?;
+        let generation = generations.into_iter().next().ok_or(PrivateError::EmptyPrompt)?;
         let mut guesser = self.generation.guesser()?;
         let owned = self.host.prepare("smollm2")?;
         block_on(interruptible(async {
             let host = self.host.open("smollm2", owned).await?;
-            let result = self.on(&host, &generation, guesser.as_mut()).await;
+            let result = match &prompts[..] {
+                [prompt] => self.one(&host, prompt, &generation, guesser.as_mut()).await,
+                _ => self.all(&host, &prompts, &generation, guesser.as_mut()).await,
+            };
             host.close().await;
             result
         }))
     }
 
-    async fn on(
+    /// Those of the command line, then those of the file.
+    fn all_prompts(&self) -> anyhow::Result<Vec<String>> {
+        let mut prompts = self.asked.clone();
+        if let Some(file) = &self.prompts {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read prompts from {}", file.display()))?;
+            let lines = text.lines().filter(|line| !line.trim().is_empty());
+            let before = prompts.len();
+            prompts.extend(lines.map(str::to_owned));
+            anyhow::ensure!(
+                prompts.len() > before,
+                "{} has no prompts; write one on each line",
+                file.display()
+            );
+        }
+        Ok(prompts)
+    }
+
+    async fn one(
         &self,
         host: &Host,
+        prompt: &str,
         generation: &Generation,
         guesser: Option<&mut Guesser>,
     ) -> anyhow::Result<()> {
         let model = host.model().await?;
-        let tokens = self.generation.tokens(&model, &self.prompt)?;
+        let tokens = self.generation.tokens(&model, prompt)?;
         let answer = stream(&model, &tokens, generation, guesser, &self.json).await?;
         let figures = AnswerFigures::of(&answer);
         eprintln!(
@@ -180,6 +211,65 @@ impl Ask {
             eprintln!("{speculation}");
         }
         self.json.write(&serde_json::json!({ "text": answer.text, "figures": figures }))
+    }
+
+    /// Several prompts side by side. Their texts come all at once, so each is printed when all are complete.
+    async fn all(
+        &self,
+        host: &Host,
+        prompts: &[String],
+        generation: &Generation,
+        guesser: Option<&mut Guesser>,
+    ) -> anyhow::Result<()> {
+        let model = host.model().await?;
+        let tokens: Vec<Vec<u32>> =
+            prompts.iter().map(|p| self.generation.tokens(&model, p)).collect::<Result<_, _>>()?;
+        let bar = step_bar("reading prompts");
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        let (all, most) =
+            (tokens.iter().map(Vec::len).sum::<usize>(), prompts.len() * generation.max_tokens.0);
+        let (mut read, mut made) = (vec![0; prompts.len()], 0);
+        let progress = |sequence: usize, p| match p {
+            Progress::Prompt(done, _) => {
+                read[sequence] = done;
+                advance(&bar, read.iter().sum::<usize>() as u64, all as u64);
+            }
+            Progress::Text(_) => {
+                made += 1;
+                bar.set_message("writing answers");
+                advance(&bar, made, most as u64);
+            }
+        };
+        let answers = match guesser {
+            None => model.generate_all(&tokens, generation, progress).await,
+            Some(guesser) => {
+                let speculation = guesser.speculation(&model)?;
+                model.speculate_all(&tokens, generation, speculation, progress).await
+            }
+        };
+        bar.finish_and_clear();
+        let answers = answers?;
+        for (prompt, answer) in prompts.iter().zip(&answers.answers) {
+            self.json.say(&format!("> {prompt}\n{}\n\n", answer.text));
+        }
+        let figures = AnswersFigures::of(&answers);
+        eprintln!(
+            "{} answers, {} tokens, first of each after {} s{}, {} exchanges, {} between the parties",
+            prompts.len(),
+            figures.tokens,
+            figures.first_token_s,
+            figures.tokens_per_s.map(|t| format!(", then {t} a second of all")).unwrap_or_default(),
+            figures.exchanges,
+            megabytes(figures.bytes.values().sum())
+        );
+        let each: Vec<_> = prompts
+            .iter()
+            .zip(&answers.answers)
+            .map(|(prompt, a)| {
+                serde_json::json!({ "prompt": prompt, "text": a.text, "tokens": a.tokens.len(), "gains": a.gains })
+            })
+            .collect();
+        self.json.write(&serde_json::json!({ "answers": each, "figures": figures }))
     }
 }
 

@@ -1,37 +1,42 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
+mod batch;
 mod device;
+pub(crate) mod floors;
 mod gates;
 mod html;
 mod layer;
 mod loopback;
 mod memory;
+mod passes;
 pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
+mod sessions;
 mod subject;
 
 use crate::block_on;
 use crate::device::DeviceArgument;
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
-use crate::output::{JsonArgument, links, megabytes};
+use crate::output::{self, JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
-use loopback::Loopback;
+use kernels::Device;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
 use models::memory::Demand;
 use models::model::{Cache, Model, OutputRows};
-use parties::private::{Pass, PassTimes};
-use protocol::Ledger;
+use models::shared::Dealing;
+use parties::private::PassTimes;
+use protocol::Role;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
 use scopes::{Measured, fastest};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
-use subject::SubjectArguments;
+use subject::{Subject, SubjectArguments};
 
 pub(crate) use device::BenchDevice;
 pub(crate) use gates::BenchGates;
@@ -48,9 +53,23 @@ pub(crate) struct BenchModel {
     /// Tokens after the first, for models that generate.
     #[arg(long, value_name = "N", default_value_t = 0)]
     decode: usize,
+    /// Also B sequences of different lengths side by side in one session, beside one alone; several numbers, as in
+    /// `2,4,8`, take turns.
+    #[arg(long, value_name = "B", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
+    /// Beside each run with tokens after the first another one, for which the dealer deals nothing ahead.
+    #[arg(long)]
+    compare_ahead: bool,
+    /// Record where the time goes, for the figures of --json; --html and --trace record it as well.
+    #[arg(long)]
+    profile: bool,
+    /// So many sessions at once, each with a prompt of its own of up to N tokens, against the same one after the other;
+    /// several numbers with commas between them.
+    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["html", "trace", "runs"])]
+    sessions: Vec<usize>,
     #[command(flatten)]
     device: DeviceArgument,
     #[command(flatten)]
@@ -77,16 +96,22 @@ struct Figures {
     pass_median_s: f64,
     /// Each further token.
     decode_s: Vec<f64>,
+    /// The same where the dealer deals nothing ahead, with `--compare-ahead`.
+    decode_without_ahead_s: Vec<f64>,
+    /// When the dealer worked for all further tokens.
+    dealing: Dealing,
     exchanges: u64,
     bytes: BTreeMap<String, u64>,
     bytes_total: u64,
     declared: bool,
     upload_bytes: u64,
     max_error: f32,
+    /// Sequences side by side, with `--batch`.
+    batches: Vec<batch::Batch>,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     /// What was planned.
     memory: memory::Needs,
-    /// Where the time went, with `--html`.
+    /// Where the time went, with `--profile`, `--html` or `--trace`.
     report: Option<Report>,
     network: Option<NetworkFigures>,
 }
@@ -95,6 +120,7 @@ impl BenchModel {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
+        anyhow::ensure!(!self.batch.contains(&0), "a batch of 0 sequences measures nothing");
         let devices = self.device.open()?;
         let subject = self.subject.load()?;
         let config = subject.public().config.clone();
@@ -109,47 +135,37 @@ impl BenchModel {
             "a {} model generates no tokens",
             config.family.name()
         );
-        let demand = Demand { context: self.tokens + self.decode, pass: self.tokens };
-        let memory =
-            memory::plan(subject.public(), subject.tables(), &self.device, &devices, demand, &self.json)?;
+        let memory = self.plan(&subject, &devices)?;
+        if !self.sessions.is_empty() {
+            return self.run_sessions(&subject, memory);
+        }
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let expected = subject.expected(&tokens)?;
         // Recording takes time of its own: only where it is wanted.
-        let timed = self.html.wanted() || self.trace.wanted();
-        let rates = self.html.wanted().then(|| Rates::measure(&devices[1], &Loopback::start()?, self.tokens));
-        let rates = rates.transpose()?;
+        let timed = self.profile || self.html.wanted() || self.trace.wanted();
+        let measure =
+            || block_on(interruptible(Rates::measure(&devices[1], self.tokens, self.network.model())));
+        let rates = timed.then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::start(self.device.choices(), self.network.model()).await?;
+            let host = Host::start(self.device.choices(), self.network.model(), ONE_DEALER).await?;
             let start = Instant::now();
             subject.share(&host).await?;
             let sharing_s = start.elapsed().as_secs_f64();
-            let model = host.model().await?;
-            let model = if timed { model.timed() } else { model };
-            let mut times: Vec<Vec<PassTimes>> = vec![];
-            let (mut pass_s, mut decode_s, mut spent, mut max_error) =
-                (vec![], vec![], Ledger::default(), 0f32);
-            for _ in 0..self.runs {
-                let mut run = model.run(OutputRows::Last, self.tokens + self.decode).await?;
-                let start = Instant::now();
-                let (outputs, cost) = run.pass(Pass { tokens: &tokens, segment: None }).await?;
-                pass_s.push(start.elapsed().as_secs_f64());
-                spent = cost;
-                let errors = outputs.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-                max_error = errors.fold(max_error, f32::max);
-                for _ in 0..self.decode {
-                    let start = Instant::now();
-                    run.pass(Pass { tokens: &all[..1], segment: None }).await?;
-                    decode_s.push(start.elapsed().as_secs_f64());
-                }
-                times.push(run.take_times());
-                run.close().await?;
-            }
+            let work = passes::Plan {
+                tokens: &tokens,
+                next: all[0],
+                decode: self.decode,
+                runs: self.runs,
+                compare_ahead: self.compare_ahead,
+            };
+            let passes = work.run(&host, timed).await?;
             let dry = Dry::model(&config, subject.tables());
+            let batches = batch::measure(&host.model().await?, &dry, &all, &self).await?;
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
-            self.trace.write(&times.concat())?;
-            let sections = || self.sections(&dry, &times, rates.as_ref()?);
+            self.trace.write(&passes.times.concat())?;
+            let sections = || self.sections(&dry, &passes.times, rates.as_ref()?);
             let report = sections().zip(rates).map(|(sections, rates)| Report {
                 title: format!("{} tokens through {}{}", self.tokens, self.subject.name(), self.device.on()),
                 command: command(),
@@ -158,7 +174,7 @@ impl BenchModel {
                 sections,
             });
             let peak = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
-            let bytes = links(&spent);
+            let (bytes, spent) = (links(&passes.cost), passes.cost);
             let figures = Figures {
                 model: self.subject.name(),
                 device: self.device.name(),
@@ -166,15 +182,22 @@ impl BenchModel {
                 layers: config.layers,
                 tokens: self.tokens,
                 sharing_s,
-                pass_median_s: median(&pass_s),
-                pass_s,
-                decode_s,
+                pass_median_s: median(&passes.pass_s),
+                pass_s: passes.pass_s,
+                decode_s: passes.decode_s,
+                decode_without_ahead_s: passes.decode_without_ahead_s,
+                dealing: passes.dealing,
                 exchanges: spent.exchanges,
                 bytes_total: bytes.values().sum(),
                 bytes,
                 declared: (spent.exchanges, spent.sent) == (work.ledger.exchanges, work.ledger.sent),
                 upload_bytes: 3 * protocol::gates::embedding::token_bytes(config.vocab) as u64,
-                max_error,
+                max_error: passes
+                    .outputs
+                    .iter()
+                    .map(|o| largest_difference(o, &expected))
+                    .fold(0.0, f32::max),
+                batches,
                 peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), peak[i])).collect(),
                 memory,
                 report,
@@ -196,17 +219,34 @@ impl BenchModel {
             figures.max_error
         ));
         if !figures.decode_s.is_empty() {
+            let tokens = figures.decode_s.len();
             self.json.say(&format!("each further token: {:.3} s (median)\n", median(&figures.decode_s)));
+            self.json.say(&(output::dealing(&figures.dealing, tokens) + "\n"));
+        }
+        if !figures.decode_without_ahead_s.is_empty() {
+            let without = median(&figures.decode_without_ahead_s);
+            self.json.say(&format!("each further token, nothing dealt ahead: {without:.3} s (median)\n"));
         }
         self.json.say(&format!(
             "{} bytes of keys a token from the client; the cost is {}the declared one\n",
             figures.upload_bytes,
             if figures.declared { "" } else { "NOT " }
         ));
+        figures.batches.iter().for_each(|b| self.json.say(&format!("{b}\n")));
         if let Some(report) = &figures.report {
             self.html.write(report)?;
         }
         self.json.write(&figures)
+    }
+
+    /// What the parties will hold: of one sequence, of all those of the largest batch, or of all sessions at once.
+    fn plan(&self, subject: &Subject, devices: &[Device; 3]) -> anyhow::Result<memory::Needs> {
+        let several = if self.sessions.is_empty() { &self.batch } else { &self.sessions };
+        let sequences = several.iter().copied().max().unwrap_or(1);
+        let demand = Demand { context: self.tokens + self.decode, pass: self.tokens, sequences };
+        // With several sessions the dealer changes.
+        let plays = if self.sessions.is_empty() { Role::ALL.map(Some) } else { [None; 3] };
+        memory::plan(subject, plays, &self.device, devices, demand, &self.json)
     }
 
     /// The pass, and a further token, each in the fastest of its runs.
@@ -241,6 +281,10 @@ impl BenchModel {
         }
         Some(sections)
     }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {

@@ -3,7 +3,7 @@
 use crate::model;
 use crate::output::{JsonArgument, links, megabytes};
 use models::dry::{Dry, Work};
-use models::model::{Cache, OutputRows};
+use models::model::{Cache, OutputRows, Sequence};
 use parties::relay::NetworkModel;
 use protocol::Role;
 use serde::Serialize;
@@ -21,6 +21,9 @@ pub(crate) struct CostCommand {
     /// Tokens of the answer.
     #[arg(long, value_name = "N", default_value_t = 1)]
     new_tokens: usize,
+    /// So many prompts of that length side by side, in one session (`ask` with several prompts).
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    prompts: usize,
     /// Also what a pass over K drafted tokens costs, after the prompt (`--speculate` of `ask`).
     #[arg(long, value_name = "K", default_value_t = 0)]
     speculate: usize,
@@ -89,8 +92,8 @@ impl CostCommand {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(
-            self.prompt_tokens > 0 && self.new_tokens > 0,
-            "0 tokens cost nothing; ask for at least 1 of each"
+            self.prompt_tokens > 0 && self.new_tokens > 0 && self.prompts > 0,
+            "0 prompts or tokens cost nothing; ask for at least 1 of each"
         );
         let owned = model::load(&self.model)?;
         let (config, limit) = (owned.config(), owned.public.plan.longest);
@@ -107,11 +110,15 @@ impl CostCommand {
         let most = self.prompt_tokens.saturating_add(self.new_tokens).saturating_add(self.speculate);
         anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         let dry = Dry::model(config, &owned.tables);
-        let mut cache = Cache::new(config);
-        let first = Dry::pass(&dry, self.prompt_tokens, &mut cache, OutputRows::Last);
+        let mut caches: Vec<_> = (0..self.prompts).map(|_| Cache::new(config)).collect();
+        let mut pass = |count| {
+            let mut sequences: Vec<_> = caches.iter_mut().map(|c| Sequence::new(c, count)).collect();
+            Dry::batch(&dry, &mut sequences, OutputRows::Last)
+        };
+        let first = pass(self.prompt_tokens);
         let mut all = first;
         for _ in 1..self.new_tokens {
-            let w = Dry::pass(&dry, 1, &mut cache, OutputRows::Last);
+            let w = pass(1);
             all.ledger.add(&w.ledger);
             all.weight_macs += w.weight_macs;
         }

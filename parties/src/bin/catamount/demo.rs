@@ -3,16 +3,17 @@
 use crate::ask::{GenerationArguments, Guesser, stream};
 use crate::device::DeviceArgument;
 use crate::network::{NetworkArgument, NetworkFigures};
-use crate::output::{AnswerFigures, JsonArgument, links, megabytes, seconds};
+use crate::output::{AnswerFigures, JsonArgument, dealing, links, megabytes, seconds};
 use crate::processes::LocalCluster;
 use crate::trace::TraceArgument;
 use crate::{block_on, host, model};
 use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
+use models::shared::Dealing;
 use parties::cluster::ClusterConfig;
 use parties::owner::OwnedModel;
-use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal};
+use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal, prompt_passes};
 use parties::sampling::Sampling;
 use parties::server::stop_signal;
 use serde::Serialize;
@@ -73,6 +74,8 @@ struct Figures {
     exchanges_per_layer: f64,
     bytes: BTreeMap<String, u64>,
     first_token_bytes: BTreeMap<String, u64>,
+    /// When the dealer worked for the tokens after the first.
+    dealing: Dealing,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
     seen_of_the_prompt: BTreeMap<String, Vec<String>>,
     sharing_s: f64,
@@ -99,7 +102,8 @@ impl Demo {
         let network = self.network.measure(&self.json)?;
         let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster = LocalCluster::start(self.device.choices(), self.network.model())?;
+            let mut cluster =
+                LocalCluster::start(self.device.choices(), self.network.model(), host::ONE_DEALER)?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {
@@ -176,9 +180,12 @@ impl Demo {
             Reveal::Logits => None,
             Reveal::Tokens => Some(generation.sampling.by_the_parties().map_err(PrivateError::Choice)?),
         };
-        let (passes, layers) = (1 + answer.gains.len() as u64, owned.config().layers as u64);
-        let outside = passes * Dry::exchanges_outside_layers(&dry, choice);
-        let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / (passes * layers) as f64;
+        // A long prompt takes several passes; nothing is chosen after those before its last.
+        let (first, later) = (prompt_passes(prompt.len()) as u64 - 1, 1 + answer.gains.len() as u64);
+        let outside = |choice| Dry::exchanges_outside_layers(&dry, choice);
+        let outside = first * outside(None) + later * outside(choice);
+        let passed = (first + later) * owned.config().layers as u64;
+        let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / passed as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
             prompt_tokens: prompt.len(),
@@ -193,6 +200,7 @@ impl Demo {
             exchanges_per_layer: (exchanges_per_layer * 100.0).round() / 100.0,
             bytes: figures.bytes,
             first_token_bytes: links(&answer.prompt_cost),
+            dealing: answer.decode_dealing,
             peak_rss_bytes: (0..3).map(|i| (by_role(i), memory[i])).collect(),
             seen_of_the_prompt: (0..3).map(|i| (by_role(i), answer.seen.words[i].clone())).collect(),
             sharing_s: seconds(sharing),
@@ -233,6 +241,9 @@ impl Demo {
         ));
         let links: Vec<String> = f.bytes.iter().map(|(l, b)| format!("{l} {}", megabytes(*b))).collect();
         say(format!("sent: {}", links.join(", ")));
+        if f.tokens > 1 {
+            say(dealing(&f.dealing, f.tokens - 1));
+        }
         let memory: Vec<String> = f
             .peak_rss_bytes
             .iter()

@@ -2,7 +2,7 @@
 
 mod score;
 
-use crate::host::{HostArguments, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::{JsonArgument, advance, step_bar};
 use crate::{block_on, model};
 use models::clear::Clear;
@@ -11,6 +11,7 @@ use models::fetch;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
 use models::tokenizer::Tokenizer;
+use parties::device::DeviceChoice;
 use parties::owner::OwnedModel;
 use parties::private::{Pass, PrivateModel, Run};
 use score::{Score, Summary};
@@ -131,9 +132,8 @@ impl Eval {
         let examples = self.examples(&owned)?;
         let secure = self.reading.contains(&Reading::Secure);
         let summary = block_on(interruptible(async {
-            let host = HostArguments { cluster: None, model: None };
             let host = match secure {
-                true => Some(host.open(name, Some(owned.clone())).await?),
+                true => Some(Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?),
                 false => None,
             };
             let result = match &host {

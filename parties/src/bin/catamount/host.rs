@@ -5,14 +5,17 @@ use crate::output::{advance, byte_bar};
 use crate::processes::LocalCluster;
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
+use parties::config::Dealing;
 use parties::device::DeviceChoice;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
 use parties::relay::NetworkModel;
 use parties::server::stop_signal;
+use protocol::Party;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Which parties compute, and with which model.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,6 +29,9 @@ pub(crate) struct HostArguments {
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
 }
+
+/// Where one session after the other is measured and shown, P0 deals in all of them: figures by party are by role then.
+pub(crate) const ONE_DEALER: Dealing = Dealing::Only(Party::Zero);
 
 /// Parties that have a model.
 pub(crate) struct Host {
@@ -55,7 +61,7 @@ impl HostArguments {
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
             return Ok(Host { local: None, client, name: asked.into() });
         };
-        Host::local(&owned, [DeviceChoice::Cpu; 3], None).await
+        Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await
     }
 }
 
@@ -68,15 +74,25 @@ pub(crate) async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T
     }
 }
 
+/// Runs what blocks on a thread of its own, which is left to itself if nobody waits any more.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (done, result) = oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.await.map_err(|_| anyhow::anyhow!("a thread of this command has failed"))?
+}
+
 impl Host {
     /// Starts three parties on this machine, each on its device, with a network between them if there is to be one, and
-    /// shares the model.
+    /// shares the model. `dealing` says who deals.
     pub(crate) async fn local(
         owned: &Arc<OwnedModel>,
         devices: [DeviceChoice; 3],
         network: Option<NetworkModel>,
+        dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let host = Host::start(devices, network).await?;
+        let host = Host::start(devices, network, dealing).await?;
         share(owned, &host.client, &host.name).await?;
         Ok(host)
     }
@@ -85,8 +101,9 @@ impl Host {
     pub(crate) async fn start(
         devices: [DeviceChoice; 3],
         network: Option<NetworkModel>,
+        dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let mut local = LocalCluster::start(devices, network)?;
+        let mut local = LocalCluster::start(devices, network, dealing)?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
         Ok(Host { local: Some(local), client, name: "demo".into() })
     }

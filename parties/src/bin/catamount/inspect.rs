@@ -9,7 +9,7 @@ use models::model::{Cache, OutputRows};
 use models::parameter::{Parameter, Use};
 use models::plan::Plan;
 use parties::relay::NetworkModel;
-use protocol::Role;
+use protocol::Party;
 use serde::Serialize;
 
 /// Arguments.
@@ -43,9 +43,12 @@ struct Figures {
 /// What a party stores and holds.
 #[derive(Serialize)]
 struct ShareSize {
-    party: Role,
+    party: Party,
     disk_bytes: u64,
+    /// To play every role, to deal only, and to evaluate only.
     memory_bytes: u64,
+    memory_deals_bytes: u64,
+    memory_evaluates_bytes: u64,
 }
 
 impl Inspect {
@@ -68,7 +71,7 @@ impl Inspect {
         let figures = Figures {
             family: config.family.name(),
             parameters: Parameter::all(&config).into_iter().map(|p| p.len(&config) as u64).sum(),
-            shares: Role::ALL.map(|role| share_size(&config, role)).into(),
+            shares: Party::ALL.map(|party| share_size(&config, party)).into(),
             tokens: self.tokens,
             pass: part(&pass),
             next_token: next.as_ref().map(part),
@@ -95,10 +98,12 @@ impl Inspect {
         say(format!("{:.1} M numbers to share", f.parameters as f64 / 1e6));
         for s in &f.shares {
             say(format!(
-                "share of {}: {} on disk, {} in memory",
+                "share of {}: {} on disk, {} in memory ({} to deal only, {} to evaluate only)",
                 s.party,
                 megabytes(s.disk_bytes),
-                megabytes(s.memory_bytes)
+                megabytes(s.memory_bytes),
+                megabytes(s.memory_deals_bytes),
+                megabytes(s.memory_evaluates_bytes)
             ));
         }
         say(format!("{} tokens: {}", f.tokens, f.pass));
@@ -110,13 +115,23 @@ impl Inspect {
     }
 }
 
-fn share_size(c: &ModelConfig, role: Role) -> ShareSize {
-    let evaluator = role != Role::Dealer;
-    let (mut disk, mut memory) = (if evaluator { 32 } else { 64 }, 0);
+fn share_size(c: &ModelConfig, party: Party) -> ShareSize {
+    // Party 0 stores two seeds, the others one and the component that none of them gives.
+    let seeds = party == Party::Zero;
+    let (mut disk, mut deals, mut evaluates, mut both) = (if seeds { 64 } else { 32 }, 0, 0, 0);
     for p in Parameter::all(c) {
-        let words = p.len(c) as u64;
-        disk += if evaluator { 8 * words } else { 0 };
-        memory += 8 * words * if evaluator || p.usage() == Use::Table { 2 } else { 1 };
+        let component = 8 * p.len(c) as u64;
+        disk += if seeds { 0 } else { component };
+        evaluates += 2 * component;
+        let table = p.usage() == Use::Table;
+        deals += if table { 2 * component } else { component };
+        both += if table { 2 * component } else { 3 * component };
     }
-    ShareSize { party: role, disk_bytes: disk, memory_bytes: memory }
+    ShareSize {
+        party,
+        disk_bytes: disk,
+        memory_bytes: both,
+        memory_deals_bytes: deals,
+        memory_evaluates_bytes: evaluates,
+    }
 }

@@ -105,6 +105,10 @@ enum Bench {
     Device(bench::BenchDevice),
     /// The transport alone: MB/s, processor time, exchanges; beside TLS over TCP, TCP and UDP.
     Network(network::BenchNetwork),
+    /// What passes must cost at least on this machine, and what they do cost: one table, that of docs/floors.md.
+    ///
+    /// Counts are declared costs, rates are measured just before, times are those of three party processes.
+    Floors(bench::floors::BenchFloors),
     /// Catamount and SecretFlow-SPU (PUMA's own implementation), alternately on this machine: seconds and bytes.
     ///
     /// Needs a Python (3.10 or 3.11) with `pip install spu==0.9.5 jax==0.4.34 jaxlib==0.4.34 numpy==1.26.4`.
@@ -148,6 +152,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bench { command: Bench::Gates(bench) } => bench.run(),
         Command::Bench { command: Bench::Device(bench) } => bench.run(),
         Command::Bench { command: Bench::Network(bench) } => bench.run(),
+        Command::Bench { command: Bench::Floors(bench) } => bench.run(),
         Command::Bench { command: Bench::Peer(bench) } => bench.run(),
         Command::Eval(eval) => eval.run(),
         Command::Inspect(inspect) => inspect.run(),

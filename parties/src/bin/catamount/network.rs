@@ -1,9 +1,9 @@
 //! `--network`: a simulated network between the parties of this machine, and `bench network`.
 
+use crate::block_on;
+use crate::host::{interruptible, on_a_thread};
 use crate::output::JsonArgument;
 use crate::processes::Folder;
-use parties::config::PartyConfig;
-use parties::init::init_cluster;
 use parties::netbench::{self, Row};
 use parties::relay::{Measured, NetworkModel, Statistics, measure};
 use serde::Serialize;
@@ -96,12 +96,12 @@ impl BenchNetwork {
             self.seconds
         );
         let network = self.network.measure(&self.json)?;
-        let folder = Folder::new("bench-network");
-        let hosts = Folder::free_hosts()?;
-        let files = init_cluster(folder.path(), &hosts)?;
-        let config = |role: usize| PartyConfig::load(&files[role]);
-        let configs = [config(0)?, config(1)?, config(2)?];
-        let transports = netbench::run(configs, self.network.model(), self.seconds)?;
+        let (folder, configs) = Folder::of_parties("bench-network")?;
+        // Interrupted, the measuring thread ends with the process; the folder is gone before.
+        let transports = block_on(interruptible(on_a_thread(move || {
+            Ok(netbench::run(configs, network.as_ref(), self.seconds)?)
+        })))?;
+        drop(folder);
         self.json.say(&format!("{:<31} {:>9} {:>12}", "", "MB/s", "CPU-s a GB"));
         for exchange in transports.iter().map(|t| &t.exchanges).max_by_key(|e| e.len()).into_iter().flatten()
         {
@@ -119,11 +119,12 @@ impl BenchNetwork {
         if let Some(network) = &network {
             // An exchange takes one way; a ping takes two.
             let delay = network.ping_median_s * 1e6 / 2.0;
-            if let Some(small) = transports.first().and_then(|ours| ours.exchanges.first()) {
+            for row in &transports {
+                let Some(small) = row.exchanges.first() else { continue };
                 let above = small.median_us - delay;
                 self.json.say(&format!(
-                    "an exchange of {} B takes {above:.0} µs more than the relay's own {delay:.0} µs\n",
-                    small.bytes
+                    "{}: an exchange of {} B takes {above:.0} µs more than the relay's own {delay:.0} µs\n",
+                    row.transport, small.bytes
                 ));
             }
             self.json.say("TCP does not pass the relay, which carries datagrams\n");

@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use parties::private::Answer;
+use models::shared::Dealing;
+use parties::private::{Answer, Answers};
 use protocol::{Ledger, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -83,6 +84,20 @@ pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
+/// When the dealer worked for `tokens` tokens.
+pub(crate) fn dealing(d: &Dealing, tokens: usize) -> String {
+    let n = tokens.max(1) as f64;
+    let each = |d: &models::shared::Dealt| {
+        format!("{} in {:.3} s", megabytes((d.bytes as f64 / n) as u64), d.seconds / n)
+    };
+    let wasted = if d.wasted.bytes > 0 {
+        format!("; dealt for nothing: {}", megabytes(d.wasted.bytes))
+    } else {
+        String::new()
+    };
+    format!("the dealer, a token: {} before it was asked, {} since{wasted}", each(&d.ahead), each(&d.asked))
+}
+
 /// Figures of an answer.
 #[derive(Serialize)]
 pub(crate) struct AnswerFigures {
@@ -102,6 +117,8 @@ pub(crate) struct AnswerFigures {
     pub(crate) bytes: BTreeMap<String, u64>,
     /// Bytes by link up to the first token.
     pub(crate) first_token_bytes: BTreeMap<String, u64>,
+    /// When the dealer worked for the tokens after the first.
+    pub(crate) dealing: Dealing,
 }
 
 impl AnswerFigures {
@@ -118,6 +135,7 @@ impl AnswerFigures {
             exchanges: all.exchanges,
             bytes: links(&all),
             first_token_bytes: links(&a.prompt_cost),
+            dealing: a.decode_dealing,
         }
     }
 
@@ -129,6 +147,39 @@ impl AnswerFigures {
             "{mean} tokens a pass after the prompt; the parties know how many each gave: {}",
             gains.join(" ")
         ))
+    }
+}
+
+/// Figures of answers that were made side by side.
+#[derive(Serialize)]
+pub(crate) struct AnswersFigures {
+    /// Seconds to the first token of all.
+    pub(crate) first_token_s: f64,
+    /// Tokens of all a second after that.
+    pub(crate) tokens_per_s: Option<f64>,
+    /// Tokens of all.
+    pub(crate) tokens: usize,
+    /// Exchanges between the evaluators.
+    pub(crate) exchanges: u64,
+    /// Bytes by link, prompts and answers together.
+    pub(crate) bytes: BTreeMap<String, u64>,
+    /// Bytes by link up to the first tokens.
+    pub(crate) first_token_bytes: BTreeMap<String, u64>,
+}
+
+impl AnswersFigures {
+    /// Of answers.
+    pub(crate) fn of(a: &Answers) -> AnswersFigures {
+        let mut all = a.prompt_cost;
+        all.add(&a.decode_cost);
+        AnswersFigures {
+            first_token_s: seconds(a.first_token()),
+            tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
+            tokens: a.tokens(),
+            exchanges: all.exchanges,
+            bytes: links(&all),
+            first_token_bytes: links(&a.prompt_cost),
+        }
     }
 }
 

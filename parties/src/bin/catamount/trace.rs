@@ -1,10 +1,13 @@
 //! `--trace FILE`: what every process did when, in the JSON format that Perfetto and Chrome's `about:tracing` open.
 //!
 //! Each party is a process with one thread, on which the parts of the program lie as nested slices: layer, gate,
-//! operation, and in it what is no computation. All parties of these commands run on one machine, so their system
-//! clocks are one clock and need no adjustment.
+//! operation, and in it what is no computation. Clocks of other machines are set back as far as messages tell (see
+//! [`clocks`]); the trace says by how much, and how well that is known.
+
+mod clocks;
 
 use anyhow::Context as _;
+use clocks::Clocks;
 use parties::private::PassTimes;
 use protocol::Role;
 use protocol::profile::{Mark, Part, Profile};
@@ -62,13 +65,16 @@ impl TraceArgument {
         let Some(file) = &self.trace else { return Ok(()) };
         let problem = || format!("cannot write the trace to {}", file.display());
         let mut out = BufWriter::new(File::create(file).with_context(problem)?);
-        write_events(&mut out, &events(passes)).and_then(|()| out.flush()).with_context(problem)
+        let clocks = Clocks::of(passes);
+        write_events(&mut out, &clocks, &events(passes, &clocks))
+            .and_then(|()| out.flush())
+            .with_context(problem)
     }
 }
 
-fn write_events(out: &mut impl Write, events: &[Event]) -> std::io::Result<()> {
-    let clock = "system clock of the one machine that all processes ran on";
-    write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{{\"clock\":\"{clock}\"}},\"traceEvents\":[")?;
+fn write_events(out: &mut impl Write, clocks: &Clocks, events: &[Event]) -> std::io::Result<()> {
+    let about = json!({ "clock": "that of the client", "clocks of the parties": clocks.describe() });
+    write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{about},\"traceEvents\":[")?;
     for (i, event) in events.iter().enumerate() {
         out.write_all(if i == 0 { b"\n" } else { b",\n" })?;
         serde_json::to_writer(&mut *out, event)?;
@@ -77,16 +83,21 @@ fn write_events(out: &mut impl Write, events: &[Event]) -> std::io::Result<()> {
 }
 
 /// All events: names of processes, then slices in order of their start, enclosing ones first.
-fn events(passes: &[PassTimes]) -> Vec<Event> {
-    let starts = passes
-        .iter()
-        .flat_map(|p| p.parties.iter().map(|q| q.start).chain(p.client.iter().map(|span| span.start)));
+fn events(passes: &[PassTimes], clocks: &Clocks) -> Vec<Event> {
+    let set = |role: usize, p: &Profile| p.start.saturating_add_signed(-clocks.offset(role));
+    let starts = passes.iter().flat_map(|p| {
+        let parties = p.parties.iter().enumerate().map(|(role, q)| set(role, q));
+        parties.chain(p.client.iter().map(|span| span.start))
+    });
     let zero = starts.min().unwrap_or(0);
     let thread = |pid| Thread { pid, zero, open: vec![], events: vec![] };
     let mut all: Vec<Event> = vec![];
     for role in Role::ALL {
         let mut thread = thread(role.index() + 1);
-        passes.iter().enumerate().for_each(|(i, p)| thread.party(i, &p.parties[role.index()]));
+        for (i, pass) in passes.iter().enumerate() {
+            let profile = &pass.parties[role.index()];
+            thread.party(i, profile, set(role.index(), profile));
+        }
         all.append(&mut thread.events);
     }
     let mut client = thread(4);
@@ -134,16 +145,17 @@ impl Thread {
         });
     }
 
-    fn party(&mut self, number: usize, p: &Profile) {
+    /// A party's pass, which began at `start` by the client's clock.
+    fn party(&mut self, number: usize, p: &Profile, start: u64) {
         let mut args = json!({ "exchanges": p.rounds.len() });
         if let Some(s) = p.scheduled {
             args["ms on a core"] = json!(s.running as f64 / 1e6);
             args["ms ready without a core"] = json!(s.ready as f64 / 1e6);
         }
-        self.slice(format!("pass {}", number + 1), p.start, p.start + p.wall, "pass", args);
+        self.slice(format!("pass {}", number + 1), start, start + p.wall, "pass", args);
         let mut rounds = p.rounds.iter();
         for (mark, end) in p.spans() {
-            let (from, to) = (p.start + mark.at, p.start + end);
+            let (from, to) = (start + mark.at, start + end);
             let mut args = Value::Null;
             if mark.scope == Mark::EXCHANGE {
                 let Some(round) = rounds.next() else { continue };
@@ -160,7 +172,7 @@ impl Thread {
                 self.slice(mark.part.name().into(), from, to, "part", args);
             }
         }
-        self.move_to(&[], p.start + p.wall);
+        self.move_to(&[], start + p.wall);
     }
 
     /// Closes and opens slices so that those of `path` are open.
@@ -216,9 +228,9 @@ mod tests {
     /// The file is JSON, in order, and slices of a thread lie within or beside each other.
     #[test]
     fn traces_parse_and_nest() {
-        let pass = PassTimes { parties: [profile(), profile(), profile()], client: vec![] };
-        let mut out = vec![];
-        write_events(&mut out, &events(&[pass])).unwrap();
+        let passes = [PassTimes { parties: [profile(), profile(), profile()], client: vec![] }];
+        let (mut out, clocks) = (vec![], Clocks::of(&passes));
+        write_events(&mut out, &clocks, &events(&passes, &clocks)).unwrap();
         let trace: Value = serde_json::from_slice(&out).unwrap();
         let all = trace["traceEvents"].as_array().unwrap();
         let (names, slices): (Vec<&Value>, Vec<&Value>) = all.iter().partition(|e| e["ph"] == "M");

@@ -124,7 +124,7 @@ pub async fn sample(cx: &Cx<'_>, x: &Share, k: usize, t: &SampleTables) -> Resul
     let row_of: Vec<u32> = (0..rows * n).map(|i| (i / n) as u32).collect();
     let (bits, noise_bits) = precision(n);
     let (max_cx, noise_cx) = (cx.scope("max"), cx.scope("noise"));
-    let max = coarse_max(&max_cx, x, &offsets, Levels::new(BUCKETS[0]));
+    let max = coarse_max(&max_cx, x, &offsets, Levels::new(BUCKETS[0]), cx.ring().bits());
     let (m, r) = join(max, uniform(&noise_cx, 2 * rows, noise_bits)).await?;
     let v = in_range(&cx.scope("range"), &x.sub_spread(&m, &row_of)).await?;
 
@@ -163,7 +163,8 @@ async fn weights(
 ) -> Result<Share> {
     // The gate's buckets of width 4 are of width 1/2 if the same integers have three more fractional bits.
     let centred = Share { scale: FRACTION - 3, ..v.add_public(0u64.wrapping_sub(16 << FRACTION)) };
-    let m = coarse_max(&cx.scope("max"), &centred, offsets, Levels::new(BUCKETS[1])).await?;
+    let levels = Levels::new(BUCKETS[1]);
+    let m = coarse_max(&cx.scope("max"), &centred, offsets, levels, cx.ring().bits()).await?;
     let m = Share { scale: FRACTION, ..m.add_public(16 << FRACTION) };
     lut::lookup(&cx.scope("exp"), &v.sub_spread(&m, row_of), &t.exp, WEIGHT_SCALE).await
 }

@@ -3,9 +3,12 @@
 use super::loopback::{Loopback, Program};
 use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
+use crate::block_on;
 use crate::device::DeviceArgument;
+use crate::host::interruptible;
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
+use models::dry::Local;
 use models::plan::{Step, TablePlan};
 use protocol::gates::choice;
 use protocol::gates::compare::{self, Window};
@@ -25,7 +28,7 @@ use std::sync::Arc;
 /// Fractional bits of activations and of weights.
 const SCALE: u32 = 18;
 /// Fractional bits of attention scores.
-const SCORES: u32 = 2 * SCALE;
+const SCORES: u32 = SCALE;
 const RING: u32 = 64;
 /// As in GPT-2 and BERT.
 const WIDTH: usize = 768;
@@ -58,7 +61,7 @@ pub(super) struct Made {
     pub(super) name: &'static str,
     pub(super) size: String,
     declared: Cost,
-    products: u64,
+    local: [Local; 3],
     pub(super) programs: [Program; 3],
 }
 
@@ -74,7 +77,7 @@ impl BenchGates {
         kernels::cpu::use_threads((cores / 2).max(1));
         let devices = self.device.open()?;
         let loopback = Loopback::start()?;
-        let rates = Rates::measure(&devices[1], &loopback, self.tokens)?;
+        let rates = block_on(interruptible(Rates::measure(&devices[1], self.tokens, None)))?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
         let gates = on_each(&devices, seed, self.tokens)?;
@@ -89,7 +92,7 @@ impl BenchGates {
             let (profiles, _) = fastest.ok_or_else(|| anyhow::anyhow!("no runs"))?;
             let mut cost = Ledger::default();
             cost += &gate.declared;
-            let expected = Expected { cost, products: gate.products };
+            let expected = Expected { cost, local: gate.local };
             lines
                 .push(Line { size: gate.size, ..Line::whole(gate.name.into(), &profiles, expected, &rates) });
             bar.inc(1);
@@ -206,7 +209,7 @@ impl Inputs {
             name: "activation (GELU)",
             size: format!("{inner} elements, {} entries", gelu.spec.entries),
             declared: gelu.cost(inner, SCALE, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let table = gelu.clone();
                 Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await.map(drop) })
@@ -217,7 +220,7 @@ impl Inputs {
             name: "gated activation (SiLU)",
             size: format!("{inner} elements, {} entries", silu.table.spec.entries),
             declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let silu = silu.clone();
                 Box::pin(
@@ -229,7 +232,7 @@ impl Inputs {
             name: "comparison",
             size: format!("{inner} elements with one threshold"),
             declared: compare::cost(inner, 1, Window::EXACT31),
-            products: 0,
+            local: Default::default(),
             programs: programs(x, |cx, x| {
                 Box::pin(async move { compare::less_than(&cx, &x, &[0], Window::EXACT31).await.map(drop) })
             }),
@@ -237,17 +240,17 @@ impl Inputs {
 
         let x = self.share(scores, SCORES, 4.0);
         let offsets: Arc<Vec<usize>> = Arc::new((0..=scores.rows).map(|r| r * scores.cols).collect());
-        let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, RING);
+        let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, softmax.score_bits());
         let exponential = softmax.exp.cost(scores.len(), EXP_SCALE, RING);
-        let levels = softmax.levels;
+        let (levels, bits) = (softmax.levels, softmax.score_bits());
         gates.push(Made {
             name: "coarse maximum",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let offsets = offsets.clone();
-                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels).await.map(drop) })
+                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, bits).await.map(drop) })
             }),
         });
         let tables = softmax.clone();
@@ -255,7 +258,7 @@ impl Inputs {
             name: "exponential",
             size: format!("{} scores", scores.len()),
             declared: exponential.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(Shape::new(scores.len(), 1), SCORES, 4.0), move |cx, x| {
                 let t = tables.clone();
                 Box::pin(async move { exp::exp(&cx, &x, &t.exp, EXP_SCALE).await.map(drop) })
@@ -268,7 +271,7 @@ impl Inputs {
             name: "row gate (reciprocal)",
             size: format!("{} row sums", scores.rows),
             declared: reciprocal.clone(),
-            products: 0,
+            local: Default::default(),
             programs: programs(sums, move |cx, x| {
                 let t = tables.clone();
                 let longest = x.len() / HEADS;
@@ -277,16 +280,16 @@ impl Inputs {
                 })
             }),
         });
-        let dropped = EXP_SCALE + RECIPROCAL_SCALE - SCALE;
+        let (dropped, table) = (EXP_SCALE + RECIPROCAL_SCALE - SCALE, softmax.reciprocal(t));
         gates.push(Made {
             name: "softmax",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum
                 .then(exponential)
-                .then(reciprocal)
-                .then(product::product_cost(scores.len(), RING))
+                .then(table.factors_cost(scores.rows, (RING, 0), RECIPROCAL_SCALE, RING))
+                .then(table.product_cost(scores.len(), RECIPROCAL_SCALE, RING))
                 .then(truncate::cost(scores.len(), dropped, RING)),
-            products: 0,
+            local: Default::default(),
             programs: programs(x, move |cx, x| {
                 let t = softmax.clone();
                 Box::pin(async move { softmax::softmax(&cx, &x, &t).await.map(drop) })
@@ -298,7 +301,7 @@ impl Inputs {
             name: "row gate and norm (RMSNorm)",
             size: sized(activations),
             declared: norm.cost(t, WIDTH, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(activations, SCALE, 2.0), move |cx, x| {
                 let t = norm.clone();
                 Box::pin(async move { norm::norm(&cx, &x, &t).await.map(drop) })
@@ -310,7 +313,7 @@ impl Inputs {
             name: "argmax",
             size: format!("1 row of {CHOICES} scores"),
             declared: choice::argmax_cost(1, CHOICES, RING),
-            products: 0,
+            local: Default::default(),
             programs: programs(self.share(row, SCALE, 30.0), |cx, x| {
                 Box::pin(async move { choice::argmax(&cx, &x).await.map(drop) })
             }),
@@ -332,7 +335,8 @@ impl Inputs {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
             declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
-            products: 5 * (t * square.len()) as u64,
+            local: Local { weights: (t * square.len()) as u64, attention: 0, read: 8 * square.len() as u64 }
+                .bilinear(),
             programs: programs(inputs, |cx, (x, w)| {
                 Box::pin(async move {
                     truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await.map(drop)
@@ -361,7 +365,12 @@ impl Inputs {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),
-            products: 6 * (t * shape.len()) as u64,
+            local: Local {
+                weights: (t * shape.len()) as u64,
+                attention: 0,
+                read: 8 * (t.div_ceil(embedding::TOGETHER) * shape.len()) as u64,
+            }
+            .table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
                 Box::pin(async move { embedding::embed(&cx, &keys, &table).await.map(drop) })
             }),

@@ -64,9 +64,14 @@ fn rates(r: &Rates) -> String {
         format!("<div class=\"tile\"><b>{figure}</b><span>{what}</span></div>\n")
     };
     let products = tile(format!("{:.1} G/s", r.products_per_s / 1e9), "products on one core");
-    let link = tile(format!("{:.0} MB/s", r.bytes_per_s / 1e6), "one link, QUIC on loopback");
-    let exchange = tile(format!("{:.0} µs", r.exchange_s * 1e6), "an exchange of 8 bytes");
-    format!("<h3>This machine at best</h3>\n<div class=\"tiles\">\n{products}{link}{exchange}</div>\n")
+    let reading = tile(format!("{:.1} GB/s", r.reading_per_s / 1e9), "weights read, all cores");
+    let random = tile(format!("{:.1} GB/s", r.random_per_s / 1e9), "random words on one core");
+    let on = r.network.as_deref().unwrap_or("loopback");
+    let link = tile(format!("{:.0} MB/s", r.bytes_per_s / 1e6), &format!("one link, QUIC on {}", escape(on)));
+    let exchange = tile(format!("{:.0} µs", r.exchange_s * 1e6), "an exchange of 64 bytes");
+    format!(
+        "<h3>This machine at best</h3>\n<div class=\"tiles\">\n{products}{reading}{random}{link}{exchange}</div>\n"
+    )
 }
 
 fn tiles(s: &Section) -> String {
@@ -200,8 +205,8 @@ fn costs(s: &Section) -> String {
     let mut out = String::from(
         "<div class=\"scroll\"><table>\n<tr><th rowspan=\"2\"></th><th rowspan=\"2\">ex-<br>changes</th>\
          <th colspan=\"3\">bytes</th><th rowspan=\"2\">declared</th><th rowspan=\"2\">products</th>\
-         <th colspan=\"4\">floor</th><th colspan=\"2\">measured</th></tr>\n\
-         <tr><th>P0 → P1</th><th>P0 → P2</th><th>P1 ⇄ P2, each</th><th>products</th><th>bytes</th><th>exchanges</th>\
+         <th colspan=\"5\">floor</th><th colspan=\"2\">measured</th></tr>\n\
+         <tr><th>P0 → P1</th><th>P0 → P2</th><th>P1 ⇄ P2, each</th><th>products</th><th>random</th><th>bytes</th><th>exchanges</th>\
          <th>all</th><th>time</th><th>/ floor</th></tr>\n",
     );
     for (line, class) in
@@ -214,10 +219,10 @@ fn costs(s: &Section) -> String {
             (None, _) => "<td>–</td>".into(),
         };
         let products = count(line.products);
-        let floor = line.floor.map(|f| [f.products_ms, f.bytes_ms, f.exchanges_ms, f.total_ms]);
+        let floor = line.floor.map(|f| [f.products(), f.random_ms, f.bytes_ms, f.exchanges_ms, f.total_ms]);
         let floor: String = match floor {
             Some(parts) => parts.map(|ms| format!("<td>{}</td>", milliseconds(ms))).concat(),
-            None => "<td>–</td>".repeat(4),
+            None => "<td>–</td>".repeat(5),
         };
         let _ = writeln!(
             out,
@@ -249,12 +254,19 @@ fn notes(r: &Rates) -> String {
          the parts' exchanges can add up to more than the whole's.</li>\n\
          <li><i>Declared</i> is what the gates say of themselves before anything runs; payload only, without a header \
          of 20 bytes a message.</li>\n\
-         <li>The floor adds what the work must take at rates measured just before, on the same machine: {products:.1} G \
-         products a second and core ({} rows at once, {} cores; products with weights only), {rate:.0} MB/s on one \
-         link over QUIC, {:.0} µs an exchange. Work that is none of these (tables, comparison keys, random streams) \
-         has no part in it.</li>\n</ul></section>\n",
+         <li>The floor is the least at rates measured just before, on the same machine: {products:.1} G products a second \
+         and core ({} rows at once, {} cores; with weights and of attention), or weights read at {:.1} GB/s if that takes \
+         longer; a random byte at each of two parties for a byte sent, {:.1} GB/s a core; {:.2} CPU-seconds a GB sent \
+         (QUIC), and {rate:.0} MB/s at most on the fullest link ({}); {:.0} µs an exchange. <i>All</i> is the longest of \
+         three: the work of all parties on all cores; that of the evaluators, which wait for the exchanges besides; the \
+         fullest link. Work that is none of these (tables, comparison keys, element-wise operations) has no part in \
+         it.</li>\n</ul></section>\n",
         r.rows,
         r.cores,
+        r.reading_per_s / 1e9,
+        r.random_per_s / 1e9,
+        r.cpu_s_per_gb,
+        escape(r.network.as_deref().unwrap_or("loopback")),
         r.exchange_s * 1e6
     )
 }

@@ -1,12 +1,11 @@
 //! `catamount bench layer`: one layer of a shape, where its time goes.
 
 use super::gates::table;
-use super::loopback::Loopback;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
 use crate::device::DeviceArgument;
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::JsonArgument;
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
@@ -55,11 +54,11 @@ impl BenchLayer {
             "{} tokens, the model takes {limit}; ask for fewer",
             self.tokens
         );
-        let rates = Rates::measure(&devices[1], &Loopback::start()?, self.tokens)?;
+        let rates = block_on(interruptible(Rates::measure(&devices[1], self.tokens, None)))?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let host = Host::local(&owned, self.device.choices(), None).await?;
+            let host = Host::local(&owned, self.device.choices(), None, ONE_DEALER).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];
             // One more, which warms up and does not count.

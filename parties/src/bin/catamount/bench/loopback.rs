@@ -5,11 +5,10 @@ use anyhow::Context as _;
 use kernels::{Device, Ring};
 use parties::config::PartyConfig;
 use parties::ids::{Digest, SessionId};
-use parties::init::init_cluster;
 use parties::keys::SessionKeys;
 use parties::transport::{SessionLinks, SessionSpec, Transport, TransportError};
 use protocol::profile::Profile;
-use protocol::{ChaChaStreams, Cx, Ledger, Role, Session};
+use protocol::{ChaChaStreams, Cx, Ledger, Party, Session};
 use std::pin::Pin;
 use std::sync::{Barrier, mpsc};
 use std::thread::{self, JoinHandle};
@@ -69,10 +68,9 @@ impl Drop for Node {
 impl Loopback {
     /// Fresh keys, free ports, three transports that know each other.
     pub(crate) fn start() -> anyhow::Result<Loopback> {
-        let files = Folder::new("bench");
-        let paths = init_cluster(files.path(), &Folder::free_hosts()?)?;
-        let node = |role: usize| Node::start(PartyConfig::load(&paths[role])?);
-        let loopback = Loopback { nodes: [node(0)?, node(1)?, node(2)?] };
+        let (keys, [zero, one, two]) = Folder::of_parties("bench")?;
+        drop(keys);
+        let loopback = Loopback { nodes: [Node::start(zero)?, Node::start(one)?, Node::start(two)?] };
         // The parties look for each other; the first sessions may find a connection missing.
         let end = Instant::now() + Duration::from_secs(20);
         loop {
@@ -88,7 +86,7 @@ impl Loopback {
     pub(crate) fn open(&self) -> anyhow::Result<[(SessionLinks, SessionKeys); 3]> {
         let session = SessionId::random().map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session, attempt: 0, dealer: Role::Dealer, program };
+        let spec = SessionSpec { session, attempt: 0, dealer: Party::Zero, program };
         let mut answers = vec![];
         for node in &self.nodes {
             let (answer, answers_of_node) = mpsc::channel();
@@ -122,7 +120,8 @@ impl Loopback {
                     let together = &together;
                     scope.spawn(move || {
                         let role = links.role();
-                        let streams = Box::new(ChaChaStreams::new(streams(role, &keys)));
+                        let keys = keys.of_roles(links.party(), Party::Zero);
+                        let streams = Box::new(ChaChaStreams::new(keys));
                         let mut session =
                             Session::new(role, devices[role.index()].clone(), Ring::Z64, streams)
                                 .with_profile();
@@ -154,13 +153,4 @@ impl Loopback {
             p0.zip(p1.zip(p2)).map(|(a, (b, c))| ([a.0, b.0, c.0], Ledger::merge(&[a.1, b.1, c.1])));
         Ok(together.collect())
     }
-}
-
-/// The pairwise keys of a party, in the order k01, k02, k12.
-fn streams(role: Role, keys: &SessionKeys) -> [Option<protocol::Key>; 3] {
-    [(Role::Dealer, Role::P1), (Role::Dealer, Role::P2), (Role::P1, Role::P2)].map(|(a, b)| {
-        let other = if role == a { b } else { a };
-        let knows = role == a || role == b;
-        knows.then(|| keys.with(other)).flatten().map(|key| *key.expose())
-    })
 }

@@ -1,15 +1,14 @@
 //! What three parties on this machine will hold, before they are started.
 
+use super::subject::Subject;
 use crate::device::DeviceArgument;
 use crate::output::JsonArgument;
 use anyhow::ensure;
 use kernels::Device;
 use models::memory::{Demand, MemoryPlan, gigabytes};
-use models::plan::PlanTables;
-use models::shared::PublicModel;
 use parties::config::TransportSettings;
 use parties::store::room::available;
-use protocol::Role;
+use protocol::{Party, Role};
 use serde::Serialize;
 
 /// What each party needs.
@@ -23,30 +22,32 @@ pub(super) struct Needs {
     main_memory_free_bytes: Option<u64>,
 }
 
-/// Prints what the parties need for such a session, and refuses what does not fit.
+/// Prints what the parties need for such sessions, in their roles or (`None`) in all of them by turns, and refuses what
+/// does not fit.
 pub(super) fn plan(
-    public: &PublicModel,
-    tables: &PlanTables,
+    subject: &Subject,
+    plays: [Option<Role>; 3],
     argument: &DeviceArgument,
     devices: &[Device; 3],
     demand: Demand,
     out: &JsonArgument,
 ) -> anyhow::Result<Needs> {
     let queue = TransportSettings::default().link_queue_bytes as u64;
+    let (config, tables) = (&subject.public().config, subject.tables());
     let parties: Vec<MemoryPlan> =
-        Role::ALL.iter().map(|r| MemoryPlan::new(&public.config, tables, *r, demand, queue)).collect();
+        plays.into_iter().map(|role| MemoryPlan::new(config, tables, role, demand, queue)).collect();
     let main: u64 = parties
         .iter()
         .zip(devices)
         .map(|(p, d)| p.dealt + p.tables + if d.memory().is_some() { 0 } else { p.device() })
         .sum();
     let mut shortages = vec![];
-    for ((role, plan), choice) in Role::ALL.into_iter().zip(&parties).zip(argument.choices()) {
-        out.say(&format!("{role} on {choice}: {plan}\n"));
+    for ((party, plan), choice) in Party::ALL.into_iter().zip(&parties).zip(argument.choices()) {
+        out.say(&format!("{party} on {choice}: {plan}\n"));
         // Parties that share a device share its memory: said once, at the first of them.
         let together = || parties.iter().zip(argument.choices()).filter(|(_, c)| *c == choice);
-        let first = argument.choices().iter().position(|c| *c == choice) == Some(role.index());
-        let Some((free, _)) = devices[role.index()].memory().filter(|_| first) else { continue };
+        let first = argument.choices().iter().position(|c| *c == choice) == Some(party.index());
+        let Some((free, _)) = devices[party.index()].memory().filter(|_| first) else { continue };
         let needed: u64 = together().map(|(p, _)| p.device()).sum();
         let line = format!("{} of {choice} needed, {} free", gigabytes(needed), gigabytes(free));
         out.say(&format!("{line}\n"));

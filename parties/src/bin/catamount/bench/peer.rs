@@ -1,7 +1,7 @@
 //! `catamount bench peer`: SecretFlow-SPU and Catamount, one run of each in turn, on the same shapes.
 
 use super::median;
-use crate::host::{Host, interruptible};
+use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::{JsonArgument, links, megabytes, step_bar};
 use crate::processes::Folder;
 use crate::{block_on, model};
@@ -219,7 +219,7 @@ impl Ours {
         let (mut cache, count) = (Cache::new(config), tokens.len());
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
-        let host = Host::local(&owned, [DeviceChoice::Cpu; 3], None).await?;
+        let host = Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?;
         Ok(Ours { host, tokens, expected })
     }
 

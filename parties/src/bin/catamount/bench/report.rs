@@ -3,6 +3,7 @@
 use super::rates::{Floor, Rates};
 use crate::output::links;
 use anyhow::Context as _;
+use models::dry::Local;
 use protocol::profile::{Part, Profile, Row, summarise};
 use protocol::{Ledger, Role};
 use serde::Serialize;
@@ -79,7 +80,7 @@ pub(crate) struct Line {
     pub(crate) declared: Option<Traffic>,
     /// Whether the two are the same.
     pub(crate) as_declared: Option<bool>,
-    /// Products with weights, of all three parties.
+    /// Products with weights and of attention, of all three parties.
     pub(crate) products: u64,
     /// The least it can take.
     pub(crate) floor: Option<Floor>,
@@ -113,8 +114,8 @@ impl Traffic {
 pub(crate) struct Expected {
     /// Exchanges and bytes.
     pub(crate) cost: Ledger,
-    /// Products with weights, of all three parties.
-    pub(crate) products: u64,
+    /// What each party does by itself.
+    pub(crate) local: [Local; 3],
 }
 
 impl Line {
@@ -122,7 +123,7 @@ impl Line {
     pub(crate) fn new(name: String, row: &Row, expected: Option<Expected>, rates: &Rates) -> Line {
         let measured = Traffic::of(&row.cost);
         let declared = expected.map(|e| Traffic::of(&e.cost));
-        let products = expected.map_or(0, |e| e.products);
+        let products = expected.map_or(0, |e| e.local.iter().map(Local::products).sum());
         Line {
             name,
             size: String::new(),
@@ -131,7 +132,7 @@ impl Line {
             }),
             total_ms: Role::ALL.map(|role| milliseconds(row.total(role))),
             as_declared: declared.as_ref().map(|d| *d == measured),
-            floor: expected.map(|e| rates.floor(e.products, measured.total(), measured.exchanges)),
+            floor: expected.map(|e| rates.floor(&e)),
             measured,
             declared,
             products,

@@ -96,7 +96,7 @@ fn expected(charges: &[Charge], wanted: impl Fn(&Charge) -> bool) -> Expected {
     for charge in charges.iter().filter(|c| wanted(c)) {
         let sums = all.cost.sent.iter_mut().flatten().zip(charge.sent.iter().flatten());
         sums.for_each(|(sum, bytes)| *sum += bytes);
-        all.products += charge.weight_macs;
+        all.local.iter_mut().zip(&charge.local).for_each(|(sum, local)| sum.add(local));
         exchanges.extend(charge.exchange);
     }
     all.cost.exchanges = exchanges.len() as u64;
