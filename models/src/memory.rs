@@ -18,11 +18,8 @@ use std::fmt;
 
 /// Bytes that a gate holds at its peak, for each byte that it sends or is dealt.
 const HELD: u64 = 2;
-/// Buffers of a parameter's size at the dealer, at an evaluator and at a party that plays every role, while what its roles
-/// take is made of its components; the final form is among them.
-const LOADING: [u64; 3] = [3, 3, 4];
-/// The same while the component arrives, or is made up, that parties 1 and 2 hold in full.
-const ARRIVING: u64 = 3;
+/// Buffers of a parameter's size, at least, while what a role takes is made of two components.
+const MAKING: u64 = 3;
 
 /// Sessions to plan for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +75,14 @@ impl MemoryPlan {
             of_kind.map(|p| 8 * components * p.len(c) as u64).sum::<u64>()
         };
         let sizes = Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
-        // All components arrive before anything is made of them. At the dealer there is none to arrive.
-        let in_full: u64 = if components == 1 { 0 } else { sizes.clone().map(|(_, size)| size).sum() };
-        let (mut loaded, mut arrived, mut loading) = (tables.bytes(), 0, 0);
+        // The component that comes in full is there of all parameters before anything is made of any: not at the dealer.
+        let mut waiting: u64 = if components == 1 { 0 } else { sizes.clone().map(|(_, size)| size).sum() };
+        let (mut loaded, mut loading) = (tables.bytes(), 0);
         for (p, size) in sizes {
-            if components > 1 {
-                loading = loading.max(tables.bytes() + arrived + ARRIVING * size);
-                arrived += size;
-            }
-            loading = loading.max(loaded + LOADING[components as usize - 1] * size + (in_full - arrived));
-            loaded += size * if p.usage() == Use::Table { 2 } else { components };
+            waiting = waiting.saturating_sub(size);
+            let held = if p.usage() == Use::Table { 2 } else { components };
+            loading = loading.max(loaded + MAKING.max(held + 1) * size + waiting);
+            loaded += held * size;
         }
         let passes = of_each.iter().map(|role| pass(c, tables, *role, demand.pass.max(1)));
         let (dealt, held) = passes.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
