@@ -18,7 +18,7 @@ pub(crate) async fn attend<A: Algebra>(
     x: &Act<A>,
     qkv: &Linear<A::V>,
     rotation: Option<&Rotation>,
-    kept: &mut [Kept<A::V>],
+    kept: &mut [&mut Kept<A::V>],
     s: &AttentionShape,
     softmax: &Softmax<A>,
 ) -> Result<Act<A>> {
@@ -28,10 +28,10 @@ pub(crate) async fn attend<A: Algebra>(
     for ((kept, keys), block) in kept.iter_mut().zip(keys).zip(&s.blocks) {
         let new = a.rows(&values, block.queries.start, block.queries.end);
         let values = a.append(kept.as_ref().map(|(_, v)| v), &new);
-        *kept = Some((keys, values));
+        **kept = Some((keys, values));
     }
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;
-    let values: Vec<_> = kept.iter().flatten().map(|(_, v)| v).collect();
+    let values: Vec<_> = kept.iter().flat_map(|kept| kept.as_ref().map(|(_, v)| v)).collect();
     a.weighted_mean(&e, &values, s, softmax).await
 }
 

@@ -14,8 +14,8 @@ pub(crate) async fn layer<A: Algebra>(a: &A, layer: &Layer<A::V>, h: Act<A>, pas
     let (attention_gain, feed_forward_gain) = gains.expect("a BERT has gains beside its residuals");
 
     let mut forgotten: Vec<_> = pass.spans.iter().map(|_| None).collect();
-    let (kept, shape) = (&mut forgotten[..], &pass.attention);
-    let heads = attend(&attention, &h, &layer.qkv, None, kept, shape, &layer.softmax).await?;
+    let (mut kept, shape) = (forgotten.iter_mut().collect::<Vec<_>>(), &pass.attention);
+    let heads = attend(&attention, &h, &layer.qkv, None, &mut kept, shape, &layer.softmax).await?;
     let x = attention.scope("o").linear_beside(&heads, &layer.o, &h, attention_gain).await?;
     let h = attention.scope("norm").norm(&x, &layer.attention_norm).await?;
 

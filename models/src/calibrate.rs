@@ -123,7 +123,7 @@ pub fn calibrate(
         let layer = Layer::build(&c, i, &mut parts)?;
         let a = float.scope(&format!("layer.{i}"));
         for (x, pass) in activations.iter_mut().zip(&passes) {
-            *x = complete(layer.forward(&a, c.family, x.clone(), &mut [None], pass)).expect(plaintext);
+            *x = complete(layer.forward(&a, c.family, x.clone(), &mut [&mut None], pass)).expect(plaintext);
         }
         let bounds = Bounds::of(&layer, &c);
         let ranges = Watched { seen: &float.observations(), c: &c, path: format!("layer.{i}") };

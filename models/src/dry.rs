@@ -232,7 +232,7 @@ impl Dry {
         let exchanges = |layer: &crate::model::Layer<Dry>| {
             let dry = Dry::default();
             let x = Shape::new(1, model.config.d_model);
-            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut [None], &pass));
+            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut [&mut None], &pass));
             dry.charged().ledger.exchanges
         };
         model.layers.iter().map(exchanges).collect()

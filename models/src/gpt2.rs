@@ -10,7 +10,7 @@ pub(crate) async fn layer<A: Algebra>(
     a: &A,
     layer: &Layer<A::V>,
     x: Act<A>,
-    kept: &mut [Kept<A::V>],
+    kept: &mut [&mut Kept<A::V>],
     pass: &Pass,
 ) -> Result<Act<A>> {
     let (attention, feed_forward) = (a.scope("attention"), a.scope("feed_forward"));

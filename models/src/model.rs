@@ -311,7 +311,7 @@ impl<V: Values> Layer<V> {
         a: &A,
         family: Family,
         x: Act<A>,
-        kept: &mut [Kept<V>],
+        kept: &mut [&mut Kept<V>],
         pass: &Pass,
     ) -> Result<Act<A>> {
         match family {
@@ -430,9 +430,8 @@ impl<V: Values> Model<V> {
         let mut x = self.front.forward(a, tokens, &pass).await?;
         for (i, layer) in self.layers.iter().enumerate() {
             let a = a.scope(&format!("layer.{i}"));
-            let mut kept: Vec<_> = sequences.iter_mut().map(|s| s.cache.layers[i].take()).collect();
+            let mut kept: Vec<_> = sequences.iter_mut().map(|s| &mut s.cache.layers[i]).collect();
             x = layer.forward(&a, self.config.family, x, &mut kept, &pass).await?;
-            sequences.iter_mut().zip(kept).for_each(|(s, kept)| s.cache.layers[i] = kept);
         }
         self.back.hidden(a, x, &pass, rows).await
     }
