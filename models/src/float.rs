@@ -101,7 +101,7 @@ impl Float {
         drop(front);
         for i in 0..c.layers {
             let layer = Layer::build(&c, i, &mut parts)?;
-            x = complete(layer.forward(&float, c.family, x, &mut [None], &pass)).expect(PLAINTEXT);
+            x = complete(layer.forward(&float, c.family, x, &mut [&mut None], &pass)).expect(PLAINTEXT);
         }
         let back = Back::build(&c, &mut parts)?;
         let hidden = complete(back.hidden(&float, x, &pass, OutputRows::Last)).expect(PLAINTEXT);
