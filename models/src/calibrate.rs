@@ -8,6 +8,7 @@
 use crate::algebra::{Algebra, Linear, SCALE};
 use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
+use crate::folded::Folding;
 use crate::model::{Back, Front, Layer, OutputRows, Pass, Span};
 use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan};
 use crate::rotary::ANGLE_SCALE;
@@ -98,7 +99,8 @@ pub fn calibrate(
 ) -> Result<Plan, CalibrationError> {
     let c = source.config().clone();
     let float = Float::watching();
-    let mut parts = FloatParts { source };
+    let mut folding = Folding(source);
+    let mut parts = FloatParts { source: &mut folding };
     // Where there are token types, every other text is read as two segments.
     let segment = |i: usize, t: &Vec<u32>| (c.types > 1 && i % 2 == 1).then_some(t.len() / 2);
     let span = |count, segment| Span { first: 0, count, segment };

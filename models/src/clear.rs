@@ -6,7 +6,7 @@
 use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{CheckpointError, TensorSource};
-use crate::folded;
+use crate::folded::{Folding, ParameterSource};
 use crate::model::{ActivationId, Model, NormId, Parts};
 use crate::parameter::Parameter;
 use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
@@ -62,6 +62,18 @@ impl Clear {
     pub fn load(
         device: &Device,
         source: &mut dyn TensorSource,
+        tables: &PlanTables,
+    ) -> std::result::Result<Model<Clear>, CheckpointError> {
+        Clear::read(device, &mut Folding(source), tables)
+    }
+
+    /// As [`Clear::load`], from folded parameters.
+    ///
+    /// # Errors
+    /// They are unusable.
+    pub fn read(
+        device: &Device,
+        source: &mut dyn ParameterSource,
         tables: &PlanTables,
     ) -> std::result::Result<Model<Clear>, CheckpointError> {
         let config = source.config().clone();
@@ -121,7 +133,7 @@ impl Clear {
 
 struct ClearParts<'s> {
     device: &'s Device,
-    source: &'s mut dyn TensorSource,
+    source: &'s mut dyn ParameterSource,
     tables: &'s PlanTables,
 }
 
@@ -139,7 +151,7 @@ impl Parts<Clear> for ClearParts<'_> {
 
     fn rows(&mut self, p: Parameter) -> std::result::Result<Ints, CheckpointError> {
         let (rows, cols) = p.shape(self.source.config());
-        Ok(Ints::new(rows, cols, p.encode(&folded::load(self.source, p)?)))
+        Ok(Ints::new(rows, cols, self.source.integers(p)?))
     }
 
     fn norm(&mut self, n: NormId) -> Arc<NormTable> {

@@ -5,8 +5,8 @@ use crate::algebra::{Algebra, Linear, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{Activation, CheckpointError, Family, TensorSource};
 use crate::float_math::{gelu, gelu_tanh, matmul_t, silu};
-use crate::folded;
-use crate::model::{ActivationId, Model, NormId, Parts};
+use crate::folded::{Folding, ParameterSource};
+use crate::model::{ActivationId, Back, Front, Layer, Model, NormId, OutputRows, Parts, Pass, Span};
 use crate::parameter::Parameter;
 use crate::rotary::Rotation;
 use protocol::Result;
@@ -80,20 +80,45 @@ impl Float {
     /// The checkpoint is unusable.
     pub fn load(source: &mut dyn TensorSource) -> std::result::Result<Model<Float>, CheckpointError> {
         let config = source.config().clone();
-        Model::build(&config, &mut FloatParts { source })
+        Model::build(&config, &mut FloatParts { source: &mut Folding(source) })
+    }
+
+    /// What a pass of these tokens yields for the last one (an encoder: for all), with the weights of one layer in memory
+    /// at a time.
+    ///
+    /// # Errors
+    /// The parameters are unusable.
+    pub fn streamed(
+        source: &mut dyn ParameterSource,
+        tokens: &[u32],
+    ) -> std::result::Result<Mat, CheckpointError> {
+        const PLAINTEXT: &str = "plaintext has no failures";
+        let (c, float) = (source.config().clone(), Float::default());
+        let all = Span { first: 0, count: tokens.len(), segment: None };
+        let (mut parts, pass) = (FloatParts { source }, Pass::new(&c, vec![all]));
+        let front = Front::build(&c, &mut parts)?;
+        let mut x = complete(front.forward(&float, &tokens.to_vec(), &pass)).expect(PLAINTEXT);
+        drop(front);
+        for i in 0..c.layers {
+            let layer = Layer::build(&c, i, &mut parts)?;
+            x = complete(layer.forward(&float, c.family, x, &mut [&mut None], &pass)).expect(PLAINTEXT);
+        }
+        let back = Back::build(&c, &mut parts)?;
+        let hidden = complete(back.hidden(&float, x, &pass, OutputRows::Last)).expect(PLAINTEXT);
+        Ok(back.output(&float, &hidden, &[tokens.len()]).expect(PLAINTEXT))
     }
 }
 
 /// Parts of a model for this reading, as they are asked for.
 pub struct FloatParts<'s> {
     /// Where the weights come from.
-    pub source: &'s mut dyn TensorSource,
+    pub source: &'s mut dyn ParameterSource,
 }
 
 impl FloatParts<'_> {
     fn load(&mut self, p: Parameter) -> std::result::Result<Mat, CheckpointError> {
         let (rows, cols) = p.shape(self.source.config());
-        folded::load(self.source, p).map(|data| Mat::new(rows, cols, data))
+        self.source.numbers(p).map(|data| Mat::new(rows, cols, data))
     }
 }
 

@@ -5,10 +5,43 @@
 //! is an output of a matrix or a table row, so with these centred over their outputs the mean is zero, variance is mean
 //! square, and the norm needs no mean: GPT-2 is computed with RMSNorm.
 
-use crate::checkpoint::{CheckpointError, Family, Kind, LayerTensor, TensorId, TensorSource};
+use crate::checkpoint::{CheckpointError, Family, Kind, LayerTensor, ModelConfig, TensorId, TensorSource};
 use crate::parameter::Parameter;
 use Kind::{Bias, Weight};
 use LayerTensor::{AttentionNorm, Down, FeedForwardNorm, Gate, K, O, Q, Up, V};
+
+/// Where a model's parameters come from, folded.
+pub trait ParameterSource {
+    /// Sizes and constants.
+    fn config(&self) -> &ModelConfig;
+
+    /// One parameter, row-major.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    fn numbers(&mut self, p: Parameter) -> Result<Vec<f32>, CheckpointError>;
+
+    /// The same as fixed-point integers at the parameter's scale.
+    ///
+    /// # Errors
+    /// As for the numbers.
+    fn integers(&mut self, p: Parameter) -> Result<Vec<u64>, CheckpointError> {
+        Ok(p.encode(&self.numbers(p)?))
+    }
+}
+
+/// A checkpoint's tensors, folded as they are asked for.
+pub struct Folding<'s>(pub &'s mut dyn TensorSource);
+
+impl ParameterSource for Folding<'_> {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+
+    fn numbers(&mut self, p: Parameter) -> Result<Vec<f32>, CheckpointError> {
+        load(self.0, p)
+    }
+}
 
 /// Loads one folded parameter, row-major.
 ///

@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod benchmark;
 mod bert;
 pub mod calibrate;
 pub mod checkpoint;
@@ -16,6 +17,7 @@ pub mod gguf;
 mod gpt2;
 pub mod hub;
 mod llama;
+pub mod memory;
 pub mod model;
 pub mod parameter;
 pub mod plan;

@@ -383,6 +383,28 @@ impl PlanTables {
         }
     }
 
+    /// Bytes of all tables on a device, those that layers share counted once.
+    pub fn bytes(&self) -> u64 {
+        let mut seen: Vec<*const ()> = vec![];
+        let mut once = |at: *const (), words: usize| {
+            let new = !seen.contains(&at);
+            seen.extend(new.then_some(at));
+            if new { words } else { 0 }
+        };
+        let mut words = self.sampling.words().count();
+        let norms = self.layers.iter().flat_map(|l| [&l.attention_norm, &l.feed_forward_norm]);
+        for norm in norms.chain([&self.outer_norm]) {
+            words += once(Arc::as_ptr(norm).cast(), norm.words().count());
+        }
+        for l in &self.layers {
+            words += once(Arc::as_ptr(&l.softmax).cast(), l.softmax.words().count());
+        }
+        for function in self.layers.iter().map(|l| &l.activation).chain(&self.pooler) {
+            words += once(Arc::as_ptr(function).cast(), function.words().count());
+        }
+        8 * words as u64
+    }
+
     /// What parties compare before they compute together: program version, model, plan and every table entry.
     pub fn digest(&self, config: &ModelConfig, plan: &Plan) -> [u8; 32] {
         let mut h = Sha256::new();

@@ -7,6 +7,7 @@ pub mod client;
 mod holding;
 mod session;
 
+use crate::benchmark::BenchmarkWeights;
 use crate::checkpoint::{Head, ModelConfig};
 use crate::plan::{PROGRAM_VERSION, Plan, PlanTables};
 use crate::tokenizer::TokenizerInfo;
@@ -38,6 +39,10 @@ pub struct PublicModel {
     pub labels: Vec<String>,
     /// Random name of this sharing: shares of two sharings do not fit together.
     pub sharing: [u8; 32],
+    /// For measuring only: the parties make the weights up from this public seed, and nobody shares any. Such a model has
+    /// no secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<BenchmarkWeights>,
 }
 
 /// Why a description of a model was refused.
@@ -61,6 +66,14 @@ pub enum SharedModelError {
     /// Something that this model does not do.
     #[error("{0}")]
     Unsuitable(String),
+    /// A party's device failed while its part was made ready.
+    #[error("{party}: {what}")]
+    Device {
+        /// Whose device.
+        party: Party,
+        /// What happened, and what to do.
+        what: String,
+    },
     /// Parts that do not fit the description.
     #[error("the upload does not fit the model: {0}; share the model again")]
     Upload(String),
@@ -81,6 +94,10 @@ impl PublicModel {
         }
         m.config.validate().map_err(|e| SharedModelError::Damaged(e.to_string()))?;
         m.plan.validate(&m.config).map_err(SharedModelError::Damaged)?;
+        if m.benchmark.is_some() && m.tokenizer.is_some() {
+            let what = "benchmark weights belong to no model that reads text";
+            return Err(SharedModelError::Damaged(what.into()));
+        }
         let labels = match m.config.head {
             Head::Classifier { labels } => labels,
             _ => 0,
@@ -98,6 +115,9 @@ impl PublicModel {
         h.update(tables.digest(&self.config, &self.plan));
         h.update(self.sharing);
         h.update(serde_json::to_vec(&(&self.tokenizer, &self.labels)).expect("plain data"));
+        if let Some(weights) = &self.benchmark {
+            h.update(serde_json::to_vec(weights).expect("plain data"));
+        }
         h.finalize().into()
     }
 }

@@ -1,6 +1,7 @@
 //! A party's configuration file: TOML, unknown keys refused, every default printable.
 
 use crate::{
+    device::DeviceChoice,
     identity::Identity,
     ids::{Fingerprint, PublicKey},
     keys::StaticSecret,
@@ -271,6 +272,8 @@ struct PartyIdentityConfig {
 struct PartyFile {
     role: u8,
     listen: std::net::SocketAddr,
+    #[serde(default)]
+    device: DeviceChoice,
     identity: PartyIdentityConfig,
     parties: Vec<PartyEntry>,
     #[serde(default)]
@@ -290,6 +293,8 @@ pub struct PartyConfig {
     pub party: Party,
     /// Where it listens.
     pub listen: std::net::SocketAddr,
+    /// What it computes on.
+    pub device: DeviceChoice,
     /// Its TLS identity.
     pub identity: Identity,
     /// Its X25519 secret.
@@ -364,6 +369,7 @@ impl PartyConfig {
             file: file.to_owned(),
             party,
             listen: raw.listen,
+            device: raw.device,
             identity,
             secret,
             peers: [a, b],

@@ -3,7 +3,7 @@
 //! Asynchronous code lives only in this crate. A party's transport and server run on one current-thread runtime; each
 //! session has a blocking worker thread, which sees the network as a [`protocol::Network`].
 //!
-//! - [`config`], [`cluster`], [`identity`], [`init`]: configuration and keys.
+//! - [`config`], [`device`], [`cluster`], [`identity`], [`init`]: configuration, devices and keys.
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
@@ -14,6 +14,7 @@
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod device;
 pub mod draft;
 pub mod engine;
 pub mod identity;

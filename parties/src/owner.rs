@@ -1,10 +1,12 @@
 //! The model owner's side: find the gates' ranges, split every parameter, send the parts to the parties.
 //!
 //! Weights pass through memory one parameter at a time, so that a model may be larger than its owner's memory.
+//! Benchmark models have no owner: [`share_benchmark`] names a seed.
 
 use crate::client::{Client, ClientError, UploadChunk, UploadSpec};
 use crate::ids::Digest;
 use kernels::Device;
+use models::benchmark::BenchmarkWeights;
 use models::calibrate::{self, CalibrationError};
 use models::checkpoint::{Checkpoint, CheckpointError, FileCheckpoint, ModelConfig, TensorSource};
 use models::float::Float;
@@ -105,6 +107,7 @@ impl OwnedModel {
             tokenizer: info,
             labels,
             sharing: random().map_err(OwnerError::Randomness)?,
+            benchmark: None,
         };
         Ok(OwnedModel { public, tables, tokenizer, source: Mutex::new(source), device })
     }
@@ -185,6 +188,33 @@ impl OwnedModel {
             }
         }
     }
+}
+
+/// Has the parties make up the weights of a benchmark model. Nothing but its description is sent; a party answers when it
+/// has all weights on its device.
+///
+/// # Errors
+/// A party refuses or is lost; nothing is kept then.
+pub async fn share_benchmark(
+    client: &Client,
+    name: &str,
+    public: &PublicModel,
+    tables: &PlanTables,
+) -> Result<Digest, OwnerError> {
+    let digest = Digest(public.digest(tables));
+    let spec = UploadSpec { name: name.into(), digest, metadata: public.to_bytes(), totals: [0; 3] };
+    let (_, no_parts) = mpsc::channel(1);
+    client.upload_model(spec, no_parts, |_, _| {}).await?;
+    Ok(digest)
+}
+
+/// The description of a model of this shape whose weights come from a fresh public seed.
+///
+/// # Errors
+/// The operating system gives no randomness.
+pub fn benchmark_model(config: ModelConfig) -> Result<PublicModel, OwnerError> {
+    let seed = || random().map_err(OwnerError::Randomness);
+    Ok(PublicModel::benchmark(config, BenchmarkWeights::new(seed()?), seed()?))
 }
 
 /// 32 fresh random bytes.

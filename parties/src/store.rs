@@ -5,6 +5,8 @@
 //! deals: two of three components ([`models::shared`]). With an empty
 //! `model_directory` shares live in memory only.
 
+mod devices;
+pub mod room;
 mod runner;
 
 use crate::{
@@ -14,11 +16,15 @@ use crate::{
     tls::ClientIdentity,
     wire::{Failure, FailureCode, ModelInfo, OpenSession, PutModel, check_model_name},
 };
+use devices::Reopened;
 use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PartySession, PublicModel, SessionOptions, Stepwise};
+use models::shared::{
+    Assembly, PartyModel, PartySession, PublicModel, SessionOptions, SharedModelError, Stepwise,
+};
 use protocol::{ChaChaStreams, Party};
+use room::{Refused, Room, no_room};
 use runner::Runner;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -67,7 +73,8 @@ pub struct ModelStore {
     party: Party,
     /// Who deals in all sessions, if it is always the same.
     dealer: Option<Party>,
-    device: Device,
+    devices: Reopened,
+    room: Room,
     directory: Option<PathBuf>,
     /// Whether clients may know where this party's time goes.
     report_times: bool,
@@ -78,56 +85,84 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Loads what is stored.
+    /// Loads what is stored, onto the device that the configuration names.
+    ///
+    /// # Errors
+    /// As [`ModelStore::on`], or there is no such device.
+    pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+        ModelStore::on(config, config.device.open().map_err(|e| e.to_string())?)
+    }
+
+    /// Loads what is stored, onto this device. If it is lost, the one that the configuration names is opened.
     ///
     /// # Errors
     /// The directory cannot be used. A damaged share is reported in the log and left out.
-    pub fn open(config: &PartyConfig) -> Result<ModelStore, String> {
+    pub fn on(config: &PartyConfig, device: Device) -> Result<ModelStore, String> {
+        // The name tells the number of threads.
         kernels::cpu::use_threads(config.limits.threads);
+        tracing::info!("{} computes on {}", config.party, device.name());
         let directory = Some(config.limits.model_directory.clone()).filter(|d| !d.as_os_str().is_empty());
         let store = ModelStore {
             party: config.party,
             dealer: config.limits.dealer.only(),
-            device: kernels::cpu::Cpu::best(),
+            devices: Reopened::new(device.clone(), config.device),
+            room: Room {
+                party: config.party,
+                plays: config.limits.dealer.only().map(|dealer| config.party.role(dealer)),
+                context: config.limits.max_context_tokens as usize,
+                queue: config.transport.link_queue_bytes as u64,
+            },
             directory,
             report_times: config.limits.report_times,
             passes_ahead: config.limits.max_tokens_ahead as usize,
             models: Models::default(),
             claims: Arc::default(),
         };
-        if let Some(directory) = &store.directory {
-            let cannot = |e: std::io::Error| {
-                format!(
-                    "cannot use the model directory {}: {e}; choose another limits.model_directory",
-                    directory.display()
-                )
-            };
-            fs::create_dir_all(directory).map_err(cannot)?;
-            for entry in fs::read_dir(directory).map_err(cannot)? {
-                let path = entry.map_err(cannot)?.path();
-                let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_string();
-                if path.extension().is_some_and(|e| e == PARTIAL) {
-                    // Left by a party that was killed in the middle of an upload.
-                    let _ = fs::remove_file(&path);
-                }
-                if path.extension().is_some_and(|e| e == EXTENSION) && check_model_name(&name).is_ok() {
-                    match store.load(&path) {
-                        Ok(entry) => {
-                            tracing::info!("{} has loaded its share of {name}", store.party);
-                            lock(&store.models).insert(name, entry);
-                        }
-                        Err(e) => tracing::warn!(
-                            "{} is damaged: {e}; delete it and share the model again",
-                            path.display()
-                        ),
-                    }
-                }
-            }
-        }
+        store.load_all(&device)?;
         Ok(store)
     }
 
-    fn load(&self, path: &Path) -> Result<Entry, String> {
+    /// Loads what lies in the directory, if there is one.
+    fn load_all(&self, device: &Device) -> Result<(), String> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let cannot = |e: std::io::Error| {
+            format!(
+                "cannot use the model directory {}: {e}; choose another limits.model_directory",
+                directory.display()
+            )
+        };
+        fs::create_dir_all(directory).map_err(cannot)?;
+        for entry in fs::read_dir(directory).map_err(cannot)? {
+            let path = entry.map_err(cannot)?.path();
+            let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+            let uploading = || self.claims.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+            if path.extension().is_some_and(|e| e == PARTIAL) && !uploading() {
+                // Left by a party that was killed in the middle of an upload.
+                let _ = fs::remove_file(&path);
+            }
+            if path.extension().is_some_and(|e| e == EXTENSION) && check_model_name(&name).is_ok() {
+                match self.load(device, &path) {
+                    Ok(entry) => {
+                        tracing::info!("{} has loaded its share of {name}", self.party);
+                        lock(&self.models).insert(name, entry);
+                    }
+                    Err(e) => tracing::warn!("{} is left out: {e}", path.display()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to put a model together, if there is room for it.
+    fn incoming(&self, device: &Device, metadata: &[u8]) -> Result<Incoming, Refused> {
+        let incoming = Incoming::step(device, || Incoming::new(device, self.party, metadata))?;
+        let public = &incoming.public;
+        let room = self.room.for_model(device, &public.config, &incoming.tables, public.plan.longest);
+        room.map_err(Refused::NoRoom)?;
+        Ok(incoming)
+    }
+
+    fn load(&self, device: &Device, path: &Path) -> Result<Entry, Refused> {
         let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
         let there = file.get_ref().metadata().map_err(|e| e.to_string())?.len();
         let mut hash = Sha256::new();
@@ -141,14 +176,14 @@ impl ModelStore {
             Ok(bytes)
         };
         if read(16)? != MAGIC {
-            return Err("it is no share of this version".into());
+            return Err("it is no share of this version".to_string().into());
         }
         let length = u64::from_le_bytes(read(8)?.try_into().expect("8 bytes"));
         if length > MAX_DESCRIPTION {
-            return Err("an impossible length".into());
+            return Err("an impossible length".to_string().into());
         }
         let metadata = read(length as usize)?;
-        let mut incoming = Incoming::new(&self.device, self.party, &metadata)?;
+        let mut incoming = self.incoming(device, &metadata)?;
         for tensor in 0..incoming.sizes.len() {
             let bytes = read(incoming.sizes[tensor])?;
             incoming.feed(tensor, 0, &bytes)?;
@@ -157,7 +192,7 @@ impl ModelStore {
         let mut rest = Vec::new();
         file.take(33).read_to_end(&mut rest).map_err(|e| e.to_string())?;
         if rest[..] != computed[..] {
-            return Err("its checksum is wrong".into());
+            return Err("its checksum is wrong".to_string().into());
         }
         let model = Arc::new(incoming.finish(self.dealer)?);
         Ok(Entry { model, metadata })
@@ -195,12 +230,15 @@ fn bad(message: impl Into<String>) -> Failure {
 
 impl Engine for ModelStore {
     fn list_models(&self) -> Result<Vec<StoredModel>, Failure> {
+        self.device()?;
         let mut all: Vec<StoredModel> = lock(&self.models).iter().map(|(n, e)| stored(n, e)).collect();
         all.sort_by(|a, b| a.info.name.cmp(&b.info.name));
         Ok(all)
     }
 
     fn model_info(&self, name: &str) -> Result<StoredModel, Failure> {
+        // While a device is lost, so are the models that were on it.
+        self.device()?;
         self.find(name, |e| stored(name, e))
     }
 
@@ -222,7 +260,7 @@ impl Engine for ModelStore {
             let message = format!("{} is receiving a model {:?} already", self.party, model.name);
             Failure::new(FailureCode::Busy, message, "wait until it is there, or choose another --name")
         })?;
-        let incoming = Incoming::new(&self.device, self.party, &metadata).map_err(bad)?;
+        let incoming = self.incoming(&self.device()?, &metadata)?;
         let total: u64 = incoming.sizes.iter().map(|&s| s as u64).sum();
         if total != model.total {
             return Err(bad(format!("{} bytes announced, {total} belong to this model", model.total)));
@@ -254,6 +292,7 @@ impl Engine for ModelStore {
         request: OpenSession,
         options: Vec<u8>,
     ) -> Result<Box<dyn SessionRunner>, Failure> {
+        let device = self.device()?;
         let model = self.find(&request.model, |e| e.model.clone())?;
         if Digest(model.digest) != request.digest {
             let message = format!("{} has another model under the name {:?}", self.party, request.model);
@@ -286,14 +325,21 @@ impl Engine for ModelStore {
                 "shorten the prompt or ask for fewer tokens",
             ));
         }
+        let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
+        self.room.for_session(&device, &model.public.config, keys_and_values).map_err(no_room)?;
         let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.dealer));
         let session = PartySession::new(model, context.role(), Box::new(streams));
-        let session = session.map_err(|e| {
-            Failure::new(
+        let session = session.map_err(|e| match e {
+            SharedModelError::Device { .. } => Failure::new(
+                FailureCode::Internal,
+                format!("{e}, while it made its part of {} ready", request.model),
+                "wait until other sessions have ended, and ask again",
+            ),
+            _ => Failure::new(
                 FailureCode::Forbidden,
                 e.to_string(),
                 "let the party deal that its configuration names",
-            )
+            ),
         })?;
         // Never beyond the session's context.
         let most = request.context_tokens as usize;
@@ -326,19 +372,29 @@ impl Incoming {
         let tables = public.plan.tables(device, &public.config);
         let seeds = if party == Party::Zero { 64 } else { 32 };
         let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config));
-        let sizes = std::iter::once(seeds).chain(values.take_while(|_| party != Party::Zero)).collect();
+        let parts = std::iter::once(seeds).chain(values.take_while(|_| party != Party::Zero));
+        // Of a benchmark model nothing is sent.
+        let sizes = parts.take_while(|_| public.benchmark.is_none()).collect();
         let device = device.clone();
         Ok(Incoming { device, party, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
     }
 
+    /// Does one step on the device, on whichever thread that is, and sees that the device did it.
+    fn step<T>(device: &Device, step: impl FnOnce() -> Result<T, String>) -> Result<T, Refused> {
+        device.begin();
+        let done = step()?;
+        device.status().map_err(|e| Refused::Device(e.to_string()))?;
+        Ok(done)
+    }
+
     /// Parts come one after the other, each in order.
-    fn feed(&mut self, part: usize, offset: usize, bytes: &[u8]) -> Result<(), String> {
+    fn feed(&mut self, part: usize, offset: usize, bytes: &[u8]) -> Result<(), Refused> {
         if part != self.part || offset != self.bytes.len() || part >= self.sizes.len() {
-            return Err(format!("part {part} at {offset} came out of turn"));
+            return Err(format!("part {part} at {offset} came out of turn").into());
         }
         let size = self.sizes[part];
         if bytes.len() > size - offset {
-            return Err(format!("part {part} is longer than {size} bytes"));
+            return Err(format!("part {part} is longer than {size} bytes").into());
         }
         if self.bytes.is_empty() {
             self.bytes.reserve_exact(size);
@@ -355,17 +411,24 @@ impl Incoming {
                 self.assembly = Some(assembly.map_err(|e| e.to_string())?);
                 Ok(())
             }
-            Some(assembly) => {
+            Some(assembly) => Incoming::step(&self.device, || {
                 let values = Words::unpack(&self.device, &complete, 64, size / 8);
                 drop(complete);
                 assembly.put(part - 1, values).map_err(|e| e.to_string())
-            }
+            }),
         }
     }
 
-    fn finish(self, dealer: Option<Party>) -> Result<PartyModel, String> {
-        let assembly = self.assembly.ok_or("the seeds are missing")?;
-        assembly.finish(self.public, self.tables, dealer).map_err(|e| e.to_string())
+    fn finish(self, dealer: Option<Party>) -> Result<PartyModel, Refused> {
+        let Incoming { device, party, public, tables, assembly, .. } = self;
+        Incoming::step(&device, || {
+            if public.benchmark.is_some() {
+                tracing::warn!("{party} makes up the weights of a benchmark model: they are public");
+                return Assembly::make_up(&device, party, public, tables, dealer).map_err(|e| e.to_string());
+            }
+            let assembly = assembly.ok_or("the seeds are missing")?;
+            assembly.finish(public, tables, dealer).map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -445,12 +508,12 @@ impl Upload for StoreUpload {
             file.write(bytes)?;
         }
         let offset = usize::try_from(offset).map_err(|_| bad("an impossible offset"))?;
-        self.incoming.feed(tensor as usize, offset, bytes).map_err(bad)
+        Ok(self.incoming.feed(tensor as usize, offset, bytes)?)
     }
 
     fn commit(self: Box<Self>) -> Result<Digest, Failure> {
         let party = self.incoming.party;
-        let model = self.incoming.finish(self.dealer).map_err(bad)?;
+        let model = self.incoming.finish(self.dealer)?;
         let digest = Digest(model.digest);
         if digest != self.model.digest {
             let message = format!("{party} computes another digest of the model than its owner");

@@ -9,8 +9,9 @@ use crate::plan::PlanTables;
 use crate::secure::SecureValues;
 use kernels::{Device, Words};
 use protocol::gates::choice::SampleTables;
+use protocol::gates::input;
 use protocol::{Party, Role};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// One party's parts of a model while they arrive.
 pub struct Assembly {
@@ -44,6 +45,34 @@ impl Assembly {
         self.holding.put(*self.parameters.get(index).ok_or_else(unknown)?, values)
     }
 
+    /// One party's share of a benchmark model, made up on the device parameter by parameter. What an owner that shares the
+    /// same weights under the same seeds would have sent, so that all that follows is the same. `dealer` as for
+    /// [`Assembly::finish`].
+    ///
+    /// # Errors
+    /// It is no benchmark model.
+    pub fn make_up(
+        device: &Device,
+        party: Party,
+        public: PublicModel,
+        tables: PlanTables,
+        dealer: Option<Party>,
+    ) -> Result<PartyModel, SharedModelError> {
+        let secret = || SharedModelError::Upload("the weights of this model are not public".into());
+        let weights = public.benchmark.ok_or_else(secret)?;
+        let (config, seeds) = (public.config.clone(), weights.seeds());
+        let mut assembly = Assembly::new(device, party, &config, &seeds.for_party(party))?;
+        if party != Party::Zero {
+            for (i, p) in Parameter::all(&config).into_iter().enumerate() {
+                let component = |seed| input::component(device, seed, i as u32, p.len(&config));
+                let rest =
+                    weights.integers(device, &config, p) - component(&seeds.one) - component(&seeds.zero);
+                assembly.put(i, rest)?;
+            }
+        }
+        assembly.finish(public, tables, dealer)
+    }
+
     /// All parameters are there. If one party deals in all sessions, `dealer` says so: the share is then made ready for
     /// this party's part now, and the dealer keeps nothing that only evaluators need.
     ///
@@ -66,6 +95,7 @@ impl Assembly {
             holding: Some(self.holding),
             tables,
             roles: Default::default(),
+            building: Mutex::default(),
         };
         if let Some(dealer) = dealer {
             let role = model.party.role(dealer);
@@ -77,8 +107,6 @@ impl Assembly {
         Ok(model)
     }
 }
-
-type Built = Result<Model<SecureValues>, SharedModelError>;
 
 /// One party's share of a model, for all sessions and every role.
 pub struct PartyModel {
@@ -94,7 +122,8 @@ pub struct PartyModel {
     holding: Option<Holding>,
     tables: PlanTables,
     /// As each role computes with it.
-    roles: [OnceLock<Built>; 3],
+    roles: [OnceLock<Model<SecureValues>>; 3],
+    building: Mutex<()>,
 }
 
 impl PartyModel {
@@ -102,15 +131,24 @@ impl PartyModel {
     /// reading all weights a few times.
     ///
     /// # Errors
-    /// What it takes is not kept: the party was told that it always deals.
+    /// What it takes is not kept: the party was told that it always deals. Or its device failed; it may be asked again.
     pub fn playing(&self, role: Role) -> Result<&Model<SecureValues>, SharedModelError> {
-        let build = || match &self.holding {
-            Some(holding) => holding.model(role, &self.tables),
-            None => {
-                let what = format!("{} keeps of this model what it needs to deal", self.party);
-                Err(SharedModelError::Unsuitable(what))
-            }
+        let place = &self.roles[role.index()];
+        // Whoever comes meanwhile waits: nothing is made twice.
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = place.get() {
+            return Ok(model);
+        }
+        let Some(holding) = &self.holding else {
+            let what = format!("{} keeps of this model what it needs to deal", self.party);
+            return Err(SharedModelError::Unsuitable(what));
         };
-        self.roles[role.index()].get_or_init(build).as_ref().map_err(Clone::clone)
+        let model = holding.model(role, &self.tables)?;
+        Ok(place.get_or_init(|| model))
+    }
+
+    /// What it lies on, and what its sessions compute on.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 }

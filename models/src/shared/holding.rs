@@ -147,7 +147,10 @@ impl Holding {
         };
         match (place.get(), seed) {
             (Some(values), _) => Ok(values.clone()),
-            (None, Some(seed)) if keep => Ok(place.get_or_init(|| expand(seed)).clone()),
+            (None, Some(seed)) if keep => {
+                let values = self.made(expand(seed))?;
+                Ok(place.get_or_init(|| values).clone())
+            }
             (None, Some(seed)) => Ok(expand(seed)),
             (None, None) => Err(missing(p)),
         }
@@ -160,7 +163,16 @@ impl Holding {
             return Ok(sum.clone());
         }
         let sum = self.component(p, Side::Before, false)?.plus(&self.component(p, Side::After, false)?);
+        let sum = self.made(sum)?;
         Ok(held.sum.get_or_init(|| sum).clone())
+    }
+
+    /// What the device made, if it did: what it failed to make has no content, and is not kept for other sessions.
+    fn made(&self, values: Values) -> Result<Values, SharedModelError> {
+        match self.device.status() {
+            Ok(()) => Ok(values),
+            Err(e) => Err(SharedModelError::Device { party: self.party, what: e.to_string() }),
+        }
     }
 
     /// What a role takes of a parameter: the dealer λ alone; an evaluator its half of λ, and Δ.

@@ -6,7 +6,7 @@ pub mod counting;
 use kernels::{Device, Ring, Words};
 use models::calibrate;
 use models::checkpoint::{Head, TensorSource};
-use models::folded;
+use models::folded::{Folding, ParameterSource};
 use models::model::OutputRows;
 use models::parameter::Parameter;
 use models::plan::PROGRAM_VERSION;
@@ -40,28 +40,47 @@ pub fn share_on(source: &mut dyn TensorSource, texts: &[Vec<u32>], devices: [Dev
         Head::Classifier { labels } => (0..labels).map(|i| format!("label {i}")).collect(),
         _ => vec![],
     };
-    let public =
-        PublicModel { program: PROGRAM_VERSION, config, plan, tokenizer: None, labels, sharing: [7; 32] };
+    let public = PublicModel {
+        program: PROGRAM_VERSION,
+        config,
+        plan,
+        tokenizer: None,
+        labels,
+        sharing: [7; 32],
+        benchmark: None,
+    };
     let seeds = Seeds { one: [1; 32], zero: [2; 32] };
+    share_parameters(&devices, public, &mut Folding(source), &seeds)
+}
+
+/// Shares parameters as their owner does, with parties on these devices.
+pub fn share_parameters(
+    devices: &[Device; 3],
+    public: PublicModel,
+    source: &mut dyn ParameterSource,
+    seeds: &Seeds,
+) -> Shared {
+    let owner = kernels::cpu::Cpu::best();
     let parties = Party::ALL.map(|party| {
-        let device = devices[party.index()].clone();
-        let mut a = Assembly::new(&device, party, &public.config, &seeds.for_party(party)).unwrap();
+        let device = &devices[party.index()];
+        let mut a = Assembly::new(device, party, &public.config, &seeds.for_party(party)).unwrap();
         if party != Party::Zero {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
-                let words = p.encode(&folded::load(source, p).unwrap());
+                let words = source.integers(p).unwrap();
                 let pieces: Vec<Words> = words
                     .chunks(PIECE)
                     .enumerate()
-                    .map(|(piece, w)| seeds.rest(&device, i, piece, w.to_vec()))
+                    .map(|(piece, w)| seeds.rest(&owner, i, piece, w.to_vec()))
                     .collect();
-                a.put(i, Words::concat(&pieces.iter().collect::<Vec<_>>())).unwrap();
+                let rest = Words::concat(&pieces.iter().collect::<Vec<_>>()).to_vec();
+                a.put(i, Words::upload(device, rest)).unwrap();
             }
         }
-        let tables = public.plan.tables(&device, &public.config);
+        let tables = public.plan.tables(device, &public.config);
         Arc::new(a.finish(public.clone(), tables, None).unwrap())
     });
     assert!(parties.iter().all(|p| p.digest == parties[0].digest));
-    Shared { parties, devices, public }
+    Shared { parties, devices: devices.clone(), public }
 }
 
 /// A pass over tokens that follow the first `keep` of the tokens so far.

@@ -1,6 +1,7 @@
 //! One party process.
 
 use clap::Parser;
+use parties::device::DeviceChoice;
 use parties::server::{ServerError, run_party};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +13,9 @@ struct Arguments {
     /// The party's configuration, as `catamount cluster init` writes it.
     #[arg(long, value_name = "FILE", required_unless_present = "print_defaults")]
     config: Option<PathBuf>,
+    /// Compute on cpu, cuda (the first GPU) or cuda:N, whatever the configuration says.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     /// Print every key of a configuration, its meaning and its default.
     #[arg(long)]
     print_defaults: bool,
@@ -34,7 +38,7 @@ fn run(arguments: Arguments) -> Result<(), ServerError> {
     }
     parties::init_logging();
     if let Some(config) = arguments.config {
-        run_party(&config)?;
+        run_party(&config, arguments.device)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod session;
 
 use crate::{
     config::{ConfigError, PartyConfig},
+    device::{DeviceChoice, NoDevice},
     engine::Engine,
     keys::StaticSecret,
     store::ModelStore,
@@ -32,6 +33,9 @@ pub enum ServerError {
     /// The runtime or the signal handlers do not start.
     #[error("the process cannot start: {0}")]
     Process(#[from] io::Error),
+    /// Its device cannot be opened.
+    #[error(transparent)]
+    Device(#[from] NoDevice),
     /// The engine does not start.
     #[error("the engine cannot start: {0}")]
     Engine(String),
@@ -131,17 +135,16 @@ async fn serve_client(shared: Arc<Shared>, client: ClientConnection) {
 /// Runs the party that `config` describes until Ctrl-C or SIGTERM. Blocks. `engine` makes its engine.
 ///
 /// # Errors
-/// The configuration, the network or the engine.
+/// The network or the engine.
 pub fn run_party_with(
-    config: &Path,
-    engine: impl FnOnce(&PartyConfig) -> Result<Arc<dyn Engine>, String>,
+    config: &PartyConfig,
+    engine: impl FnOnce(&PartyConfig) -> Result<Arc<dyn Engine>, ServerError>,
 ) -> Result<(), ServerError> {
-    let config = PartyConfig::load(config)?;
-    let engine = engine(&config).map_err(ServerError::Engine)?;
+    let engine = engine(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = stop_signal()?;
-        let server = Server::start(&config, engine)?;
+        let server = Server::start(config, engine)?;
         tracing::info!("{} listens on {}", config.party, config.listen);
         server.run(stop).await;
         tracing::info!("{} has stopped", config.party);
@@ -152,12 +155,17 @@ pub fn run_party_with(
     result
 }
 
-/// Runs a party with the engine of this build.
+/// Runs a party with the engine of this build, on `device` if it is given and else on its configuration's.
 ///
 /// # Errors
-/// As [`run_party_with`].
-pub fn run_party(config: &Path) -> Result<(), ServerError> {
-    run_party_with(config, |config| Ok(Arc::new(ModelStore::open(config)?)))
+/// The configuration, the device, and as [`run_party_with`].
+pub fn run_party(config: &Path, device: Option<DeviceChoice>) -> Result<(), ServerError> {
+    let mut config = PartyConfig::load(config)?;
+    config.device = device.unwrap_or(config.device);
+    run_party_with(&config, |config| {
+        let device = config.device.open()?;
+        Ok(Arc::new(ModelStore::on(config, device).map_err(ServerError::Engine)?))
+    })
 }
 
 /// Resolves at Ctrl-C or SIGTERM, which no longer end the process from now on. Must be called on a tokio runtime.

@@ -9,7 +9,9 @@ mod process;
 mod tiny;
 
 mod bench;
+mod benchmark;
 mod demo;
+mod devices;
 mod encoders;
 mod floors;
 mod identity;

@@ -277,6 +277,13 @@ pub fn matmul(cx: &Cx, x: &Share, table: &SharedTable) -> Result<Product> {
     Ok(Product { shape, scale: x.scale + table.scale, half })
 }
 
+/// Bytes that a party holds at the most in [`embed`], beside the table: both one-hot rows of a batch of tokens, and the
+/// last level of a tree while its leaves are made.
+pub const fn held(tokens: usize, vocab: usize) -> u64 {
+    let rows = if tokens < TOGETHER { tokens } else { TOGETHER };
+    (3 * 8 * rows * vocab) as u64
+}
+
 /// Declared cost of [`embed`]: 8·T·d bytes from the dealer to P2, then one exchange of as many.
 pub fn cost(tokens: usize, outputs: usize, ring_bits: u32) -> Cost {
     let n = tokens * outputs;

@@ -1,43 +1,52 @@
 //! `catamount bench`: what passes through a model take on this machine.
 
 mod batch;
+mod device;
 pub(crate) mod floors;
 mod gates;
 mod html;
 mod layer;
 mod loopback;
+mod memory;
 mod passes;
 pub(crate) mod peer;
 mod rates;
 mod report;
 mod scopes;
 mod sessions;
+mod subject;
 
+use crate::block_on;
+use crate::device::DeviceArgument;
 use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{self, JsonArgument, links, megabytes};
 use crate::trace::TraceArgument;
-use crate::{block_on, model};
+use kernels::Device;
 use models::calibrate::spread_tokens;
 use models::dry::Dry;
-use models::float::{Float, complete};
+use models::memory::Demand;
 use models::model::{Cache, Model, OutputRows};
 use models::shared::Dealing;
 use parties::private::PassTimes;
+use protocol::Role;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
 use scopes::{Measured, fastest};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Instant;
+use subject::{Subject, SubjectArguments};
 
+pub(crate) use device::BenchDevice;
 pub(crate) use gates::BenchGates;
 pub(crate) use layer::BenchLayer;
 
 /// Arguments of `bench model`.
 #[derive(clap::Args)]
 pub(crate) struct BenchModel {
-    #[arg(help = model::HELP)]
-    model: String,
+    #[command(flatten)]
+    subject: SubjectArguments,
     /// Tokens of the text or prompt.
     #[arg(long, value_name = "N", default_value_t = 32)]
     tokens: usize,
@@ -62,6 +71,8 @@ pub(crate) struct BenchModel {
     #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["html", "trace", "runs"])]
     sessions: Vec<usize>,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     trace: TraceArgument,
@@ -74,9 +85,12 @@ pub(crate) struct BenchModel {
 #[derive(Serialize)]
 struct Figures {
     model: String,
+    device: String,
     family: &'static str,
     layers: usize,
     tokens: usize,
+    /// Splitting and sending the weights, or making them up.
+    sharing_s: f64,
     /// From splitting the prompt to its outputs at the client.
     pass_s: Vec<f64>,
     pass_median_s: f64,
@@ -95,6 +109,8 @@ struct Figures {
     /// Sequences side by side, with `--batch`.
     batches: Vec<batch::Batch>,
     peak_rss_bytes: BTreeMap<String, Option<u64>>,
+    /// What was planned.
+    memory: memory::Needs,
     /// Where the time went, with `--profile`, `--html` or `--trace`.
     report: Option<Report>,
     network: Option<NetworkFigures>,
@@ -105,9 +121,10 @@ impl BenchModel {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
         anyhow::ensure!(!self.batch.contains(&0), "a batch of 0 sequences measures nothing");
-        let owned = model::load(&self.model)?;
-        let config = owned.config().clone();
-        let limit = owned.public.plan.longest;
+        let devices = self.device.open()?;
+        let subject = self.subject.load()?;
+        let config = subject.public().config.clone();
+        let limit = subject.public().plan.longest;
         anyhow::ensure!(
             self.tokens.saturating_add(self.decode) <= limit,
             "{} tokens, the model takes {limit}; ask for fewer",
@@ -118,24 +135,24 @@ impl BenchModel {
             "a {} model generates no tokens",
             config.family.name()
         );
+        let memory = self.plan(&subject, &devices)?;
         if !self.sessions.is_empty() {
-            return self.run_sessions(&owned);
+            return self.run_sessions(&subject, memory);
         }
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
-        let float = owned.float()?;
-        let mut cache = Cache::new(&config);
-        let (plain, count) = (Float::default(), tokens.len());
-        let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
-        drop(float);
+        let expected = subject.expected(&tokens)?;
         // Recording takes time of its own: only where it is wanted.
         let timed = self.profile || self.html.wanted() || self.trace.wanted();
-        let device = kernels::cpu::Cpu::best();
-        let measure = || block_on(interruptible(Rates::measure(&device, self.tokens, self.network.model())));
+        let measure =
+            || block_on(interruptible(Rates::measure(&devices[1], self.tokens, self.network.model())));
         let rates = timed.then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::local(&owned, self.network.model(), ONE_DEALER).await?;
+            let host = Host::start(self.device.choices(), self.network.model(), ONE_DEALER).await?;
+            let start = Instant::now();
+            subject.share(&host).await?;
+            let sharing_s = start.elapsed().as_secs_f64();
             let work = passes::Plan {
                 tokens: &tokens,
                 next: all[0],
@@ -144,25 +161,27 @@ impl BenchModel {
                 compare_ahead: self.compare_ahead,
             };
             let passes = work.run(&host, timed).await?;
-            let dry = Dry::model(&config, &owned.tables);
+            let dry = Dry::model(&config, subject.tables());
             let batches = batch::measure(&host.model().await?, &dry, &all, &self).await?;
             let work = Dry::pass(&dry, self.tokens, &mut Cache::new(&config), OutputRows::Last);
             self.trace.write(&passes.times.concat())?;
             let sections = || self.sections(&dry, &passes.times, rates.as_ref()?);
             let report = sections().zip(rates).map(|(sections, rates)| Report {
-                title: format!("{} tokens through {}", self.tokens, self.model),
+                title: format!("{} tokens through {}{}", self.tokens, self.subject.name(), self.device.on()),
                 command: command(),
                 machine: machine(),
                 rates,
                 sections,
             });
-            let memory = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
+            let peak = host.local.as_ref().map(|l| l.peak_memory()).unwrap_or_default();
             let (bytes, spent) = (links(&passes.cost), passes.cost);
             let figures = Figures {
-                model: self.model.clone(),
+                model: self.subject.name(),
+                device: self.device.name(),
                 family: config.family.name(),
                 layers: config.layers,
                 tokens: self.tokens,
+                sharing_s,
                 pass_median_s: median(&passes.pass_s),
                 pass_s: passes.pass_s,
                 decode_s: passes.decode_s,
@@ -179,7 +198,8 @@ impl BenchModel {
                     .map(|o| largest_difference(o, &expected))
                     .fold(0.0, f32::max),
                 batches,
-                peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), memory[i])).collect(),
+                peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), peak[i])).collect(),
+                memory,
                 report,
                 network: network
                     .zip(host.local.as_ref().and_then(|l| l.relayed()))
@@ -217,6 +237,16 @@ impl BenchModel {
             self.html.write(report)?;
         }
         self.json.write(&figures)
+    }
+
+    /// What the parties will hold: of one sequence, of all those of the largest batch, or of all sessions at once.
+    fn plan(&self, subject: &Subject, devices: &[Device; 3]) -> anyhow::Result<memory::Needs> {
+        let several = if self.sessions.is_empty() { &self.batch } else { &self.sessions };
+        let sequences = several.iter().copied().max().unwrap_or(1);
+        let demand = Demand { context: self.tokens + self.decode, pass: self.tokens, sequences };
+        // With several sessions the dealer changes.
+        let plays = if self.sessions.is_empty() { Role::ALL.map(Some) } else { [None; 3] };
+        memory::plan(subject, plays, &self.device, devices, demand, &self.json)
     }
 
     /// The pass, and a further token, each in the fastest of its runs.

@@ -1,6 +1,7 @@
 //! `catamount demo`: the whole system on one machine.
 
 use crate::ask::{GenerationArguments, Guesser, stream};
+use crate::device::DeviceArgument;
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{AnswerFigures, JsonArgument, dealing, links, megabytes, seconds};
 use crate::processes::LocalCluster;
@@ -34,6 +35,8 @@ pub(crate) struct Demo {
     #[command(flatten)]
     generation: GenerationArguments,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     trace: TraceArgument,
     #[command(flatten)]
     network: NetworkArgument,
@@ -47,6 +50,7 @@ impl Default for Demo {
             prompt: QUESTION.into(),
             model: "smollm2".into(),
             generation: GenerationArguments::default(),
+            device: DeviceArgument::default(),
             trace: TraceArgument::default(),
             network: NetworkArgument::default(),
             json: JsonArgument::default(),
@@ -88,6 +92,7 @@ impl Demo {
         let mut generation = self.generation.generation(&self.prompt)?;
         generation.keep_logits = true;
         let mut guesser = self.generation.guesser()?;
+        self.device.open()?;
         let owned = model::load(&self.model)?;
         anyhow::ensure!(
             owned.config().is_decoder(),
@@ -97,7 +102,8 @@ impl Demo {
         let network = self.network.measure(&self.json)?;
         let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster = LocalCluster::start(self.network.model(), host::ONE_DEALER)?;
+            let mut cluster =
+                LocalCluster::start(self.device.choices(), self.network.model(), host::ONE_DEALER)?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {

@@ -11,6 +11,7 @@ use models::fetch;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows};
 use models::tokenizer::Tokenizer;
+use parties::device::DeviceChoice;
 use parties::owner::OwnedModel;
 use parties::private::{Pass, PrivateModel, Run};
 use score::{Score, Summary};
@@ -132,7 +133,7 @@ impl Eval {
         let secure = self.reading.contains(&Reading::Secure);
         let summary = block_on(interruptible(async {
             let host = match secure {
-                true => Some(Host::local(&owned, None, ONE_DEALER).await?),
+                true => Some(Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?),
                 false => None,
             };
             let result = match &host {

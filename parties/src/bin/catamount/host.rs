@@ -6,6 +6,7 @@ use crate::processes::LocalCluster;
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::config::Dealing;
+use parties::device::DeviceChoice;
 use parties::ids::Digest;
 use parties::owner::OwnedModel;
 use parties::private::PrivateModel;
@@ -60,7 +61,7 @@ impl HostArguments {
             let client = Client::connect(&ClusterConfig::load(file)?).await?;
             return Ok(Host { local: None, client, name: asked.into() });
         };
-        Host::local(&owned, None, ONE_DEALER).await
+        Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await
     }
 }
 
@@ -83,18 +84,28 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
 }
 
 impl Host {
-    /// Starts three parties on this machine, with a network between them if there is to be one, and shares the model.
-    /// `dealing` says who deals.
+    /// Starts three parties on this machine, each on its device, with a network between them if there is to be one, and
+    /// shares the model. `dealing` says who deals.
     pub(crate) async fn local(
         owned: &Arc<OwnedModel>,
+        devices: [DeviceChoice; 3],
         network: Option<NetworkModel>,
         dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let mut local = LocalCluster::start(network, dealing)?;
+        let host = Host::start(devices, network, dealing).await?;
+        share(owned, &host.client, &host.name).await?;
+        Ok(host)
+    }
+
+    /// The same without a model; one is to be shared under the host's name.
+    pub(crate) async fn start(
+        devices: [DeviceChoice; 3],
+        network: Option<NetworkModel>,
+        dealing: Dealing,
+    ) -> anyhow::Result<Host> {
+        let mut local = LocalCluster::start(devices, network, dealing)?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
-        let name = "demo".to_string();
-        share(owned, &client, &name).await?;
-        Ok(Host { local: Some(local), client, name })
+        Ok(Host { local: Some(local), client, name: "demo".into() })
     }
 
     /// The model.

@@ -4,6 +4,7 @@ mod ask;
 mod bench;
 mod cost;
 mod demo;
+mod device;
 mod encode;
 mod eval;
 mod host;
@@ -16,6 +17,7 @@ mod share;
 mod trace;
 
 use clap::{Parser, Subcommand};
+use parties::device::DeviceChoice;
 use parties::init::{LOCAL_HOSTS, init_cluster};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +82,9 @@ enum Command {
         /// The party's configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// What to compute on, whatever the configuration says.
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<DeviceChoice>,
         /// End with standard input: with the process that holds its other end.
         #[arg(long)]
         until_input_ends: bool,
@@ -94,6 +99,10 @@ enum Bench {
     Layer(bench::BenchLayer),
     /// Each gate by itself, three parties in this process over QUIC on the loopback interface.
     Gates(bench::BenchGates),
+    /// One device: products, random streams, round trips and the local part of every gate, beside what it could at best.
+    ///
+    /// Results are compared with the processor's bit for bit before anything is timed.
+    Device(bench::BenchDevice),
     /// The transport alone: MB/s, processor time, exchanges; beside TLS over TCP, TCP and UDP.
     Network(network::BenchNetwork),
     /// What passes must cost at least on this machine, and what they do cost: one table, that of docs/floors.md.
@@ -141,6 +150,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bench { command: Bench::Model(bench) } => bench.run(),
         Command::Bench { command: Bench::Layer(bench) } => bench.run(),
         Command::Bench { command: Bench::Gates(bench) } => bench.run(),
+        Command::Bench { command: Bench::Device(bench) } => bench.run(),
         Command::Bench { command: Bench::Network(bench) } => bench.run(),
         Command::Bench { command: Bench::Floors(bench) } => bench.run(),
         Command::Bench { command: Bench::Peer(bench) } => bench.run(),
@@ -153,7 +163,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("start each party with `party --config FILE`; give client.toml to the client");
             Ok(())
         }
-        Command::Party { config, until_input_ends } => {
+        Command::Party { config, device, until_input_ends } => {
             parties::init_logging();
             if until_input_ends {
                 std::thread::spawn(|| {
@@ -161,7 +171,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                     std::process::exit(1);
                 });
             }
-            Ok(parties::server::run_party(&config)?)
+            Ok(parties::server::run_party(&config, device)?)
         }
     }
 }

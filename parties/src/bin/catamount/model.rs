@@ -118,6 +118,11 @@ pub(crate) fn shape(model: &str) -> anyhow::Result<ModelConfig> {
     })
 }
 
+/// The same where a published shape needs no prefix.
+pub(crate) fn shape_of(name: &str) -> anyhow::Result<ModelConfig> {
+    ModelConfig::published(name).map_or_else(|| shape(name), Ok)
+}
+
 /// Made-up names of a classifier's labels.
 pub(crate) fn labels(config: &ModelConfig) -> Vec<String> {
     match config.head {

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::config::{Dealing, PartyConfig};
+use parties::device::DeviceChoice;
 use parties::init::init_cluster;
 use parties::relay::{Between, NetworkModel, Statistics};
 use protocol::Party;
@@ -62,9 +63,13 @@ pub(crate) struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Makes keys and starts three processes on free ports of the loopback interface, with a network between them if
-    /// there is to be one. `dealing` says who deals.
-    pub(crate) fn start(network: Option<NetworkModel>, dealing: Dealing) -> anyhow::Result<LocalCluster> {
+    /// Makes keys and starts three processes on free ports of the loopback interface, each on its device, with a network
+    /// between them if there is to be one. `dealing` says who deals.
+    pub(crate) fn start(
+        devices: [DeviceChoice; 3],
+        network: Option<NetworkModel>,
+        dealing: Dealing,
+    ) -> anyhow::Result<LocalCluster> {
         let mut cluster = LocalCluster { directory: Folder::new("demo"), children: vec![], relay: None };
         let hosts = Folder::free_hosts()?;
         let files = init_cluster(cluster.directory.path(), &hosts)?;
@@ -86,6 +91,7 @@ impl LocalCluster {
             let log = File::create(cluster.log(party))?;
             let mut command = Command::new(&program);
             command.args(["party", "--until-input-ends", "--config"]).arg(config);
+            command.args(["--device", &devices[party.index()].to_string()]);
             // A party ends when this process is gone, however it went; Ctrl-C reaches this process only.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
             #[cfg(unix)]

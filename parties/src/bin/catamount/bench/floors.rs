@@ -11,6 +11,7 @@ use models::calibrate::spread_tokens;
 use models::dry::{Dry, Local, Work};
 use models::fetch;
 use models::model::{Cache, OutputRows};
+use parties::device::DeviceChoice;
 use parties::owner::OwnedModel;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -148,7 +149,7 @@ impl BenchFloors {
             compare_ahead: false,
         };
         let done = block_on(interruptible(async {
-            let host = Host::local(owned, None, ONE_DEALER).await?;
+            let host = Host::local(owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?;
             let done = plan.run(&host, false).await?;
             host.close().await;
             Ok(done)

@@ -4,6 +4,7 @@ use super::loopback::{Loopback, Program};
 use super::rates::Rates;
 use super::report::{Expected, HtmlArgument, Line, Report, Section, command, machine};
 use crate::block_on;
+use crate::device::DeviceArgument;
 use crate::host::interruptible;
 use crate::output::{JsonArgument, megabytes, step_bar};
 use kernels::{Device, Words};
@@ -48,18 +49,20 @@ pub(crate) struct BenchGates {
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     json: JsonArgument,
 }
 
 /// A gate with its inputs at the three parties.
-struct Gate {
-    name: &'static str,
-    size: String,
+pub(super) struct Made {
+    pub(super) name: &'static str,
+    pub(super) size: String,
     declared: Cost,
     local: [Local; 3],
-    programs: [Program; 3],
+    pub(super) programs: [Program; 3],
 }
 
 impl BenchGates {
@@ -72,15 +75,17 @@ impl BenchGates {
         // As in a cluster on one machine: the two evaluators work at the same time, the dealer beside them.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         kernels::cpu::use_threads((cores / 2).max(1));
-        let device = kernels::cpu::Cpu::best();
+        let devices = self.device.open()?;
         let loopback = Loopback::start()?;
-        let rates = block_on(interruptible(Rates::measure(&device, self.tokens, None)))?;
-        let gates = Inputs::new(device.clone(), self.tokens)?.gates()?;
+        let rates = block_on(interruptible(Rates::measure(&devices[1], self.tokens, None)))?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+        let gates = on_each(&devices, seed, self.tokens)?;
         let bar = step_bar("gates");
         bar.set_length(gates.len() as u64);
         let mut lines = vec![];
         for gate in gates {
-            let runs = loopback.run(&device, &gate.programs, self.runs)?;
+            let runs = loopback.run(&devices, &gate.programs, self.runs)?;
             let slowest =
                 |profiles: &[_; 3]| profiles.iter().map(|p: &protocol::profile::Profile| p.wall).max();
             let fastest = runs.into_iter().min_by_key(|(profiles, _)| slowest(profiles));
@@ -103,7 +108,7 @@ impl BenchGates {
             lines,
             operations: vec![],
         };
-        let title = format!("Gates, {} tokens", self.tokens);
+        let title = format!("Gates, {} tokens{}", self.tokens, self.device.on());
         let report = Report { title, command: command(), machine: machine(), rates, sections: vec![section] };
         self.json.say(&table(&report.sections[0]));
         self.html.write(&report)?;
@@ -145,6 +150,22 @@ pub(super) fn table(section: &Section) -> String {
     text
 }
 
+/// The gates with each party's inputs on its device: made once for each device, from the same random numbers.
+pub(super) fn on_each(devices: &[Device; 3], seed: Key, tokens: usize) -> anyhow::Result<Vec<Made>> {
+    let mut gates = Inputs::new(devices[0].clone(), seed, tokens).gates()?;
+    for party in [1, 2] {
+        if Arc::ptr_eq(&devices[party], &devices[0]) {
+            continue;
+        }
+        for (gate, there) in gates.iter_mut().zip(Inputs::new(devices[party].clone(), seed, tokens).gates()?)
+        {
+            let [_, p1, p2] = there.programs;
+            gate.programs[party] = if party == 1 { p1 } else { p2 };
+        }
+    }
+    Ok(gates)
+}
+
 /// Made-up inputs of the gates.
 struct Inputs {
     device: Device,
@@ -154,11 +175,9 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new(device: Device, tokens: usize) -> anyhow::Result<Inputs> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+    fn new(device: Device, seed: Key, tokens: usize) -> Inputs {
         let world = World::new(u64::from_le_bytes(seed[..8].try_into().expect("8 bytes")));
-        Ok(Inputs { device, world, seed, tokens })
+        Inputs { device, world, seed, tokens }
     }
 
     fn words(&self, stream: u64, n: usize) -> Words {
@@ -170,10 +189,11 @@ impl Inputs {
         let top = (bound * f64::from(scale).exp2()) as i64;
         let numbers = self.words(1, shape.len()).to_vec();
         let values: Vec<u64> = numbers.into_iter().map(|v| ((v as i64 >> 1) % top) as u64).collect();
-        self.world.share(&values, shape, scale, 2)
+        let there = |w: &Words| Words::upload(&self.device, w.to_vec());
+        self.world.share(&values, shape, scale, 2).map(|share| share.linear(shape, there))
     }
 
-    fn gates(&self) -> anyhow::Result<Vec<Gate>> {
+    fn gates(&self) -> anyhow::Result<Vec<Made>> {
         let (t, device) = (self.tokens, &self.device);
         let (activations, inner) = (Shape::new(t, WIDTH), t * HIDDEN);
         let softmax = Arc::new(SoftmaxTables::new(device, SCORES, Levels::new(64), t));
@@ -185,7 +205,7 @@ impl Inputs {
         let table = |product_log2, f| TablePlan::covering(4, Step::Activation, product_log2).table(device, f);
         let x = self.share(Shape::new(inner, 1), SCALE, 8.0);
         let gelu = table(None, gelu).alone().clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "activation (GELU)",
             size: format!("{inner} elements, {} entries", gelu.spec.entries),
             declared: gelu.cost(inner, SCALE, RING),
@@ -196,7 +216,7 @@ impl Inputs {
             }),
         });
         let silu = table(Some(11), silu).gated().clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "gated activation (SiLU)",
             size: format!("{inner} elements, {} entries", silu.table.spec.entries),
             declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
@@ -208,7 +228,7 @@ impl Inputs {
                 )
             }),
         });
-        gates.push(Gate {
+        gates.push(Made {
             name: "comparison",
             size: format!("{inner} elements with one threshold"),
             declared: compare::cost(inner, 1, Window::EXACT31),
@@ -223,7 +243,7 @@ impl Inputs {
         let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, softmax.score_bits());
         let exponential = softmax.exp.cost(scores.len(), EXP_SCALE, RING);
         let (levels, bits) = (softmax.levels, softmax.score_bits());
-        gates.push(Gate {
+        gates.push(Made {
             name: "coarse maximum",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum.clone(),
@@ -234,7 +254,7 @@ impl Inputs {
             }),
         });
         let tables = softmax.clone();
-        gates.push(Gate {
+        gates.push(Made {
             name: "exponential",
             size: format!("{} scores", scores.len()),
             declared: exponential.clone(),
@@ -247,7 +267,7 @@ impl Inputs {
         let sums = self.share(Shape::new(scores.rows, 1), EXP_SCALE, 60.0);
         let (tables, reciprocal) =
             (softmax.clone(), softmax.reciprocal(t).cost(scores.rows, RECIPROCAL_SCALE, RING));
-        gates.push(Gate {
+        gates.push(Made {
             name: "row gate (reciprocal)",
             size: format!("{} row sums", scores.rows),
             declared: reciprocal.clone(),
@@ -261,7 +281,7 @@ impl Inputs {
             }),
         });
         let (dropped, table) = (EXP_SCALE + RECIPROCAL_SCALE - SCALE, softmax.reciprocal(t));
-        gates.push(Gate {
+        gates.push(Made {
             name: "softmax",
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum
@@ -277,7 +297,7 @@ impl Inputs {
         });
 
         let norm = Arc::new(NormTable::new(device, NormKind::Rms, WIDTH, SCALE, 1e-5, 1e-2, 1e2));
-        gates.push(Gate {
+        gates.push(Made {
             name: "row gate and norm (RMSNorm)",
             size: sized(activations),
             declared: norm.cost(t, WIDTH, RING),
@@ -289,7 +309,7 @@ impl Inputs {
         });
         gates.push(self.embedding()?);
         let row = Shape::new(1, CHOICES);
-        gates.push(Gate {
+        gates.push(Made {
             name: "argmax",
             size: format!("1 row of {CHOICES} scores"),
             declared: choice::argmax_cost(1, CHOICES, RING),
@@ -301,7 +321,7 @@ impl Inputs {
         Ok(gates)
     }
 
-    fn truncated_product(&self, shape: Shape) -> Gate {
+    fn truncated_product(&self, shape: Shape) -> Made {
         let (t, square) = (shape.rows, Shape::new(WIDTH, WIDTH));
         let weights = self.share(square, SCALE, 0.05);
         let mut inputs = self
@@ -311,7 +331,7 @@ impl Inputs {
             .zip(Role::ALL)
             .map(|((x, w), role)| (x, Arc::new(SharedMatrix::new(&w, role == Role::P1))));
         let inputs = [(); 3].map(|()| inputs.next().expect("three parties"));
-        Gate {
+        Made {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
             declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
@@ -325,7 +345,7 @@ impl Inputs {
         }
     }
 
-    fn embedding(&self) -> anyhow::Result<Gate> {
+    fn embedding(&self) -> anyhow::Result<Made> {
         let (t, shape) = (self.tokens, Shape::new(WIDTH, VOCAB));
         let tokens: Vec<u32> = (0..t).map(|i| (i * 7919 % VOCAB) as u32).collect();
         let parts = embedding::split(&self.device, &tokens, VOCAB, &self.seed)?;
@@ -341,7 +361,7 @@ impl Inputs {
             inputs.push((keys, Arc::new(SharedTable::new(first, second, shape, SCALE))));
         }
         let inputs: [_; 3] = inputs.try_into().unwrap_or_else(|_| unreachable!("three parties"));
-        Ok(Gate {
+        Ok(Made {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),

@@ -4,6 +4,7 @@ use super::gates::table;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
+use crate::device::DeviceArgument;
 use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::JsonArgument;
 use crate::trace::TraceArgument;
@@ -30,6 +31,8 @@ pub(crate) struct BenchLayer {
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     trace: TraceArgument,
@@ -41,6 +44,7 @@ impl BenchLayer {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
+        let devices = self.device.open()?;
         let shape = model::shape(&self.model)?;
         let config = ModelConfig { layers: 1, vocab: shape.vocab.min(VOCAB), ..shape };
         let owned = Arc::new(model::made_up(config.clone(), |_, _| ())?);
@@ -50,11 +54,11 @@ impl BenchLayer {
             "{} tokens, the model takes {limit}; ask for fewer",
             self.tokens
         );
-        let rates = block_on(interruptible(Rates::measure(&kernels::cpu::Cpu::best(), self.tokens, None)))?;
+        let rates = block_on(interruptible(Rates::measure(&devices[1], self.tokens, None)))?;
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let host = Host::local(&owned, None, ONE_DEALER).await?;
+            let host = Host::local(&owned, self.device.choices(), None, ONE_DEALER).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];
             // One more, which warms up and does not count.
@@ -82,7 +86,7 @@ impl BenchLayer {
         let section = measured.section(Some("layer.0"), &rates);
         self.json.say(&table(&section));
         let same = section.as_declared();
-        let title = format!("A layer of {}, {} tokens", self.model, self.tokens);
+        let title = format!("A layer of {}, {} tokens{}", self.model, self.tokens, self.device.on());
         let report = Report { title, command: command(), machine: machine(), rates, sections: vec![section] };
         self.html.write(&report)?;
         self.json.write(&report)?;

@@ -106,7 +106,7 @@ impl Loopback {
     /// the same time. Where the time of each went, and what it cost.
     pub(crate) fn run(
         &self,
-        device: &Device,
+        devices: &[Device; 3],
         programs: &[Program; 3],
         runs: usize,
     ) -> anyhow::Result<Vec<([Profile; 3], Ledger)>> {
@@ -119,10 +119,12 @@ impl Loopback {
                 .map(|((mut links, keys), program)| {
                     let together = &together;
                     scope.spawn(move || {
+                        let role = links.role();
                         let keys = keys.of_roles(links.party(), Party::Zero);
                         let streams = Box::new(ChaChaStreams::new(keys));
                         let mut session =
-                            Session::new(links.role(), device.clone(), Ring::Z64, streams).with_profile();
+                            Session::new(role, devices[role.index()].clone(), Ring::Z64, streams)
+                                .with_profile();
                         let mut done = vec![];
                         for run in 0..=runs {
                             together.wait();

@@ -10,6 +10,7 @@ use models::calibrate::spread_tokens;
 use models::checkpoint::{ModelConfig, RandomModel};
 use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
+use parties::device::DeviceChoice;
 use parties::owner::OwnedModel;
 use parties::private::Pass;
 use serde::{Deserialize, Serialize};
@@ -218,7 +219,7 @@ impl Ours {
         let (mut cache, count) = (Cache::new(config), tokens.len());
         let expected = complete(float.forward(&plain, &tokens, count, &mut cache, OutputRows::Last))?.data;
         drop(float);
-        let host = Host::local(&owned, None, ONE_DEALER).await?;
+        let host = Host::local(&owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?;
         Ok(Ours { host, tokens, expected })
     }
 

@@ -27,12 +27,14 @@ pub(crate) struct Rates {
     pub(crate) all_products_per_s: f64,
     /// Rows that were multiplied with weights at once.
     pub(crate) rows: usize,
-    /// Cores that work at the same time.
+    /// Cores of this machine.
     pub(crate) cores: usize,
     /// Bytes of memory a second, on all cores.
     pub(crate) reading_per_s: f64,
-    /// Bytes of ChaCha12 a second, on one core.
+    /// Bytes of ChaCha12 a second, on one core; on all of the device where it is no processor.
     pub(crate) random_per_s: f64,
+    /// So many make them at the same time; 1 where that is a device of its own.
+    pub(crate) random_cores: usize,
     /// Bytes a second of one link, QUIC.
     pub(crate) bytes_per_s: f64,
     /// Processor time of both ends of a link for 10^9 bytes.
@@ -86,11 +88,13 @@ impl Rates {
             anyhow::bail!("the transport was not measured");
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let own = device.memory().is_some();
         let rates = Rates {
             products_per_s: 0.0,
             all_products_per_s: 0.0,
             rows,
             cores,
+            random_cores: if own { 1 } else { cores },
             reading_per_s: on(cores, || rates::reading(device))?,
             random_per_s: on(1, || rates::random(device, RANDOM))?,
             bytes_per_s: quic.megabytes_per_second * 1e6,
@@ -127,7 +131,7 @@ impl Rates {
         let floor = Floor {
             products_ms: products(&work.local),
             reading_ms: reading(&work.local),
-            random_ms: 2.0 * total(sent) / (self.random_per_s * cores) * 1e3,
+            random_ms: 2.0 * total(sent) / (self.random_per_s * self.random_cores as f64) * 1e3,
             bytes_ms: cpu(total(sent)),
             link_ms: fullest / self.bytes_per_s * 1e3,
             exchanges_ms: work.cost.exchanges as f64 * self.exchange_s * 1e3,
@@ -160,6 +164,7 @@ mod tests {
             all_products_per_s: 2e9,
             rows: 1,
             cores: 2,
+            random_cores: 2,
             reading_per_s: 4e9,
             random_per_s: 1e9,
             bytes_per_s: 1e8,

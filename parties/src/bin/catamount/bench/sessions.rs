@@ -1,5 +1,7 @@
 //! Several sessions at once, against the same sessions one after the other.
 
+use super::memory::Needs;
+use super::subject::Subject;
 use super::{BenchModel, median};
 use crate::block_on;
 use crate::host::{Host, interruptible};
@@ -7,11 +9,9 @@ use crate::output::megabytes;
 use crate::processes::Usage;
 use anyhow::Context;
 use models::calibrate::spread_tokens;
-use models::float::{Float, complete};
-use models::model::{Cache, OutputRows};
+use models::model::OutputRows;
 use parties::client::Client;
 use parties::config::Dealing;
-use parties::owner::OwnedModel;
 use parties::private::{Pass, PrivateModel};
 use protocol::Party;
 use serde::Serialize;
@@ -66,25 +66,29 @@ struct Row {
 #[derive(Serialize)]
 struct Figures {
     model: String,
+    device: String,
     tokens: usize,
     decode: usize,
     rows: Vec<Row>,
     peak_rss_bytes: BTreeMap<String, u64>,
+    /// What was planned.
+    memory: Needs,
     max_error: f32,
 }
 
 impl BenchModel {
     /// Runs the command for several sessions.
-    pub(super) fn run_sessions(&self, owned: &Arc<OwnedModel>) -> anyhow::Result<()> {
+    pub(super) fn run_sessions(&self, subject: &Subject, memory: Needs) -> anyhow::Result<()> {
         let most = self.sessions.iter().copied().max().unwrap_or(1);
         anyhow::ensure!(self.sessions.iter().all(|&k| (1..=8).contains(&k)), "give 1 to 8 sessions");
         let mut counts = self.sessions.clone();
         counts.retain(|&k| k > 1);
         counts.insert(0, 1);
-        let questions = self.questions(owned, most)?;
+        let questions = self.questions(subject, most)?;
         let (rows, peak) = block_on(interruptible(async {
-            let Host { local, client, name } =
-                Host::local(owned, self.network.model(), Dealing::Rotate).await?;
+            let host = Host::start(self.device.choices(), self.network.model(), Dealing::Rotate).await?;
+            subject.share(&host).await?;
+            let Host { local, client, name } = host;
             let parties = local.context("parties of this command's own")?;
             let client = Arc::new(client);
             // Every party plays every role once, so that no row pays for the first time.
@@ -104,11 +108,13 @@ impl BenchModel {
         }))?;
         let max_error = rows.iter().flat_map(|r| &r.sessions).map(|s| s.max_error).fold(0f32, f32::max);
         let figures = Figures {
-            model: self.model.clone(),
+            model: self.subject.name(),
+            device: self.device.name(),
             tokens: self.tokens,
             decode: self.decode,
             rows,
             peak_rss_bytes: by_party(peak.map(Option::unwrap_or_default)),
+            memory,
             max_error,
         };
         self.tell(&figures);
@@ -116,15 +122,12 @@ impl BenchModel {
     }
 
     /// Prompts of different lengths, from half of the tokens asked for to all of them.
-    fn questions(&self, owned: &OwnedModel, count: usize) -> anyhow::Result<Vec<Question>> {
-        let (config, float) = (owned.config(), owned.float()?);
-        let all = spread_tokens(config);
+    fn questions(&self, subject: &Subject, count: usize) -> anyhow::Result<Vec<Question>> {
+        let all = spread_tokens(&subject.public().config);
         let question = |i: usize| {
             let length = self.tokens - i * (self.tokens / 2) / count;
             let prompt: Vec<u32> = all.iter().copied().cycle().skip(i).take(length).collect();
-            let (plain, mut cache) = (Float::default(), Cache::new(config));
-            let forward = float.forward(&plain, &prompt, length, &mut cache, OutputRows::Last);
-            let expected = complete(forward)?.data;
+            let expected = subject.expected(&prompt)?;
             Ok(Question { prompt, decode: self.decode, expected })
         };
         (0..count).map(question).collect()

@@ -1,0 +1,268 @@
+//! Parties whose device fails: the client is told which party and what to do, the others are told as well, and the party
+//! serves on. The device is the CUDA kernels run on the host, behind a driver that fails when it is told to.
+
+mod common;
+
+use common::{Files, Running};
+use kernels::cuda::Cuda;
+use kernels::cuda::driver::{Address, Arg, Driver, Launch};
+use kernels::{Device, Fault};
+use kernels_shim::{Order, Shim};
+use models::checkpoint::ModelConfig;
+use models::memory::{Demand, MemoryPlan};
+use models::model::OutputRows;
+use models::shared::PublicModel;
+use parties::{
+    client::Client,
+    owner::{benchmark_model, share_benchmark},
+    private::{Pass, PrivateModel},
+    store::ModelStore,
+};
+use protocol::Party;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// A device that is lost once it is told so.
+#[derive(Debug)]
+struct Losable {
+    driver: Shim,
+    lost: Arc<AtomicBool>,
+}
+
+impl Losable {
+    fn there(&self) -> Result<(), Fault> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(Fault::Driver { code: 719, text: "a failure for a test".into() });
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Losable {
+    fn name(&self) -> String {
+        self.driver.name()
+    }
+
+    fn memory(&self) -> Option<(u64, u64)> {
+        self.driver.memory()
+    }
+
+    fn status(&self) -> Result<(), Fault> {
+        self.there()
+    }
+
+    fn alloc(&self, bytes: u64) -> Result<Address, Fault> {
+        self.there()?;
+        self.driver.alloc(bytes)
+    }
+
+    unsafe fn free(&self, at: Address) {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { self.driver.free(at) }
+    }
+
+    unsafe fn zero(&self, at: Address, bytes: u64) -> Result<(), Fault> {
+        self.there()?;
+        // SAFETY: as above.
+        unsafe { self.driver.zero(at, bytes) }
+    }
+
+    unsafe fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
+        self.there()?;
+        // SAFETY: as above.
+        unsafe { self.driver.copy_in(to, from) }
+    }
+
+    unsafe fn copy_out(&self, to: &mut [u8], from: Address) -> Result<(), Fault> {
+        self.there()?;
+        // SAFETY: as above.
+        unsafe { self.driver.copy_out(to, from) }
+    }
+
+    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
+        self.there()?;
+        // SAFETY: as above.
+        unsafe { self.driver.copy_within(to, from, bytes) }
+    }
+
+    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
+        self.there()?;
+        // SAFETY: as above.
+        unsafe { self.driver.launch(launch, args) }
+    }
+}
+
+/// Devices that one party opens, one after the other: each with its switch. `None` once there are no more.
+#[derive(Clone, Default)]
+struct Devices {
+    left: Arc<Mutex<usize>>,
+    switches: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+}
+
+impl Devices {
+    fn open(&self, capacity: u64) -> Result<Device, String> {
+        let mut left = self.left.lock().unwrap();
+        *left = left.checked_sub(1).ok_or("there is no device any more")?;
+        let driver = Shim::new(Order::Forward).ok_or("no compiler")?.capacity(capacity);
+        let lost = Arc::new(AtomicBool::new(false));
+        self.switches.lock().unwrap().push(lost.clone());
+        Ok(Arc::new(Cuda::with_driver(Arc::new(Losable { driver, lost }))))
+    }
+
+    /// Loses the one that was opened last.
+    fn lose(&self) {
+        self.switches.lock().unwrap().last().unwrap().store(true, Ordering::SeqCst);
+    }
+
+    fn opened(&self) -> usize {
+        self.switches.lock().unwrap().len()
+    }
+}
+
+/// A cluster in which `place` opens up to `count` devices of this capacity; models are stored, or kept in memory only.
+fn cluster(
+    place: Party,
+    devices: &Devices,
+    count: usize,
+    capacity: u64,
+    stored: bool,
+) -> (Files, Vec<Running>) {
+    *devices.left.lock().unwrap() = count;
+    let files = Files::new();
+    let parties = Party::ALL.map(|party| {
+        let mut config = files.party(party.index());
+        if !stored {
+            config.limits.model_directory = Default::default();
+        }
+        let devices = devices.clone();
+        let store = if party == place {
+            let first = devices.open(capacity).unwrap();
+            ModelStore::on(&config, first).map(|s| s.reopened_by(move || devices.open(capacity)))
+        } else {
+            ModelStore::open(&config)
+        };
+        Running::start(config, Arc::new(store.unwrap()))
+    });
+    (files, parties.into())
+}
+
+fn model() -> PublicModel {
+    benchmark_model(ModelConfig::toy()).unwrap()
+}
+
+async fn share(client: &Client, public: &PublicModel) -> Result<(), String> {
+    let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
+    share_benchmark(client, "toy", public, &tables).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// One session of one pass.
+async fn ask(client: &Client, tokens: usize) -> Result<Vec<f32>, String> {
+    let model = PrivateModel::open(client, "toy").await.map_err(|e| e.to_string())?;
+    let mut run = model.run(OutputRows::Last, tokens).await.map_err(|e| e.to_string())?;
+    let tokens: Vec<u32> = (0..tokens as u32).map(|t| t % 60).collect();
+    let (outputs, _) = run.pass(Pass { tokens: &tokens, segment: None }).await.map_err(|e| e.to_string())?;
+    run.close().await.map_err(|e| e.to_string())?;
+    Ok(outputs)
+}
+
+/// Other masks, other roundings; the same model.
+fn assert_same(a: &[f32], b: &[f32]) {
+    let size = a.iter().fold(0f32, |m, v| m.max(v.abs()));
+    assert!(size > 0.1 && a.len() == b.len());
+    assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 4e-3 * size.max(1.0)), "{a:?} {b:?}");
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+#[test]
+fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
+    if Shim::new(Order::Forward).is_none() {
+        return;
+    }
+    for (place, stored) in [(Party::One, true), (Party::Zero, false)] {
+        let devices = Devices::default();
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, stored);
+        block_on(async {
+            let client = Client::connect(&files.client()).await.unwrap();
+            share(&client, &model()).await.unwrap();
+            let whole = ask(&client, 5).await.unwrap();
+
+            // Lost in the middle of a session.
+            let model = PrivateModel::open(&client, "toy").await.unwrap();
+            let mut run = model.run(OutputRows::Last, 8).await.unwrap();
+            run.pass(Pass { tokens: &[1, 2], segment: None }).await.unwrap();
+            devices.lose();
+            let error = run.pass(Pass { tokens: &[3], segment: None }).await.unwrap_err().to_string();
+            for word in [&place.to_string(), "driver error 719", "start the party again"] {
+                assert!(error.contains(word), "{word:?} is missing from: {error}");
+            }
+            drop(run);
+
+            assert_same(&whole, &ask(&client, 5).await.unwrap());
+            assert_eq!(devices.opened(), 2);
+
+            // And where there is no other one, that is said, once and again.
+            devices.lose();
+            for _ in 0..2 {
+                let error = ask(&client, 5).await.unwrap_err();
+                for word in
+                    [&place.to_string(), "lost its device", "no device any more", "start the party again"]
+                {
+                    assert!(error.contains(word), "{word:?} is missing from: {error}");
+                }
+            }
+            client.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_pass_too_long_for_the_memory_ends_its_session_only() {
+    if Shim::new(Order::Forward).is_none() {
+        return;
+    }
+    let public = model();
+    let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
+    let place = Party::Two;
+    let demand = Demand { context: 60, pass: 4, sequences: 1 };
+    let needed = MemoryPlan::new(&public.config, &tables, None, demand, 1 << 25).device();
+    let devices = Devices::default();
+    let (files, _parties) = cluster(place, &devices, 1, needed, false);
+    block_on(async {
+        let client = Client::connect(&files.client()).await.unwrap();
+        share(&client, &public).await.unwrap();
+        let whole = ask(&client, 4).await.unwrap();
+        let error = ask(&client, 60).await.unwrap_err();
+        for word in ["P2", "out of memory", "free", "fewer tokens"] {
+            assert!(error.contains(word), "{word:?} is missing from: {error}");
+        }
+        assert_same(&whole, &ask(&client, 4).await.unwrap());
+        assert_eq!(devices.opened(), 1);
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
+    if Shim::new(Order::Forward).is_none() {
+        return;
+    }
+    let public = model();
+    let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
+    let devices = Devices::default();
+    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, false);
+    block_on(async {
+        let client = Client::connect(&files.client()).await.unwrap();
+        let error = share(&client, &public).await.unwrap_err();
+        for word in ["P1 needs", "more of the device's memory", "0.1 MB are free", "smaller model"] {
+            assert!(error.contains(word), "{word:?} is missing from: {error}");
+        }
+        // Nobody keeps it.
+        assert!(client.list_models().await.unwrap().is_empty());
+        client.close().await;
+    });
+}
