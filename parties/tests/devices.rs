@@ -228,8 +228,12 @@ fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let place = Party::Two;
-    let demand = Demand { context: 60, pass: 4, sequences: 1 };
-    let needed = MemoryPlan::new(&public.config, &tables, None, demand, 1 << 25).device();
+    let needs = |pass| {
+        let demand = Demand { context: 60, pass, sequences: 1 };
+        MemoryPlan::new(&public.config, &tables, None, demand, 1 << 25).device()
+    };
+    // Between a short pass and a long one.
+    let needed = (needs(4) + needs(60)) / 2;
     let devices = Devices::default();
     let (files, _parties) = cluster(place, &devices, 1, needed, false);
     block_on(async {
