@@ -11,7 +11,7 @@ use crate::{
     tls::{Known, SERVER_NAME},
 };
 use protocol::{NetError, Party};
-use quinn::{Connection, Incoming, RecvStream, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, RecvStream, VarInt};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -101,7 +101,13 @@ async fn admit(inner: Arc<Inner>, incoming: Incoming, clients: mpsc::Sender<Clie
     match inner.directory.classify(&connection) {
         Some(Known::Party(peer)) if dials(peer, inner.party) => {
             tracing::info!("{peer} has connected from {from}");
-            install(&inner, peer, connection);
+            install(&inner, peer, connection.clone());
+            drop(clients);
+            let closed = connection.closed().await;
+            // A connection that a newer one has replaced is no loss.
+            if !inner.closing() && closed != ConnectionError::LocallyClosed {
+                tracing::warn!("lost {peer}: {}", connection_loss(&closed));
+            }
         }
         Some(Known::Party(peer)) => {
             let reason = format!("{peer} is dialled by {}, not the other way round", inner.party);
