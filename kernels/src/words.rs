@@ -379,6 +379,11 @@ impl Matrix {
         self.n
     }
 
+    /// Whether both are one matrix, not only equal ones.
+    pub fn is(&self, other: &Matrix) -> bool {
+        Arc::ptr_eq(&self.data, &other.data)
+    }
+
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.k

@@ -5,7 +5,8 @@
 //! masks are known already: the same operation's streams, under the next numbers. One product with several rows reads the
 //! matrix once for all these runs.
 //!
-//! Nothing is taken on trust: what was made ahead serves only if the mask it was made for is the input's, word by word.
+//! Nothing is taken on trust: what was made ahead serves only if it was made with this matrix, and the mask it was made for
+//! is the input's, word by word.
 //! The streams are drawn here once more than masks are; what is made of them stays here.
 
 use super::rounds::{Core, RUNS};
@@ -22,9 +23,16 @@ const RECENT: usize = 8;
 pub(super) struct Masks {
     /// Operations that opened values of the full ring, and their masks.
     opened: VecDeque<(u64, Words)>,
-    /// By operation: a mask and the product with it.
-    made: HashMap<u64, (Words, Words)>,
+    /// By operation.
+    made: HashMap<u64, Made>,
     used: u64,
+}
+
+/// A product that was made ahead, and of what.
+struct Made {
+    matrix: Matrix,
+    mask: Words,
+    product: Words,
 }
 
 impl Masks {
@@ -34,9 +42,9 @@ impl Masks {
         self.made.retain(|op, _| *op >> 32 >= u64::from(run));
     }
 
-    fn take(&mut self, op: u64, mask: &[u64]) -> Option<Words> {
-        let (made_for, product) = self.made.remove(&op)?;
-        let fits = made_for.to_vec() == mask;
+    fn take(&mut self, op: u64, w: &Matrix, mask: &[u64]) -> Option<Words> {
+        let Made { matrix, mask: made_for, product } = self.made.remove(&op)?;
+        let fits = matrix.is(w) && made_for.to_vec() == mask;
         self.used += u64::from(fits);
         fits.then_some(product)
     }
@@ -86,9 +94,13 @@ impl Core<'_> {
     }
 
     fn by_mask(&mut self, op: u64, w: &Matrix, mask: &Words) -> Words {
-        let (s, words) = (&*self.session, mask.to_vec());
+        let s = &*self.session;
         let mut masks = lock(&s.masks);
-        if let Some(product) = masks.take(op, &words) {
+        if s.expected == 0 && masks.made.is_empty() {
+            return w.apply(mask);
+        }
+        let words = mask.to_vec();
+        if let Some(product) = masks.take(op, w, &words) {
             return product;
         }
         let source = (s.expected > 0).then(|| masks.source(&words)).flatten();
@@ -103,7 +115,7 @@ impl Core<'_> {
         let n = mask.len() / w.inputs() * w.outputs();
         for (i, mask) in (1..).zip(later) {
             let product = product.slice(i * n..(i + 1) * n);
-            masks.made.insert(op + ((i as u64) << 32), (mask, product));
+            masks.made.insert(op + ((i as u64) << 32), Made { matrix: w.clone(), mask, product });
         }
         product.slice(0..n)
     }
