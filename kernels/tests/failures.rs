@@ -95,6 +95,47 @@ fn no_operation_panics_or_makes_anything_up() {
     assert_eq!(driver_free(&driver), 0, "memory of failed devices is given back");
 }
 
+/// Comparisons, point functions and batches take several buffers each. Whichever is refused, what they made has content or
+/// none: never what lay there before.
+#[test]
+fn results_of_a_lack_of_memory_are_marked() {
+    let Some(driver) = Shim::new(Order::Forward).map(Arc::new) else { return };
+    let all = |device: &Cuda, before: &dyn Fn()| -> Vec<Storage> {
+        let words = |n: u64| device.upload((1..=n).collect());
+        let (a, alpha, roots) = (words(64), words(4), [words(8), words(8)]);
+        let shape = DcfShape::new(20, vec![0, 3]);
+        before();
+        let k = device.dcf_generate(&shape, &alpha, &alpha, &roots[0], &roots[1]);
+        let p = device.dpf_generate(100, &alpha, &roots[0], &roots[1]);
+        let strides = Strides { row: 4, col: 1 };
+        let (m, n, c_row, c_len) = (4, 4, 4, 20);
+        let batch = GemmBatch { m, n, k: 4, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };
+        let c = device.gemm_batch(&a, &a, &batch);
+        let DcfKeys { seeds, values, controls, outputs } = &k;
+        let at = DcfThresholds::new(&shape, [(0, 0), (7, 1)]);
+        let keys = DcfKeys { seeds, values, controls, outputs };
+        let e = device.dcf_evaluate(0, &roots[0], &keys, &alpha, &alpha, &at);
+        vec![k.seeds, k.values, k.controls, k.outputs, p.seeds, p.controls, p.last, c, e]
+    };
+    let whole = Cuda::with_driver(driver.clone());
+    let want: Vec<_> = all(&whole, &|| ()).iter().map(|s| whole.download(s).into_owned()).collect();
+    let counted = Arc::new(Failing::lacking_after(u64::MAX, driver.clone()));
+    let begun = std::cell::Cell::new(0);
+    all(&Cuda::with_driver(counted.clone()), &|| begun.set(counted.operations()));
+    assert!(counted.operations() > begun.get() + 9);
+    for n in begun.get()..counted.operations() {
+        let device = Cuda::with_driver(Arc::new(Failing::lacking_after(n, driver.clone())));
+        let made = all(&device, &|| ());
+        assert!(device.status().is_err(), "allocation {n}");
+        for (i, (made, want)) in made.iter().zip(&want).enumerate() {
+            device.begin();
+            let words = device.download(made).into_owned();
+            let void = device.status().is_err_and(|e| e.fault == Fault::Void);
+            assert!(void || &words == want, "result {i} when there was no memory for allocation {n}");
+        }
+    }
+}
+
 fn driver_free(driver: &Shim) -> u64 {
     let (free, total) = kernels::cuda::driver::Driver::memory(driver).expect("it has memory");
     total - free

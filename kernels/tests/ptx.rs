@@ -34,7 +34,7 @@ fn compiler_makes_the_same_ptx_and_spills_nothing() {
         for kernel in kernels(&source) {
             let (_, report) = reports.iter().find(|(name, _)| *name == kernel.name).expect("a report");
             assert!(
-                report.contains(" 0 bytes spill stores, 0 bytes spill loads"),
+                report.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"),
                 "{} for {architecture}:{report}",
                 kernel.name
             );

@@ -188,8 +188,10 @@ mod tests {
             let own = Assembly::make_up(device, party, public.clone(), tables.clone(), Some(Party::Zero));
             Arc::new(own.unwrap())
         });
-        let mut parameters = public.benchmark.unwrap().parameters(device, &c);
-        let clear = Clear::read(device, &mut parameters, &tables).unwrap();
+        // Made on the processor, so that both sides do not err alike.
+        let cpu = kernels::cpu::Cpu::best();
+        let mut parameters = public.benchmark.unwrap().parameters(&cpu, &c);
+        let clear = Clear::read(&cpu, &mut parameters, &tables).unwrap();
 
         let (world, shape) = (World::new(7).on(device.clone()), Shape::new(5, c.d_model));
         // Inputs in ±4.
@@ -208,7 +210,7 @@ mod tests {
             let layer = &clear.layers[1];
             let x = Ints { rows: shape.rows, cols: shape.cols, data: inputs.clone() };
             let w = if up { &layer.up } else { &layer.qkv };
-            let expected = complete(Clear::new(device).linear(&x, w)).unwrap().data;
+            let expected = complete(Clear::new(&cpu).linear(&x, w)).unwrap().data;
             let seen = world.open(&secure.results).values;
             let size = expected.iter().map(|v| (*v as i64).unsigned_abs()).max().unwrap();
             assert!(size > 1 << 16, "outputs of no size prove nothing");

@@ -3,14 +3,16 @@
 
 mod secret;
 
-use kernels::Device;
-use kernels_shim::Order;
+use kernels::cuda::Cuda;
+use kernels::{Device, Fault};
+use kernels_shim::{Failing, Order, Shim};
 use models::benchmark::BenchmarkWeights;
 use models::checkpoint::ModelConfig;
 use models::clear::Clear;
 use models::float::complete;
 use models::model::{Cache, OutputRows};
-use models::shared::{Assembly, PublicModel};
+use models::shared::{Assembly, Part, PartySession, PublicModel, Request, Stepwise, Work, client};
+use protocol::testing::{MemoryNetwork, World};
 use protocol::{Party, Role};
 use secret::{Done, Shared, Step, run_steps};
 use std::sync::Arc;
@@ -76,4 +78,44 @@ fn weights_made_up_on_a_device_are_those_in_the_clear() {
     for (a, b) in seen[0].outputs.iter().zip(&expected) {
         assert!((a - b).abs() < 4e-3 * size.max(1.0), "{a}, expected {b}");
     }
+}
+
+/// What stops a dealer that works ahead is told when the pass is asked for, instead of a pass that begins anew while the
+/// evaluators have begun with what was dealt.
+#[test]
+fn a_lack_of_memory_ahead_is_told_when_the_pass_is_asked_for() {
+    let Some(driver) = Shim::new(Order::Forward).map(Arc::new) else { return };
+    let public = PublicModel::benchmark(ModelConfig::toy(), BenchmarkWeights::new([4; 32]), [5; 32]);
+    let host = kernels::cpu::Cpu::best();
+    // A dealer waits for nobody: it is alone. Allocations up to the end of the prompt, and the verdict on the next token.
+    let run = |good: u64| -> (u64, protocol::Result<()>) {
+        let failing = Arc::new(Failing::lacking_after(good, driver.clone()));
+        let device: Device = Arc::new(Cuda::with_driver(failing.clone()));
+        let tables = public.plan.tables(&device, &public.config);
+        let model = Arc::new(Assembly::make_up(&device, Party::Zero, public.clone(), tables, None).unwrap());
+        let streams = Box::new(World::new(8).chacha(Role::Dealer));
+        let stepwise = Some(Stepwise { from: 2, to: 9 });
+        let mut dealer = PartySession::new(model, Role::Dealer, streams).unwrap().dealing_ahead(1, stepwise);
+        let [mut net, _p1, _p2] = MemoryNetwork::three();
+        let pass = |dealer: &mut PartySession, net: &mut MemoryNetwork, tokens: &[u32], keep| {
+            let input = client::split_tokens(&host, public.config.vocab, tokens, &[keep as u8; 32]).unwrap();
+            let keys = dealer.keys(&input[0], tokens.len()).unwrap();
+            let parts = vec![Part { sequence: 0, count: tokens.len(), segment: None, keep }];
+            let request = Request { keys, parts, work: Work::Outputs(OutputRows::Last) };
+            dealer.pass(net, &request, &mut |_, _| Ok::<_, protocol::Error>(()))
+        };
+        pass(&mut dealer, &mut net, &[3, 1], 0).unwrap();
+        let asked = failing.operations();
+        while dealer.deal_ahead(&mut net) != protocol::Step::Complete {}
+        (asked, pass(&mut dealer, &mut net, &[4], 2))
+    };
+    let (asked, well) = run(u64::MAX);
+    well.unwrap();
+    let (_, verdict) = run(asked + 30);
+    let error = verdict.expect_err("there was no memory");
+    let lack = |e: &protocol::Error| match e {
+        protocol::Error::Device { source, .. } => matches!(source.fault, Fault::OutOfMemory { .. }),
+        _ => false,
+    };
+    assert!(lack(&error), "{error}");
 }

@@ -92,7 +92,7 @@ impl Party<'_> {
             Do::Next(run) if dealer && !self.ahead.is_empty() => {
                 let mut ahead = self.ahead.remove(0);
                 let value = Words::upload(s.device(), inputs(run));
-                s.deal_late(net, &ahead, &value)?;
+                s.deal_late(net, &mut ahead, &value)?;
                 ahead.finish(s, net).map(|()| None)
             }
             Do::Next(run) if !dealer => s.run_next(net, |cx| program(cx, x, late(run))).map(Some),
@@ -171,24 +171,54 @@ fn diverged(verdict: &Result<Vec<Share>, Error>) -> bool {
     matches!(verdict, Err(Error::Diverged { peer: Role::Dealer, .. }))
 }
 
-/// The number of the run in a header.
+/// The number of the run in a header, and where a beginning says how.
 const RUN: usize = 4;
+const HOW: usize = 8;
+const HEADER: usize = 20;
+
+/// The verdicts of the evaluators where the dealer's beginnings are those that `replayed` names, of all so far.
+fn replays(todo: &[Do], replayed: impl Fn(usize) -> usize + Sync) -> [Error; 2] {
+    let begun = std::sync::Mutex::new([vec![], vec![]]);
+    let [_, p1, p2] = run(todo, usize::MAX, |to, m| {
+        // Only beginnings are as short as a header.
+        if m.len() > HEADER {
+            return m;
+        }
+        let mut begun = begun.lock().unwrap();
+        let begun: &mut Vec<Vec<u8>> = &mut begun[to.index() - 1];
+        begun.push(m);
+        begun[replayed(begun.len() - 1)].clone()
+    });
+    [p1.unwrap_err(), p2.unwrap_err()]
+}
 
 #[test]
 fn an_evaluator_takes_no_number_twice() {
-    // The dealer numbers its second run as its first.
-    let all = run(&[Do::Anew(1), Do::Anew(2)], usize::MAX, |_, mut m| {
-        m[RUN] = 0;
-        m
-    });
-    assert!(diverged(&all[1]) && diverged(&all[2]));
-    // Nor one that it has passed over.
-    let todo = [Do::Ahead(0), Do::Ahead(0), Do::Anew(1)];
-    let all = run(&todo, usize::MAX, |_, mut m| {
-        m[RUN] = m[RUN].min(1);
-        m
-    });
-    assert!(diverged(&all[1]) && diverged(&all[2]));
+    // The dealer's first beginning, again: with its request, and ahead of it.
+    let anew: &[Do] = &[Do::Anew(1), Do::Anew(2)];
+    let ahead: &[Do] = &[Do::Ahead(100), Do::Next(1), Do::Ahead(100), Do::Next(2)];
+    for todo in [anew, ahead] {
+        for verdict in replays(todo, |_| 0) {
+            assert!(matches!(&verdict, Error::Diverged { peer: Role::Dealer, .. }));
+            assert!(verdict.to_string().contains("its run 0, ours 1"), "{verdict}");
+        }
+    }
+    // One that was passed over, in the search for the beginning of a run.
+    let todo = [Do::Ahead(0), Do::Ahead(0), Do::Ahead(0), Do::Anew(1)];
+    for verdict in replays(&todo, |i| if i == 2 { 0 } else { i }) {
+        assert!(verdict.to_string().contains("its run 0, ours 2"), "{verdict}");
+    }
+}
+
+#[test]
+fn a_beginning_belongs_to_its_number() {
+    for place in [RUN, HOW, HEADER - 1] {
+        let all = run(&[Do::Anew(1)], usize::MAX, |_, mut m| {
+            m[place] ^= if m.len() == HEADER { 1 } else { 0 };
+            m
+        });
+        assert!(diverged(&all[1]) && diverged(&all[2]), "byte {place}");
+    }
 }
 
 #[test]
@@ -210,5 +240,17 @@ fn p2_puts_by_no_more_than_links_hold() {
     assert!(run(&todo, 1 << 20, |_, m| m).iter().all(Result::is_ok));
     let [_, _, p2] = run(&todo, 64, |_, m| m);
     assert!(diverged(&p2));
+    assert!(p2.unwrap_err().to_string().contains("transport.link_queue_bytes"));
+}
+
+/// Nor more of the run that it waits with.
+#[test]
+fn p2_puts_by_no_more_of_its_own_run() {
+    let [_, _, p2] = run(&[Do::Ahead(100), Do::Next(1)], 64, |to, mut m| {
+        if to == Role::P2 && m.len() > HEADER {
+            m.resize(m.len() + (40 << 20), 0);
+        }
+        m
+    });
     assert!(p2.unwrap_err().to_string().contains("transport.link_queue_bytes"));
 }

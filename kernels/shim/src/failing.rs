@@ -6,18 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Another driver that reports a failure instead of its n-th allocation, copy or launch, counted from 0, and at all later
-/// ones.
+/// ones; or a lack of memory at that one allocation only.
 #[derive(Debug)]
 pub struct Failing {
     driver: Arc<dyn Driver>,
     good: u64,
     asked: AtomicU64,
+    /// It only lacks memory, once. Then allocations are what is counted.
+    lacks: bool,
 }
 
 impl Failing {
     /// `driver`, which fails after `good` operations.
     pub fn after(good: u64, driver: Arc<dyn Driver>) -> Failing {
-        Failing { driver, good, asked: AtomicU64::new(0) }
+        Failing { driver, good, asked: AtomicU64::new(0), lacks: false }
+    }
+
+    /// `driver`, which has no memory for one allocation, after `good` others.
+    pub fn lacking_after(good: u64, driver: Arc<dyn Driver>) -> Failing {
+        Failing { lacks: true, ..Failing::after(good, driver) }
     }
 
     /// Operations so far.
@@ -26,6 +33,9 @@ impl Failing {
     }
 
     fn count(&self) -> Result<(), Fault> {
+        if self.lacks {
+            return Ok(());
+        }
         if self.asked.fetch_add(1, Ordering::SeqCst) < self.good {
             return Ok(());
         }
@@ -47,6 +57,9 @@ impl Driver for Failing {
     }
 
     fn alloc(&self, bytes: u64) -> Result<Address, Fault> {
+        if self.lacks && self.asked.fetch_add(1, Ordering::SeqCst) == self.good {
+            return Err(Fault::OutOfMemory { asked: bytes, free: 0 });
+        }
         self.count()?;
         self.driver.alloc(bytes)
     }

@@ -270,29 +270,6 @@ static inline unsigned ballot(bool bit, int line) {
 
 static inline int lane() { return current & (WARP - 1); }
 
-// mma.m16n8k32 of bytes to 32-bit sums, from the layout of its fragments in NVIDIA's PTX manual; sums wrap.
-template <class S> static inline void mma_16832(int d[4], const unsigned a[4], const unsigned b[2], int line) {
-    static unsigned fa[THREADS][4], fb[THREADS][2];
-    for (int i = 0; i < 4; i++) fa[current][i] = a[i];
-    fb[current][0] = b[0];
-    fb[current][1] = b[1];
-    meet(At::WARP, line);
-    int warp = current & ~(WARP - 1), group = lane() >> 2, t = lane() & 3;
-    auto byte = [](unsigned word, int i) { return (int)(S)(word >> (8 * i)); };
-    auto A = [&](int row, int k) {
-        int reg = (k >= 16 ? 2 : 0) + (row >= 8 ? 1 : 0), from = (row & 7) * 4 + ((k & 15) >> 2);
-        return byte(fa[warp + from][reg], k & 3);
-    };
-    auto B = [&](int k, int col) { return byte(fb[warp + col * 4 + ((k & 15) >> 2)][k >= 16], k & 3); };
-    for (int i = 0; i < 4; i++) {
-        int row = group + (i >= 2 ? 8 : 0), col = t * 2 + (i & 1);
-        unsigned sum = d[i];
-        for (int k = 0; k < 32; k++) sum += (unsigned)(A(row, k) * B(k, col));
-        d[i] = (int)sum;
-    }
-    meet(At::WARP, line);
-}
-
 } // namespace shim
 
 #define DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(shim::dynamic_shared)
@@ -303,22 +280,9 @@ template <class S> static inline void mma_16832(int d[4], const unsigned a[4], c
 #define __shfl_down_sync(mask, v, by) shim::from_lane(v, shim::lane() + (by) > 31 ? shim::lane() : shim::lane() + (by), __LINE__)
 #define __shfl_up_sync(mask, v, by) shim::from_lane(v, shim::lane() < int(by) ? shim::lane() : shim::lane() - int(by), __LINE__)
 #define __ballot_sync(mask, bit) shim::ballot(bit, __LINE__)
-#define __any_sync(mask, bit) (shim::ballot(bit, __LINE__) != 0)
-#define __all_sync(mask, bit) (shim::ballot(bit, __LINE__) == ~0u)
 
-template <class T> static inline T __ldg(const T *p) { return *p; }
 template <class T, class V> static inline T atomicAdd(T *p, V v) { T old = *p; *p += v; return old; }
-template <class T, class V> static inline T atomicXor(T *p, V v) { T old = *p; *p ^= v; return old; }
-template <class T, class V> static inline T atomicOr(T *p, V v) { T old = *p; *p |= v; return old; }
-static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-static inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
-static inline int __clzll(unsigned long long x) { return x ? __builtin_clzll(x) : 64; }
-static inline int __ffs(unsigned x) { return __builtin_ffs(x); }
-static inline int __ffsll(unsigned long long x) { return __builtin_ffsll(x); }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-    return (unsigned __int128)a * b >> 64;
-}
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
     unsigned long long both = (unsigned long long)y << 32 | x;
     unsigned out = 0;
@@ -328,12 +292,6 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
         out |= byte << (8 * i);
     }
     return out;
-}
-static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
-    return ((unsigned long long)high << 32 | low) << (by & 31) >> 32;
-}
-static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
-    return ((unsigned long long)high << 32 | low) >> (by & 31);
 }
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }

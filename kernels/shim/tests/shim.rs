@@ -2,13 +2,11 @@
 
 use kernels::Fault;
 use kernels::cuda::driver::{Address, Arg, Driver, Launch};
+use kernels::cuda::source::FILES;
 use kernels_shim::{NotBuilt, Order, Shim};
 
+/// Behind what all kernels share.
 const KERNELS: &str = r#"
-typedef unsigned int u32;
-typedef unsigned long long u64;
-#define COOPERATIVE
-
 extern "C" __global__ void count(u64 *out, u64 n) {
     u64 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) out[i] += i;
@@ -80,17 +78,23 @@ extern "C" __global__ void COOPERATIVE two_words_later(u64 *out, u64 at) {
 }
 
 extern "C" __global__ void COOPERATIVE mma(const u32 *a, const u32 *b, int *out) {
-    u32 lane = threadIdx.x, fa[4], fb[2];
-    for (int i = 0; i < 4; i++) fa[i] = a[4 * lane + i];
-    for (int i = 0; i < 2; i++) fb[i] = b[2 * lane + i];
+    u32 lane = threadIdx.x;
+    Left left = {};
+    Right right = {};
+    for (int i = 0; i < 4; i++) left.limb[3][i] = a[4 * lane + i];
+    for (int i = 0; i < 2; i++) right.limb[5][i] = b[2 * lane + i];
     int d[4] = {1, 1, 1, 1};
-    shim::mma_16832<unsigned char>(d, fa, fb, __LINE__);
+    present(left);
+    present(right);
+    multiply(d, left, 3, right, 5);
     for (int i = 0; i < 4; i++) out[4 * lane + i] = d[i];
 }
 "#;
 
 fn shim(order: Order) -> Option<Shim> {
-    match Shim::with_kernels(KERNELS, order) {
+    let shared = FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(_, text)| *text);
+    let source: String = shared.chain([KERNELS]).collect();
+    match Shim::with_kernels(&source, order) {
         Ok(shim) => Some(shim),
         Err(e @ NotBuilt::NoCompiler(_)) => {
             eprintln!("SKIPPED: {e}");

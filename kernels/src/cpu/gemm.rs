@@ -8,9 +8,10 @@
 //! With many rows, half as many products suffice where the instruction set has a tile for it:
 //! Σ x_l·y_l = Σ (x_{2j} + y_{2j+1})·(x_{2j+1} + y_{2j}) − Σ x_{2j}·x_{2j+1} − Σ y_{2j}·y_{2j+1}, exact in every
 //! commutative ring, where the last two sums are made once for each row and for each output (Winograd, A new algorithm
-//! for inner product, 1968); those of the outputs are the last row of their panel. Two multiply-adds are then one product and three additions: four instructions either way,
-//! but the multiplier, whose pipes additions share, is no longer the limit. The floor is what a core starts of them: two
-//! 512-bit instructions a cycle on Zen 4, of which one may be a product, hence 8 multiply-adds a cycle.
+//! for inner product, 1968); those of the outputs are the last row of their panel. Two multiply-adds are then one product
+//! and three additions: four instructions either way, but the multiplier, whose pipes additions share, is no longer the
+//! limit. The floor is what a core starts of them: two 512-bit instructions a cycle on Zen 4, of which one may be a
+//! product, hence 8 multiply-adds a cycle.
 //!
 //! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
 //! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
@@ -67,8 +68,13 @@ fn sum_pairs(panel: &mut [u64], k: usize) {
 /// The sum of two packed matrices, packed.
 pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
     assert_eq!(a.len(), b.len(), "matrices of different shapes");
-    let mut out: Vec<u64> = a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
-    par::chunks(&mut out, panel_words(k), |_, panel| sum_pairs(panel, k));
+    let mut out = a.to_vec();
+    par::chunks(&mut out, panel_words(k), |p, panel| {
+        let words = PANEL * k;
+        let more = &b[p * panel_words(k)..][..words];
+        panel[..words].iter_mut().zip(more).for_each(|(a, b)| *a = a.wrapping_add(*b));
+        sum_pairs(panel, k);
+    });
     out
 }
 

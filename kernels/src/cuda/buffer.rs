@@ -113,6 +113,14 @@ impl DeviceWords {
         Arc::ptr_eq(&self.core, core)
     }
 
+    /// Drops the content if this thread saw a failure.
+    pub(super) fn forget_unless_made(&mut self) {
+        if self.has_memory() && self.core.failures.seen().is_some() {
+            // SAFETY: nobody else has this address, and these words have it no more.
+            unsafe { self.core.driver.free(std::mem::replace(&mut self.at, VOID)) };
+        }
+    }
+
     /// As an argument of a kernel.
     pub(super) fn arg(&self) -> Arg {
         Arg::Pointer(self.at)

@@ -70,7 +70,7 @@ impl Cuda {
             n.into(),
         ];
         self.launch(launch, &args);
-        keys.map(Storage::Device)
+        keys.map(|words| self.made(words))
     }
 
     pub(super) fn comparisons(
@@ -100,7 +100,7 @@ impl Cuda {
         );
         let out = self.core.alloc("dcf_evaluate", n * count);
         if n == 0 || count == 0 {
-            return Storage::Device(out);
+            return self.made(out);
         }
         let list = thresholds.list();
         let first = |stop: usize| list.partition_point(|t| (t.stop as usize) < stop) as u64;
@@ -131,6 +131,6 @@ impl Cuda {
             out.arg(),
         ];
         self.launch(launch, &args);
-        Storage::Device(out)
+        self.made(out)
     }
 }

@@ -40,7 +40,7 @@ impl Cuda {
             n.into(),
         ];
         self.launch(launch, &args);
-        let [seeds, controls, last] = [seeds, controls, last].map(Storage::Device);
+        let [seeds, controls, last] = [seeds, controls, last].map(|words| self.made(words));
         DpfKeys { seeds, controls, last }
     }
 
@@ -80,6 +80,6 @@ impl Cuda {
             out.arg(),
         ];
         self.launch(launch, &args);
-        Storage::Device(out)
+        self.made(out)
     }
 }

@@ -52,7 +52,9 @@ impl Failures {
     /// This thread begins something new.
     pub(super) fn forget(&self) {
         if self.any.load(Ordering::Acquire) {
-            self.all().threads.remove(&current().id());
+            let mut all = self.all();
+            all.threads.remove(&current().id());
+            self.any.store(all.lost.is_some() || !all.threads.is_empty(), Ordering::Release);
         }
     }
 }

@@ -71,7 +71,7 @@ impl Cuda {
     pub(super) fn packed_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
         let b = self.words(b);
         assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
-        Storage::Device(self.padded(b, n, k).unwrap_or_else(|| b.clone()))
+        self.made(self.padded(b, n, k).unwrap_or_else(|| b.clone()))
     }
 
     /// `rows` × k with whole steps of inputs, unless they are so already.
@@ -91,7 +91,7 @@ impl Cuda {
         assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
         assert_eq!(b.len(), n * depth, "packed matrix of {n} × {k}");
         if m == 0 || n == 0 || k == 0 {
-            return Storage::Device(self.core.zeroed("gemm", m * n));
+            return self.made(self.core.zeroed("gemm", m * n));
         }
         let padded = self.padded(a, m, k);
         let a = padded.as_ref().unwrap_or(a);
@@ -117,7 +117,7 @@ impl Cuda {
         args.extend((m > FEW.len()).then_some(Arg::from(m)));
         args.extend([n, depth, split.span].map(Arg::from));
         self.launch(launch, &args);
-        Storage::Device(c)
+        self.made(c)
     }
 
     pub(super) fn regenerated(
@@ -132,7 +132,7 @@ impl Cuda {
         let depth = k.next_multiple_of(DEPTH);
         if m == 0 || m > MADE_IN_REGISTERS.len() || n == 0 || k == 0 || !k.is_multiple_of(8) {
             // All of it is made, for now. A block of the stream is eight words, and would cross rows.
-            let made = Storage::Device(self.stream(key, nonce, n * k, 64));
+            let made = self.made(self.stream(key, nonce, n * k, 64));
             let sums = [(x, stored), (y, &self.packed_matrix(&made, k, n))]
                 .map(|(x, w)| self.product(x, w, m, k, n));
             let [c, other] = sums.each_ref().map(|s| self.words(s));
@@ -167,7 +167,7 @@ impl Cuda {
             depth.into(),
         ];
         self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
-        Storage::Device(c)
+        self.made(c)
     }
 
     pub(super) fn products(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
@@ -175,7 +175,7 @@ impl Cuda {
         let &GemmBatch { m, n, k, a: a_steps, b: b_steps, c_row, ref offsets, c_len } = shape;
         let c = self.core.zeroed("gemm_batch", c_len);
         if m == 0 || n == 0 || k == 0 || offsets.is_empty() {
-            return Storage::Device(c);
+            return self.made(c);
         }
         let reached =
             [reach(m, k, a_steps), reach(k, n, b_steps), reach(m, n, Strides { row: c_row, col: 1 })];
@@ -208,6 +208,6 @@ impl Cuda {
             split.span.into(),
         ];
         self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
-        Storage::Device(c)
+        self.made(c)
     }
 }

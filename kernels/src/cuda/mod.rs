@@ -58,6 +58,12 @@ impl Cuda {
         self.core.upload(operation, bytes(words))
     }
 
+    /// What an operation made. If anything of it failed, also after memory for this was there, it has no content.
+    fn made(&self, mut words: DeviceWords) -> Storage {
+        words.forget_unless_made();
+        Storage::Device(words)
+    }
+
     fn launch(&self, launch: Launch, args: &[Arg]) {
         self.core.launch(launch, args);
     }
@@ -81,11 +87,11 @@ impl Backend for Cuda {
     }
 
     fn upload(&self, words: Vec<u64>) -> Storage {
-        Storage::Device(self.uploaded("upload", &words))
+        self.made(self.uploaded("upload", &words))
     }
 
     fn zeros(&self, n: usize) -> Storage {
-        Storage::Device(self.core.zeroed("zeros", n))
+        self.made(self.core.zeroed("zeros", n))
     }
 
     fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
@@ -101,7 +107,7 @@ impl Backend for Cuda {
     }
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
-        Storage::Device(self.unpacked(bytes, bits, n))
+        self.made(self.unpacked(bytes, bits, n))
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
@@ -118,14 +124,14 @@ impl Backend for Cuda {
         let a = self.words(a);
         let out = self.core.alloc("zip", a.len());
         self.zip_into(op, a, self.words(b), &out);
-        Storage::Device(out)
+        self.made(out)
     }
 
     fn mapped(&self, op: Map, a: &Storage) -> Storage {
         let a = self.words(a);
         let out = self.core.alloc("map", a.len());
         self.map_into(op, a, &out);
-        Storage::Device(out)
+        self.made(out)
     }
 
     fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
@@ -137,28 +143,28 @@ impl Backend for Cuda {
     }
 
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
-        Storage::Device(self.reduced(op, self.words(a), offsets))
+        self.made(self.reduced(op, self.words(a), offsets))
     }
 
     fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
-        Storage::Device(self.gathered(self.words(a), idx))
+        self.made(self.gathered(self.words(a), idx))
     }
 
     fn slice(&self, a: &Storage, range: Range<usize>) -> Storage {
-        Storage::Device(self.sliced(self.words(a), range))
+        self.made(self.sliced(self.words(a), range))
     }
 
     fn concat(&self, parts: &[&Storage]) -> Storage {
         let parts: Vec<&DeviceWords> = parts.iter().map(|p| self.words(p)).collect();
-        Storage::Device(self.concatenated(&parts))
+        self.made(self.concatenated(&parts))
     }
 
     fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
-        Storage::Device(self.scattered(self.words(a), idx, len))
+        self.made(self.scattered(self.words(a), idx, len))
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        Storage::Device(self.stream(key, nonce, n, bits))
+        self.made(self.stream(key, nonce, n, bits))
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
@@ -194,15 +200,15 @@ impl Backend for Cuda {
     }
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
-        Storage::Device(self.bits_at(self.words(u), width, self.words(idx)))
+        self.made(self.bits_at(self.words(u), width, self.words(idx)))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
-        Storage::Device(self.rotated(self.words(u), width, self.words(rot)))
+        self.made(self.rotated(self.words(u), width, self.words(rot)))
     }
 
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
-        Storage::Device(self.suffixes(self.words(u), width))
+        self.made(self.suffixes(self.words(u), width))
     }
 
     fn masked_xor_segments(
@@ -213,7 +219,7 @@ impl Backend for Cuda {
         planes: usize,
         offsets: &[usize],
     ) -> Storage {
-        Storage::Device(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
+        self.made(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
     }
 
     fn transpose_bits(
@@ -224,11 +230,11 @@ impl Backend for Cuda {
         first: usize,
         count: usize,
     ) -> Storage {
-        Storage::Device(self.transposed(self.words(planes), width, total_planes, first, count))
+        self.made(self.transposed(self.words(planes), width, total_planes, first, count))
     }
 
     fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
-        Storage::Device(self.tables(columns, entries))
+        self.made(self.tables(columns, entries))
     }
 
     fn select(
@@ -242,7 +248,7 @@ impl Backend for Cuda {
     ) -> Vec<Storage> {
         let [u, tables, rot, phase] = [u, tables, rot, phase].map(|s| self.words(s));
         let out = self.selected(u, tables, entries, columns, rot, phase);
-        out.into_iter().map(Storage::Device).collect()
+        out.into_iter().map(|words| self.made(words)).collect()
     }
 
     fn dcf_generate(

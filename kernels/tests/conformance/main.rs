@@ -79,6 +79,9 @@ fn cuda_over_a_lazy_driver() {
             "cuda::message",
             "cuda::stream",
             "cuda::gemm::large_inputs",
+            "cuda::gemm::batches",
+            "cuda::dcf::shapes",
+            "cuda::dpf::exhaustive",
             "cuda::select::s",
         ])
         .arg("--nocapture")
@@ -88,6 +91,11 @@ fn cuda_over_a_lazy_driver() {
         .expect("it runs");
     let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && !said.contains("not tested"), "{said}");
+    for test in
+        ["elementwise::zips", "message::", "stream::", "gemm::batches", "dcf::shapes", "dpf::exhaustive"]
+    {
+        assert!(said.contains(&format!("test cuda::{test}")), "{test} did not run: {said}");
+    }
 }
 
 macro_rules! suite {

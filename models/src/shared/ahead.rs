@@ -119,6 +119,8 @@ pub(super) struct Queue {
     pub(super) most: usize,
     pub(super) stepwise: Option<Stepwise>,
     pub(super) wasted: Dealt,
+    /// Why no more is dealt ahead: told when a pass is asked for.
+    pub(super) failed: Option<protocol::Error>,
 }
 
 impl Queue {
@@ -156,11 +158,14 @@ impl PartySession {
     /// A little of the dealer's work for passes that nobody has asked for yet. Never waits: to be called again at once after
     /// [`Step::More`], after a while after [`Step::Full`], and after the next pass when it is [`Step::Complete`].
     ///
-    /// Whatever fails here fails again, and is told, when a pass is asked for.
+    /// Whatever fails here is told when a pass is asked for: the evaluators may have begun with what was dealt.
     pub fn deal_ahead(&mut self, net: &mut dyn Network) -> Step {
-        self.try_ahead(net).unwrap_or_else(|_| {
+        if self.ahead.failed.is_some() {
+            return Step::Complete;
+        }
+        self.try_ahead(net).unwrap_or_else(|e| {
             self.ahead.throw_away();
-            self.ahead.most = 0;
+            self.ahead.failed = Some(e);
             Step::Complete
         })
     }
@@ -215,7 +220,7 @@ impl PartySession {
         let (start, before, blocked) = (Instant::now(), *self.session.ledger(), self.session.blocked());
         let (mut cost, busy) = (*pass.sent(), pass.busy());
         let table = &self.model.playing(Role::Dealer).expect(BEGUN).front.embedding;
-        embedding::deal_late(&mut self.session, net, &pass, keys, table)?;
+        embedding::deal_late(&mut self.session, net, &mut pass, keys, table)?;
         pass.finish(&mut self.session, net)?;
         self.read[0] += 1;
         let since = self.session.ledger().since(&before);

@@ -201,6 +201,9 @@ impl PartySession {
             Work::Choose { count, .. } => count,
             Work::Read | Work::Outputs(_) => 1,
         };
+        if let Some(failure) = self.ahead.failed.take() {
+            return Err(failure.into());
+        }
         let foreseen = r.is_foreseen(&self.read);
         if foreseen && let Some(pass) = self.ahead.take() {
             let account = self.serve(net, pass, &r.keys)?;

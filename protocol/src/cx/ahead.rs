@@ -63,6 +63,7 @@ pub struct Ahead {
     sent: Ledger,
     busy: Duration,
     profile: Option<Profile>,
+    late_sent: bool,
 }
 
 impl Session {
@@ -84,12 +85,16 @@ impl Session {
             (result, own.profile())
         });
         let (sent, busy) = (Ledger::default(), Duration::ZERO);
-        Ok(Some(Ahead { run, work: Some(work), outbox, sent, busy, profile: None }))
+        Ok(Some(Ahead { run, work: Some(work), outbox, sent, busy, profile: None, late_sent: false }))
     }
 
     /// The part of a run that was left out ([`Cx::deal_late`]). It goes before all that waits for room, which only makes room
     /// when this is there.
-    pub fn deal_late(&mut self, net: &mut dyn Network, ahead: &Ahead, value: &Words) -> Result<()> {
+    ///
+    /// # Panics
+    /// At the second one of a run, which would have the same mask.
+    pub fn deal_late(&mut self, net: &mut dyn Network, ahead: &mut Ahead, value: &Words) -> Result<()> {
+        assert!(!std::mem::replace(&mut ahead.late_sent, true), "one item of a run is dealt late");
         let mut core = Core::new(self, net, ahead.run);
         let item = core.late(0, value.len());
         core.send_late(&item, value)

@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// Dealt words leave in messages of about this size, so that the queue towards an evaluator stays bounded.
 const DEAL_CHUNK: usize = 4 << 20;
+/// More than the dealer sends in one round of a single token, within which it does not ask how much it has dealt ahead.
+const ROUND: usize = 32 << 20;
 /// Round number, number of the run, part, and program hash.
 pub(super) const HEADER: usize = 20;
 
@@ -124,6 +126,7 @@ pub(super) struct Core<'n> {
     run: u32,
     round: u32,
     ops: u32,
+    late_used: bool,
     /// An evaluator's openings of this round, and the peer's of the last one, each behind room for a header.
     pub(super) outgoing: Vec<u8>,
     pub(super) incoming: Vec<u8>,
@@ -148,6 +151,7 @@ impl<'n> Core<'n> {
             run,
             round: 0,
             ops: 0,
+            late_used: false,
             outgoing: message(),
             incoming: Vec::new(),
             dealing: [message(), message()],
@@ -252,8 +256,9 @@ impl<'n> Core<'n> {
         sent
     }
 
-    /// The item of this run that is dealt late.
-    pub(super) fn late(&self, scope: u32, n: usize) -> Item {
+    /// The item of this run that is dealt late. Its streams have one name, so a second one would have the same mask.
+    pub(super) fn late(&mut self, scope: u32, n: usize) -> Item {
+        assert!(!std::mem::replace(&mut self.late_used, true), "one item of a run is dealt late");
         let op = Op { number: u64::from(self.run) << 32 | LATE_OP, scope };
         let bits = self.session.ring.bits();
         Item { op, purpose: Purpose::Theta, index: 0, n, bits, group: Group::Add }
@@ -281,25 +286,26 @@ impl<'n> Core<'n> {
         let late = header(self.run, 0, LATE, start_hash(self.run));
         self.session.record(|r| r.turn(Part::Dealer));
         let mut ahead = self.session.early.iter().map(Vec::len).sum::<usize>();
-        let most = self.net.capacity().saturating_mul(2);
+        let (mut own, most) = (0, self.net.capacity().saturating_mul(2));
         let message = loop {
             let message = self.net.recv(Role::Dealer).map_err(|e| self.net_error(e))?;
             if message.len() == size && message[..HEADER] == late {
                 break message;
             }
             match numbers(&message) {
-                Some([_, run, part]) if run >= self.run && part != LATE => {
-                    ahead += if run > self.run { message.len() } else { 0 };
-                }
+                Some([_, run, part]) if run > self.run && part != LATE => ahead += message.len(),
+                Some([_, run, part]) if run == self.run && part != LATE => own += message.len(),
                 _ => {
                     let what = "something else instead of its part of the input";
                     return Err(self.diverged(Role::Dealer, what.into()));
                 }
             }
-            // Its own messages of this run are limited by what it may send before this one.
-            if ahead > most {
-                let what =
-                    format!("{ahead} bytes dealt ahead; give the parties equal transport.link_queue_bytes");
+            // Of this run as well it sends no more before its late part than links hold, and a round.
+            if ahead > most || own > most.saturating_add(ROUND) {
+                let what = format!(
+                    "{} bytes dealt ahead; give the parties equal transport.link_queue_bytes",
+                    ahead + own
+                );
                 return Err(self.diverged(Role::Dealer, what));
             }
             self.session.early.push_back(message);

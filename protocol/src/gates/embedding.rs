@@ -240,7 +240,7 @@ pub async fn embed_ahead(cx: &Cx<'_>, tokens: usize, table: &SharedTable) -> Res
 pub fn deal_late(
     session: &mut Session,
     net: &mut dyn Network,
-    ahead: &Ahead,
+    ahead: &mut Ahead,
     keys: &EmbeddingKeys,
     table: &SharedTable,
 ) -> Result<()> {

@@ -70,12 +70,6 @@ pub fn multiply(cx: &Cx, x: &Share, y: &Share) -> Result<Product> {
     bilinear(cx, x, y, x.shape, |a, b| a * b)
 }
 
-/// Each row of x times one element of the column r.
-pub fn scale_rows(cx: &Cx, x: &Share, r: &Share) -> Result<Product> {
-    assert_eq!(x.shape.rows, r.len(), "one factor a row");
-    bilinear(cx, x, r, x.shape, |a, b| a.clone().zip_rows(kernels::Zip::Mul, b))
-}
-
 /// Each column of x times one element of the row c.
 pub fn scale_columns(cx: &Cx, x: &Share, c: &Share) -> Result<Product> {
     assert_eq!(x.shape.cols, c.len(), "one factor a column");
