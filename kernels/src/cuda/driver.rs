@@ -70,7 +70,7 @@ impl From<u32> for Arg {
 }
 
 /// A device with memory of its own that runs kernels. Everything happens in the order in which it was asked for; only
-/// `copy_out` waits for it.
+/// `copy_out` waits for it, and a copy to the device may wait for the second to last one.
 pub trait Driver: Send + Sync + Debug {
     /// For people.
     fn name(&self) -> String;

@@ -23,7 +23,8 @@
 //! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there
 //!   are 64 a cycle too; so 22 ms for that model on both devices, and half its memory.
 //! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
-//!   for: 1054 of a warp where the tensor core needs 1152 cycles.
+//!   for: 1054 of a warp where the tensor core needs 1152 cycles. The published rate is that of `wgmma`; `mma.sync`, which
+//!   this is, reaches less of it.
 //! - `batch64`: 3.5 · 10^12 MAC a second.
 
 use super::driver::{Arg, Launch};

@@ -2,7 +2,8 @@
 //!
 //! The kernels (`cu/`) are compiled ahead to PTX, which the driver turns into code for the device it finds; a program
 //! needs neither the CUDA toolkit nor, to start, a driver. What is asked of the device is queued in one stream; only
-//! reading words back waits for it. The device belongs to the process, and parties that share it take turns.
+//! reading words back, and the third of quick uploads, wait for it. The device belongs to the process, and parties that
+//! share it take turns.
 //!
 //! Failures do not panic: see [`Backend::status`].
 

@@ -7,8 +7,9 @@
 //! ```
 //! and only m1·m2 modulo 2^f is missing: with A = m1 ⊕ α opened to P2 and B = m2 ⊕ β opened to P1, and dealt shares of
 //! αβ modulo 2^f, it is a local expression. α is P1's mask bit, β P2's; the dealer knows both.
-//! The rounding bit depends on Z1 mod 2^f, which P1 knows: the functionality gives the dither to one server. Outside the range the result is off by 2^(k−f), undetectably:
-//! callers certify it.
+//! The rounding bit is a function of z and of Z1 mod 2^f, which P1 knows, or as well of Z2 mod 2^f, which P2 knows: given z, the
+//! functionality gives the dither to each of them. Outside the range the result is off by 2^(k−f), undetectably: callers
+//! certify it.
 //! Sources: wrap bit from top bits for |z| < 2^k/4 (Guo et al., eprint 2025/200, and SPU's variant of it); fusion of
 //! truncation with resharing: Harth-Kitzerow et al., "Truncation Untangled", PoPETs 2025.
 
