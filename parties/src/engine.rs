@@ -25,9 +25,7 @@ pub struct StoredModel {
 pub struct SessionContext {
     /// This party.
     pub party: Party,
-    /// Who deals.
-    pub dealer: Party,
-    /// The session.
+    /// The session; its id says who deals.
     pub session: SessionId,
     /// Attempt (epoch) number.
     pub attempt: u32,
@@ -40,7 +38,7 @@ pub struct SessionContext {
 impl SessionContext {
     /// This party's part.
     pub fn role(&self) -> Role {
-        self.party.role(self.dealer)
+        self.party.role(self.session.dealer())
     }
 }
 

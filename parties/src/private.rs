@@ -71,6 +71,19 @@ pub enum PrivateError {
         /// What the parties allow.
         limit: usize,
     },
+    /// Too many prompts, or drafted tokens of each, for one pass.
+    #[error(
+        "a token and its drafts of all prompts are {tokens} tokens a pass, but the parties allow {limit}; ask fewer prompts at a time, draft fewer tokens, or let their operators raise limits.max_context_tokens"
+    )]
+    LongPass {
+        /// New tokens of each pass.
+        tokens: usize,
+        /// What the parties allow.
+        limit: usize,
+    },
+    /// A pass that no session can make.
+    #[error("{0}")]
+    Pass(String),
     /// No tokens asked for.
     #[error("0 tokens are asked for; ask for at least 1")]
     NoTokens,

@@ -21,7 +21,7 @@ use devices::Reopened;
 use kernels::Device;
 use models::shared::{PartyModel, PartySession, SessionOptions, SharedModelError, Stepwise};
 use protocol::{ChaChaStreams, Party};
-use room::{Refused, Room, no_room};
+use room::{Refused, Room};
 use runner::Runner;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -226,6 +226,11 @@ fn bad(message: impl Into<String>) -> Failure {
     Failure::new(FailureCode::BadRequest, message, "share the model again with this version of catamount")
 }
 
+fn unknown_options(party: Party, e: &serde_json::Error) -> Failure {
+    let message = format!("session options that {party} does not know: {e}");
+    Failure::new(FailureCode::BadRequest, message, "use the same version of catamount as the parties")
+}
+
 impl Engine for ModelStore {
     fn list_models(&self) -> Result<Vec<StoredModel>, Failure> {
         self.device()?;
@@ -300,8 +305,8 @@ impl Engine for ModelStore {
                 "share the model with all three again",
             ));
         }
-        let options: SessionOptions = serde_json::from_slice(&options)
-            .map_err(|e| bad(format!("session options that {} does not know: {e}", self.party)))?;
+        let options: SessionOptions =
+            serde_json::from_slice(&options).map_err(|e| unknown_options(self.party, &e))?;
         if let Some(choice) = &options.choice {
             let refuse = |what: String| Failure::new(FailureCode::BadRequest, what, "ask otherwise");
             if !model.public.config.is_decoder() {
@@ -324,8 +329,11 @@ impl Engine for ModelStore {
             ));
         }
         let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
-        self.room.for_session(&device, &model.public.config, keys_and_values).map_err(no_room)?;
-        let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.dealer));
+        self.room.for_session(&device, &model.public.config, keys_and_values).map_err(|message| {
+            let remedy = "ask fewer prompts at a time, or for fewer tokens";
+            Failure::new(FailureCode::Limit, message, remedy)
+        })?;
+        let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.session.dealer()));
         let session = PartySession::new(model, context.role(), Box::new(streams));
         let session = session.map_err(|e| match e {
             SharedModelError::Device { .. } => Failure::new(

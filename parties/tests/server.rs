@@ -80,7 +80,11 @@ impl Engine for Echo {
     ) -> Result<Box<dyn SessionRunner>, Failure> {
         self.model_info(&request.model)?;
         self.live.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(EchoSession { role: context.role(), dealer: context.dealer, live: self.live.clone() }))
+        Ok(Box::new(EchoSession {
+            role: context.role(),
+            dealer: context.session.dealer(),
+            live: self.live.clone(),
+        }))
     }
 }
 
@@ -402,6 +406,7 @@ fn sessions_and_passes_over_sequences_that_cannot_be_are_refused() {
         }
         // Parts of a pass that make no sense together: each ends its session, none the party.
         let part = |sequence, position, tokens| Part { sequence, ..Part::new(position, tokens) };
+        let drafted = |sequence| Part { drafted: 9, ..part(sequence, 0, 10) };
         for (parts, words) in [
             (vec![], "no sequence"),
             (vec![part(0, 0, 1), part(0, 0, 1)], "out of order"),
@@ -411,6 +416,8 @@ fn sessions_and_passes_over_sequences_that_cannot_be_are_refused() {
             (vec![part(0, 0, 1), part(1, 100, 1)], "101 tokens of context"),
             (vec![part(0, 0, 1), part(1, u64::MAX, u32::MAX)], "tokens of context"),
             (vec![part(0, 0, 90), part(1, 0, 90), part(2, 0, 21)], "201 tokens in a pass, P"),
+            // No sequence has too many drafts, the pass has.
+            (vec![drafted(0), drafted(1)], "18 drafted tokens, P"),
         ] {
             let three = SessionOptions { sequences: 3, ..options() };
             let mut session = client.open_session(three).await.unwrap();

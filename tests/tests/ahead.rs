@@ -79,7 +79,7 @@ fn a_client_that_asks_for_something_else_is_answered() {
             let tokens = [text[read], text[read + 1], text[read + 1]];
             let pass = Pass { tokens: &tokens, segment: None };
             run.batch(&[Turn { sequence: 0, pass, drafted: 2 }]).await.unwrap();
-            run.take_back(0, 2);
+            run.take_back(0, 2).unwrap();
             read += 1;
             let scores = ask(&mut run, &text[read..=read]).await;
             assert!(close(&scores, &expected(&text[..=read])), "after guesses");

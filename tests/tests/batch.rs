@@ -190,6 +190,86 @@ fn too_many_prompts_and_wrong_ones_are_refused_before_anything_is_sent() {
     });
 }
 
+#[test]
+fn passes_have_no_more_tokens_than_the_party_with_the_lowest_limit_allows() {
+    cluster_with(|role, limits| limits.max_context_tokens = 60 - 10 * role as u32).run(
+        async |client, cluster| {
+            cluster.owned.share(client, "tiny", |_, _| ()).await.unwrap();
+            let model = PrivateModel::open(client, "tiny").await.unwrap();
+            // Each fits into a pass, all together do not.
+            let prompts = ["Hello, says the one", "A", "The capital of France", "Once upon a time, there"];
+            let prompts = prompts.map(|text| model.raw(text).unwrap());
+            assert!((41..=128).contains(&prompts.iter().map(Vec::len).sum::<usize>()));
+            for reveal in [Reveal::Logits, Reveal::Tokens] {
+                let how = how(reveal);
+                let together = model.generate_all(&prompts, &how, |_, _| ()).await.unwrap();
+                assert_same(&together, &alone(&model, &prompts, &how).await);
+            }
+            // Drafts count as well, those of all prompts together.
+            let refused = async |prompts: usize, tokens| {
+                let draft = &mut Oracle { prompt: &[], answer: &[] };
+                let (prompts, how) = (vec![vec![65]; prompts], how(Reveal::Logits));
+                let speculation = Speculation { tokens, draft };
+                let answers = model.speculate_all(&prompts, &how, speculation, |_, _| ()).await;
+                answers.map(|all| all.tokens()).map_err(|e| e.to_string())
+            };
+            assert_eq!(refused(4, 4).await, Ok(4 * NEW));
+            let error = refused(3, 6).await.unwrap_err();
+            assert!(error.contains("18 drafted") && error.contains("allow 16"), "{error}");
+        },
+    );
+    let limits = |_, limits: &mut parties::config::Limits| limits.max_context_tokens = 11;
+    cluster_with(limits).run(async |client, cluster| {
+        cluster.owned.share(client, "tiny", |_, _| ()).await.unwrap();
+        let model = PrivateModel::open(client, "tiny").await.unwrap();
+        let draft = &mut Oracle { prompt: &[], answer: &[] };
+        let speculation = Speculation { tokens: 3, draft };
+        let prompts = vec![vec![65]; 3];
+        let answers = model.speculate_all(&prompts, &how(Reveal::Logits), speculation, |_, _| ()).await;
+        let error = answers.unwrap_err().to_string();
+        assert!(error.contains("12 tokens a pass, but the parties allow 11"), "{error}");
+        assert!(error.contains("limits.max_context_tokens"), "{error}");
+    });
+}
+
+#[test]
+fn turns_that_make_no_pass_are_refused_before_anything_is_sent() {
+    cluster().run(async |client, cluster| {
+        cluster.owned.share(client, "tiny", |_, _| ()).await.unwrap();
+        let model = PrivateModel::open(client, "tiny").await.unwrap();
+        let mut run = model.run_batch(OutputRows::Last, 2, 8).await.unwrap();
+        let turn = |sequence, tokens| Turn { sequence, pass: Pass { tokens, segment: None }, drafted: 0 };
+        for (turns, words) in [
+            (vec![], "no sequence"),
+            (vec![turn(1, &[1]), turn(0, &[1])], "out of order"),
+            (vec![turn(1, &[1]), turn(1, &[1])], "out of order"),
+            (vec![turn(0, &[1]), turn(2, &[1])], "has 2 sequences, and none of number 2"),
+            (vec![turn(usize::MAX, &[1])], "has 2 sequences"),
+            (vec![turn(0, &[]), turn(1, &[1])], "prompt is empty"),
+            (vec![turn(0, &[u32::MAX])], "not in the model's vocabulary"),
+        ] {
+            let error = run.batch(&turns).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        assert!(run.take_back(2, 1).unwrap_err().to_string().contains("has 2 sequences"));
+        // And the session goes on.
+        assert_eq!(run.batch(&[turn(0, &[1, 2]), turn(1, &[3])]).await.unwrap().0.len(), 2);
+        run.close().await.unwrap();
+
+        // Parties that do not know what is asked of them do not ask for the model again.
+        let opening = SessionOptions {
+            model: "tiny".into(),
+            digest: client.model_info("tiny").await.unwrap().0.digest,
+            sequences: 1,
+            context_tokens: 8,
+            options: b"{\"rows\":7}".to_vec(),
+        };
+        let error = client.open_session(opening).await.err().expect("no such options").to_string();
+        assert!(error.contains("session options") && error.contains("same version"), "{error}");
+        assert!(!error.contains("share the model"), "{error}");
+    });
+}
+
 /// Opens a session of two sequences, reads some tokens of both and a draft of the second, then sends `parts`; what it is
 /// told.
 async fn told(client: &Client, keys: usize, parts: Vec<wire::Part>) -> Result<(), String> {

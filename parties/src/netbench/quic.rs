@@ -59,10 +59,9 @@ impl Cluster {
         configs: &[PartyConfig; 3],
         network: Option<NetworkModel>,
     ) -> Result<Self, NetbenchError> {
-        let mut session = [0; 32];
-        getrandom::fill(&mut session).map_err(std::io::Error::other)?;
+        let session = SessionId::dealt_by(Party::Zero).map_err(std::io::Error::other)?;
         let program = Digest([0; 32]);
-        let spec = SessionSpec { session: SessionId(session), attempt: 0, dealer: Party::Zero, program };
+        let spec = SessionSpec { session, attempt: 0, dealer: Party::Zero, program };
         let listens = configs.each_ref().map(|config| config.listen);
         let relay = network.map(|model| Between::start(model, &listens)).transpose()?;
         let dialled = |own: Party, peer: Party| -> SocketAddr {

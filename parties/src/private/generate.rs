@@ -211,6 +211,8 @@ impl PrivateModel<'_> {
         }
         prompts.iter().try_for_each(|prompt| self.check(prompt, new))?;
         let longest = prompts.iter().map(Vec::len).max().ok_or(PrivateError::EmptyPrompt)?;
+        let drafts = speculation.as_ref().map_or(0, |s| s.tokens);
+        self.check_passes(prompts.len(), drafts)?;
         let choice = match how.reveal {
             Reveal::Logits => None,
             Reveal::Tokens => Some(how.sampling.by_the_parties().map_err(PrivateError::Choice)?),

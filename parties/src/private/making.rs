@@ -59,7 +59,7 @@ impl<'a> Making<'a> {
         mut speculation: Option<Speculation<'_>>,
     ) -> Result<(), PrivateError> {
         let mut scores = vec![vec![]; self.prompts.len()];
-        for turns in prefill::passes(self.prompts) {
+        for turns in prefill::passes(self.prompts, self.model.pass_limit()) {
             let (rows, cost) = run.batch(&turns).await?;
             turns.iter().zip(rows).for_each(|(turn, rows)| scores[turn.sequence] = rows);
             self.spent(&turns, &cost);
@@ -72,7 +72,7 @@ impl<'a> Making<'a> {
             for (i, one) in self.answers.iter_mut().enumerate().filter(|(_, one)| !one.ended) {
                 let taken = one.take(&scores[i], &drafts[i], self.how, &mut |p| (self.progress)(i, p))?;
                 let Some(gained) = taken else { continue };
-                run.take_back(i, drafts[i].len() + 1 - gained);
+                run.take_back(i, drafts[i].len() + 1 - gained)?;
                 if let Some(speculation) = &mut speculation {
                     let text = [&self.prompts[i][..], &one.answer.tokens].concat();
                     let room = self.how.max_tokens.0 - one.answer.tokens.len();
@@ -102,7 +102,7 @@ impl<'a> Making<'a> {
     /// parties are done, as all answers have ended.
     pub(super) async fn by_the_parties(&mut self, run: &mut Run<'_>) -> Result<bool, PrivateError> {
         let m = self.model;
-        let mut passes = prefill::passes(self.prompts).into_iter().peekable();
+        let mut passes = prefill::passes(self.prompts, m.pass_limit()).into_iter().peekable();
         while let Some(turns) = passes.next() {
             let last = passes.peek().is_none();
             let parts = run.parts(&turns)?;

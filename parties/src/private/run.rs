@@ -53,7 +53,12 @@ pub struct Run<'m> {
 impl PrivateModel<'_> {
     /// Most tokens of one sequence.
     pub fn longest(&self) -> usize {
-        self.public().plan.longest.min(self.client.limits().max_context_tokens as usize)
+        self.public().plan.longest.min(self.pass_limit())
+    }
+
+    /// Most tokens of a pass over all its sequences that the parties allow.
+    pub(super) fn pass_limit(&self) -> usize {
+        self.client.limits().max_context_tokens as usize
     }
 
     /// Opens a session for passes that yield outputs of these rows, up to `context` tokens. A decoder remembers the
@@ -84,7 +89,7 @@ impl PrivateModel<'_> {
     /// # Errors
     /// A party refuses or is lost.
     pub async fn run_stepwise(&self, prompt: usize, steps: usize) -> Result<Run<'_>, PrivateError> {
-        let context = prompt + steps;
+        let context = prompt.saturating_add(steps);
         let stepwise = Some(Stepwise { from: prompt, to: context });
         self.open_run(SessionOptions { stepwise, ..SessionOptions::default() }, 1, context).await
     }
@@ -105,7 +110,8 @@ impl PrivateModel<'_> {
             model: self.name.clone(),
             digest: self.digest,
             sequences: sequences as u32,
-            context_tokens: context as u32,
+            // Parties refuse what is out of all bounds.
+            context_tokens: u32::try_from(context).unwrap_or(u32::MAX),
             options: serde_json::to_vec(&options).expect("plain data"),
         };
         let session = self.client.open_session(opening).await?;
@@ -143,10 +149,11 @@ impl Run<'_> {
     /// turn out wrong are taken back with [`Run::take_back`] before the sequence's next pass.
     ///
     /// # Errors
-    /// The tokens do not fit, or a party fails or refuses so many guesses; the session is over then.
+    /// No such turns, or their tokens do not fit: nothing was sent then. Or a party fails or refuses so many guesses; the
+    /// session is over then.
     pub async fn batch(&mut self, turns: &[Turn<'_>]) -> Result<(Vec<Vec<f32>>, Ledger), PrivateError> {
         let m = self.model;
-        turns.iter().try_for_each(|t| m.check(t.pass.tokens, 0))?;
+        self.check_turns(turns)?;
         let parts = self.parts(turns)?;
         self.times.turn(Doing::Waits);
         let pass = self.wire_pass(turns, 0);
@@ -183,9 +190,31 @@ impl Run<'_> {
 
     /// The sequence's next pass follows what was before its last `tokens` tokens, which must be guesses of its last pass. The
     /// parties learn their number.
-    pub fn take_back(&mut self, sequence: usize, tokens: usize) {
-        let position = &mut self.positions[sequence];
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn take_back(&mut self, sequence: usize, tokens: usize) -> Result<(), PrivateError> {
+        let sequences = self.positions.len();
+        let position = self.positions.get_mut(sequence).ok_or_else(|| no_sequence(sequence, sequences))?;
         *position = position.saturating_sub(tokens);
+        Ok(())
+    }
+
+    /// What is no pass of this session is refused before anything is sent.
+    fn check_turns(&self, turns: &[Turn<'_>]) -> Result<(), PrivateError> {
+        let sequences = self.positions.len();
+        match turns.last() {
+            None => {
+                return Err(PrivateError::Pass("a pass over no sequence; give it at least one turn".into()));
+            }
+            _ if !turns.is_sorted_by(|a, b| a.sequence < b.sequence) => {
+                let what = "a pass over sequences that are out of order; give each at most one turn, in ascending order";
+                return Err(PrivateError::Pass(what.into()));
+            }
+            Some(last) if last.sequence >= sequences => return Err(no_sequence(last.sequence, sequences)),
+            Some(_) => {}
+        }
+        turns.iter().try_for_each(|turn| self.model.check(turn.pass.tokens, 0))
     }
 
     /// Who deals in it.
@@ -247,6 +276,12 @@ impl Run<'_> {
         self.times.parties(profiles).map_err(SharedModelError::Damaged)?;
         Ok((Ledger::merge(&ledgers), messages))
     }
+}
+
+fn no_sequence(sequence: usize, of: usize) -> PrivateError {
+    PrivateError::Pass(format!(
+        "the session has {of} sequences, and none of number {sequence}; they count from 0"
+    ))
 }
 
 /// A party's account of the pass, then its message.

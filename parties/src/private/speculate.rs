@@ -76,7 +76,7 @@ impl PrivateModel<'_> {
         speculation: Speculation<'_>,
         progress: impl FnMut(Progress),
     ) -> Result<Answer, PrivateError> {
-        self.may_speculate(&speculation, how)?;
+        Speculation::check(speculation.tokens, how)?;
         self.answer(prompt, how, Some(speculation), progress).await
     }
 
@@ -91,19 +91,23 @@ impl PrivateModel<'_> {
         speculation: Speculation<'_>,
         progress: impl FnMut(usize, Progress),
     ) -> Result<Answers, PrivateError> {
-        self.may_speculate(&speculation, how)?;
+        Speculation::check(speculation.tokens, how)?;
         self.answers(prompts, how, Some(speculation), progress).await
     }
 
-    fn may_speculate(&self, speculation: &Speculation<'_>, how: &Generation) -> Result<(), PrivateError> {
-        Speculation::check(speculation.tokens, how)?;
-        let allowed = self.client.limits().max_drafted_tokens;
-        if speculation.tokens > allowed as usize {
+    /// Whether the parties allow passes over a token and so many drafted ones of each of so many sequences.
+    pub(super) fn check_passes(&self, sequences: usize, drafts: usize) -> Result<(), PrivateError> {
+        let (drafted, allowed) =
+            (sequences.saturating_mul(drafts), self.client.limits().max_drafted_tokens as usize);
+        if drafted > allowed {
             let what = format!(
-                "with {} drafted tokens in a pass: the parties allow {allowed}; draft fewer, or let their operators raise limits.max_drafted_tokens",
-                speculation.tokens
+                "with {drafted} drafted tokens in a pass: the parties allow {allowed}; draft fewer, ask fewer prompts at a time, or let their operators raise limits.max_drafted_tokens"
             );
             return Err(PrivateError::Speculation(what));
+        }
+        let (tokens, limit) = (sequences.saturating_add(drafted), self.pass_limit());
+        if tokens > limit {
+            return Err(PrivateError::LongPass { tokens, limit });
         }
         Ok(())
     }

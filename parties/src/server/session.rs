@@ -66,14 +66,8 @@ pub(super) async fn serve(
     let spec = SessionSpec { session: open.session, attempt: open.attempt, dealer, program: open.digest };
     let (links, keys) = shared.transport.open(spec).await.map_err(open_failure)?;
     let abort = links.abort_handle();
-    let context = SessionContext {
-        party,
-        dealer,
-        session: open.session,
-        attempt: open.attempt,
-        keys,
-        client: client.clone(),
-    };
+    let context =
+        SessionContext { party, session: open.session, attempt: open.attempt, keys, client: client.clone() };
     let (sequences, context_tokens) = (open.sequences, u64::from(open.context_tokens));
     let session = open.session;
     let (jobs, job_queue) = blocking::channel();
@@ -199,7 +193,7 @@ struct State {
     sequences: u32,
     /// Most tokens of a sequence.
     context_tokens: u64,
-    /// Most drafted tokens of a sequence in a pass.
+    /// Most drafted tokens of a pass.
     drafts: u32,
     /// Most tokens of a pass.
     pass_tokens: u32,
@@ -224,6 +218,13 @@ impl State {
             Some(_) => {}
         }
         pass.parts.iter().try_for_each(|part| self.admit_part(party, part, pass.new_tokens))?;
+        let drafted: u64 = pass.parts.iter().map(|part| u64::from(part.drafted)).sum();
+        if drafted > u64::from(self.drafts) {
+            let message = format!("{drafted} drafted tokens, {party} allows {} in a pass", self.drafts);
+            let remedy =
+                "draft fewer (--speculate), ask fewer prompts at a time, or raise limits.max_drafted_tokens";
+            return Err(Failure::new(FailureCode::Limit, message, remedy));
+        }
         if pass.tokens() > u64::from(self.pass_tokens) {
             let message = format!("{} tokens in a pass, {party} allows {}", pass.tokens(), self.pass_tokens);
             let remedy = "send fewer at a time, or raise limits.max_context_tokens";
@@ -243,15 +244,6 @@ impl State {
         let end = part.position.saturating_add(new);
         if end > self.context_tokens {
             return Err(too_long(party, end, self.context_tokens as u32));
-        }
-        if part.drafted > self.drafts {
-            let message =
-                format!("{} drafted tokens, {party} allows {} in a pass", part.drafted, self.drafts);
-            return Err(Failure::new(
-                FailureCode::Limit,
-                message,
-                "draft fewer (--speculate), or raise limits.max_drafted_tokens",
-            ));
         }
         Ok(())
     }

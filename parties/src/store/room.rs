@@ -109,14 +109,14 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Failure {
         match refused {
             Refused::Damaged(what) => bad(what),
-            Refused::NoRoom(what) => no_room(what),
+            Refused::NoRoom(what) => Failure::new(
+                FailureCode::Limit,
+                what,
+                "use a smaller model, another device or a larger machine",
+            ),
             Refused::Device(what) => Failure::new(FailureCode::Internal, what, "nothing of it is kept"),
         }
     }
-}
-
-pub(super) fn no_room(message: String) -> Failure {
-    Failure::new(FailureCode::Limit, message, "use a smaller model, another device or a larger machine")
 }
 
 /// Bytes of main memory that this process may still take; `None` where the system does not tell.

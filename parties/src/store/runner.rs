@@ -25,7 +25,7 @@ pub(super) struct Runner {
 impl Runner {
     pub(super) fn new(context: &SessionContext, session: PartySession, options: SessionOptions) -> Runner {
         let drafted = session.tokens().iter().map(|_| 0).collect();
-        Runner { party: context.party, dealer: context.dealer, session, options, drafted }
+        Runner { party: context.party, dealer: context.session.dealer(), session, options, drafted }
     }
 
     /// Whether a sequence's part follows what was read, and its drafts can be verified.

@@ -174,8 +174,36 @@ fn sequences_side_by_side_have_the_exchanges_of_one() {
     assert_eq!(exchanges("all_tokens"), exchanges("first_token") + 2 * further);
     run(catamount().args(["bench", "model"]).arg(&model).args(["--batch", "0"]))
         .refused(&["measures nothing"]);
-    run(catamount().args(["bench", "model"]).arg(&model).args(["--batch", "9"]))
-        .refused(&["limits.max_sequences"]);
+    // Before weights are shared.
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let ended = run(catamount().args(["bench", "model"]).arg(&model).args(arguments)).refused(words);
+        assert!(!ended.err.contains("needed"), "{}", ended.err);
+    };
+    refused(&["--batch", "2,9"], &["9 sequences", "take 8", "limits.max_sequences"]);
+    refused(&["--batch", "8", "--tokens", "700"], &["in a pass", "take 4096", "limits.max_context_tokens"]);
+}
+
+#[test]
+fn costs_are_those_of_the_passes_that_prompts_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let cost = |tokens: &str, more: &[&str]| {
+        let arguments = ["cost", "--prompt-tokens", tokens, "--json", "-", "--model"];
+        run(catamount().args(arguments).arg(&model).args(more)).fine().json()
+    };
+    let exchanges = |figures: &Value, part: &str| figures[part]["exchanges"].as_u64().unwrap();
+    let bytes = |figures: &Value, part: &str| figures[part]["bytes"]["P0->P2"].as_u64().unwrap();
+    // 128 tokens and one more; three prompts of 100 as in 128, 128 and 44.
+    let one = exchanges(&cost("128", &[]), "first_token");
+    assert_eq!(exchanges(&cost("129", &[]), "first_token"), 2 * one);
+    assert_eq!(exchanges(&cost("100", &["--prompts", "3"]), "first_token"), 3 * one);
+    // Drafts of all prompts go through one pass.
+    let (alone, three) =
+        (cost("5", &["--speculate", "4"]), cost("5", &["--speculate", "4", "--prompts", "3"]));
+    let pass = "speculative_pass";
+    assert_eq!(exchanges(&alone, pass), exchanges(&three, pass));
+    let ratio = bytes(&three, pass) as f64 / bytes(&alone, pass) as f64;
+    assert!((2.5..3.5).contains(&ratio), "{ratio}");
 }
 
 /// One slice: process, name, start and end in nanoseconds.
@@ -201,9 +229,14 @@ fn sessions_take_turns_and_are_measured_against_one() {
     let rows = figures["rows"].as_array().unwrap();
     assert_eq!(rows.iter().map(|r| r["at_once"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
     let number = |v: &Value| v.as_f64().unwrap();
+    let spent =
+        |row: &Value| ["P0", "P1", "P2"].map(|party| number(&row["cpu_s"][party])).iter().sum::<f64>();
+    assert!(rows.iter().map(spent).sum::<f64>() > 0.0, "{figures}");
+    let cores = std::thread::available_parallelism().unwrap().get() as f64;
     for row in rows {
         let wall = number(&row["wall_s"]);
         assert!((number(&row["tokens_per_s"]) * wall - 9.0).abs() < 1e-6, "{row}");
+        assert!((number(&row["busy"]) * wall * cores - spent(row)).abs() < 1e-6, "{row}");
         assert!((number(&row["ratio"]) * wall - number(&rows[0]["wall_s"])).abs() < 1e-6, "{row}");
         let sessions = row["sessions"].as_array().unwrap();
         let mut lengths: Vec<_> = sessions.iter().map(|s| s["prompt_tokens"].as_u64().unwrap()).collect();
@@ -221,7 +254,9 @@ fn sessions_take_turns_and_are_measured_against_one() {
     }
     assert!(number(&figures["max_error"]) < 0.05, "{figures}");
     bench(&["--sessions", "9"]).refused(&["1 to 8 sessions"]);
-    bench(&["--sessions", "2", "--html", "x.html"]).refused(&["--html"]);
+    for other in [&["--html", "x.html"][..], &["--batch", "2"], &["--profile"], &["--compare-ahead"]] {
+        bench(&[&["--sessions", "2"], other].concat()).refused(&["--sessions", other[0], "cannot be used"]);
+    }
 }
 
 #[test]

@@ -57,12 +57,24 @@ fn several_questions_side_by_side() {
             assert!(together.out.contains(&format!("> {question}\n{answer}")), "{}", together.out);
         }
         assert!(together.err.contains("3 answers, 36 tokens"), "{}", together.err);
+        // What speculation gives away of each answer is said.
+        for question in &questions {
+            let said = together.err.lines().find(|l| l.starts_with(&format!("> {question}: ")));
+            assert_eq!(said.is_some(), more.contains(&"--speculate"), "{}", together.err);
+            let Some((_, gains)) = said.and_then(|l| l.split_once("the parties know how many each gave: "))
+            else {
+                continue;
+            };
+            let gains: Vec<usize> = gains.split(' ').map(|n| n.parse().unwrap()).collect();
+            assert_eq!(gains.iter().sum::<usize>(), 11, "after the first token: {gains:?}");
+        }
     }
     // As arguments, and the figures of all and of each.
     let json = cluster.asking(questions[0], 12, &["--json", "-", questions[1]]).end(60).fine().json();
     assert_eq!(json["figures"]["tokens"], 24);
     let one = cluster.asking(questions[0], 12, &["--json", "-"]).end(60).fine().json();
     assert_eq!(json["figures"]["exchanges"], one["figures"]["exchanges"]);
+    assert!(json["figures"]["dealing"]["asked"]["bytes"].as_u64() > Some(0), "{json}");
     let texts: Vec<_> = json["answers"].as_array().unwrap().iter().map(|a| &a["text"]).collect();
     assert!(texts.contains(&&one["text"]) && texts.len() == 2, "{json}");
     cluster.finish();

@@ -199,13 +199,14 @@ impl Ask {
         let tokens = self.generation.tokens(&model, prompt)?;
         let answer = stream(&model, &tokens, generation, guesser, &self.json).await?;
         let figures = AnswerFigures::of(&answer);
+        let all = &figures.all;
         eprintln!(
             "{} tokens, first after {} s{}, {} exchanges, {} between the parties",
-            figures.tokens,
-            figures.first_token_s,
-            figures.tokens_per_s.map(|t| format!(", then {t} a second")).unwrap_or_default(),
-            figures.exchanges,
-            megabytes(figures.bytes.values().sum())
+            all.tokens,
+            all.first_token_s,
+            all.tokens_per_s.map(|t| format!(", then {t} a second")).unwrap_or_default(),
+            all.exchanges,
+            megabytes(all.bytes.values().sum())
         );
         if let Some(speculation) = figures.speculation() {
             eprintln!("{speculation}");
@@ -262,6 +263,13 @@ impl Ask {
             figures.exchanges,
             megabytes(figures.bytes.values().sum())
         );
+        if self.generation.speculate.is_some() {
+            for (prompt, answer) in prompts.iter().zip(&answers.answers) {
+                if let Some(speculation) = AnswerFigures::of(answer).speculation() {
+                    eprintln!("> {prompt}: {speculation}");
+                }
+            }
+        }
         let each: Vec<_> = prompts
             .iter()
             .zip(&answers.answers)

@@ -28,7 +28,9 @@ use models::dry::Dry;
 use models::memory::Demand;
 use models::model::{Cache, Model, OutputRows};
 use models::shared::Dealing;
+use parties::config::Limits;
 use parties::private::PassTimes;
+use passes::Ahead;
 use protocol::Role;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
@@ -68,7 +70,7 @@ pub(crate) struct BenchModel {
     profile: bool,
     /// So many sessions at once, each with a prompt of its own of up to N tokens, against the same one after the other;
     /// several numbers with commas between them.
-    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["html", "trace", "runs"])]
+    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["batch", "compare_ahead", "html", "profile", "runs", "trace"])]
     sessions: Vec<usize>,
     #[command(flatten)]
     device: DeviceArgument,
@@ -120,15 +122,17 @@ impl BenchModel {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.tokens > 0 && self.runs > 0, "0 tokens or runs measure nothing");
-        anyhow::ensure!(!self.batch.contains(&0), "a batch of 0 sequences measures nothing");
+        batch::check(&self)?;
         let devices = self.device.open()?;
         let subject = self.subject.load()?;
         let config = subject.public().config.clone();
         let limit = subject.public().plan.longest;
+        let (most, allowed) =
+            (self.tokens.saturating_add(self.decode), Limits::default().max_context_tokens as usize);
+        anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         anyhow::ensure!(
-            self.tokens.saturating_add(self.decode) <= limit,
-            "{} tokens, the model takes {limit}; ask for fewer",
-            self.tokens.saturating_add(self.decode)
+            most <= allowed,
+            "{most} tokens, the parties take {allowed} (limits.max_context_tokens); ask for fewer"
         );
         anyhow::ensure!(
             self.decode == 0 || config.is_decoder(),
@@ -158,7 +162,7 @@ impl BenchModel {
                 next: all[0],
                 decode: self.decode,
                 runs: self.runs,
-                compare_ahead: self.compare_ahead,
+                ahead: if self.compare_ahead { Ahead::Compared } else { Ahead::Allowed },
             };
             let passes = work.run(&host, timed).await?;
             let dry = Dry::model(&config, subject.tables());
@@ -198,7 +202,7 @@ impl BenchModel {
                     .map(|o| largest_difference(o, &expected))
                     .fold(0.0, f32::max),
                 batches,
-                peak_rss_bytes: (0..3).map(|i| (format!("P{i}"), peak[i])).collect(),
+                peak_rss_bytes: output::by_party(peak),
                 memory,
                 report,
                 network: network

@@ -3,7 +3,9 @@
 use crate::model;
 use crate::output::{JsonArgument, links, megabytes};
 use models::dry::{Dry, Work};
-use models::model::{Cache, OutputRows, Sequence};
+use models::model::{Cache, Model, OutputRows, Sequence};
+use parties::config::Limits;
+use parties::private::prompt_passes;
 use parties::relay::NetworkModel;
 use protocol::Role;
 use serde::Serialize;
@@ -24,7 +26,7 @@ pub(crate) struct CostCommand {
     /// So many prompts of that length side by side, in one session (`ask` with several prompts).
     #[arg(long, value_name = "B", default_value_t = 1)]
     prompts: usize,
-    /// Also what a pass over K drafted tokens costs, after the prompt (`--speculate` of `ask`).
+    /// Also what a pass over K drafted tokens of each prompt costs, after the prompts (`--speculate` of `ask`).
     #[arg(long, value_name = "K", default_value_t = 0)]
     speculate: usize,
     /// `lan` (10 Gb/s, 0.1 ms), `wan` (100 Mb/s, 40 ms) or `BANDWIDTH,LATENCY[,LOSS[,JITTER]]`,
@@ -88,6 +90,40 @@ struct Figures {
     speculative_pass: Option<Part>,
 }
 
+/// Answers side by side, counted.
+struct Answers<'d> {
+    dry: &'d Model<Dry>,
+    caches: Vec<Cache<Dry>>,
+}
+
+impl<'d> Answers<'d> {
+    /// Reads prompts of these lengths in as many passes as they take, or an encoder's texts in one; what that takes.
+    fn begin(dry: &'d Model<Dry>, lengths: &[usize]) -> (Answers<'d>, Work) {
+        let caches = lengths.iter().map(|_| Cache::new(&dry.config)).collect();
+        let (mut answers, mut work) = (Answers { dry, caches }, Work::default());
+        let passes = if dry.config.is_decoder() {
+            prompt_passes(lengths, Limits::default().max_context_tokens as usize)
+        } else {
+            vec![lengths.to_vec()]
+        };
+        passes.iter().for_each(|counts| add(&mut work, &answers.pass(counts, OutputRows::Last)));
+        (answers, work)
+    }
+
+    /// A pass over so many tokens of each sequence.
+    fn pass(&mut self, counts: &[usize], rows: OutputRows) -> Work {
+        let taken = self.caches.iter_mut().zip(counts).filter(|(_, count)| **count > 0);
+        let mut sequences: Vec<_> = taken.map(|(cache, &count)| Sequence::new(cache, count)).collect();
+        Dry::batch(self.dry, &mut sequences, rows)
+    }
+}
+
+/// What is shown of two passes together.
+fn add(all: &mut Work, more: &Work) {
+    all.ledger.add(&more.ledger);
+    all.weight_macs += more.weight_macs;
+}
+
 impl CostCommand {
     /// Runs the command.
     pub(crate) fn run(self) -> anyhow::Result<()> {
@@ -110,22 +146,14 @@ impl CostCommand {
         let most = self.prompt_tokens.saturating_add(self.new_tokens).saturating_add(self.speculate);
         anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         let dry = Dry::model(config, &owned.tables);
-        let mut caches: Vec<_> = (0..self.prompts).map(|_| Cache::new(config)).collect();
-        let mut pass = |count| {
-            let mut sequences: Vec<_> = caches.iter_mut().map(|c| Sequence::new(c, count)).collect();
-            Dry::batch(&dry, &mut sequences, OutputRows::Last)
-        };
-        let first = pass(self.prompt_tokens);
+        let (mut answers, first) = Answers::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
         let mut all = first;
         for _ in 1..self.new_tokens {
-            let w = pass(1);
-            all.ledger.add(&w.ledger);
-            all.weight_macs += w.weight_macs;
+            add(&mut all, &answers.pass(&vec![1; self.prompts], OutputRows::Last));
         }
         let speculative = (self.speculate > 0).then(|| {
-            let mut cache = Cache::new(config);
-            Dry::pass(&dry, self.prompt_tokens, &mut cache, OutputRows::Last);
-            Dry::pass(&dry, self.speculate + 1, &mut cache, OutputRows::All)
+            let (mut answers, _) = Answers::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
+            answers.pass(&vec![self.speculate + 1; self.prompts], OutputRows::All)
         });
         let figures = Figures {
             network: self.network,
@@ -137,7 +165,8 @@ impl CostCommand {
         self.json.say(&format!("first token: {}\n", figures.first_token));
         self.json.say(&format!("all tokens: {}\n", figures.all_tokens));
         if let Some(pass) = &figures.speculative_pass {
-            self.json.say(&format!("a pass over {} drafted tokens: {pass}\n", self.speculate));
+            let each = if self.prompts > 1 { " of each prompt" } else { "" };
+            self.json.say(&format!("a pass over {} drafted tokens{each}: {pass}\n", self.speculate));
         }
         self.json.say(&format!("{} exchanges in the dearest layer\n", figures.exchanges_per_layer));
         self.json.write(&figures)

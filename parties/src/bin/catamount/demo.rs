@@ -12,6 +12,7 @@ use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
 use models::shared::Dealing;
 use parties::cluster::ClusterConfig;
+use parties::config::Limits;
 use parties::owner::OwnedModel;
 use parties::private::{Answer, Generation, PrivateError, PrivateModel, Reveal, prompt_passes};
 use parties::sampling::Sampling;
@@ -173,7 +174,7 @@ impl Demo {
     ) -> anyhow::Result<Figures> {
         let reference = Reference::follow(owned, prompt, answer)?;
         let by_role = |i: usize| format!("P{i}");
-        let figures = AnswerFigures::of(answer);
+        let figures = AnswerFigures::of(answer).all;
         // Embedding and output take exchanges too; the rest belongs to the layers.
         let dry = Dry::model(owned.config(), &owned.tables);
         let choice = match generation.reveal {
@@ -181,7 +182,8 @@ impl Demo {
             Reveal::Tokens => Some(generation.sampling.by_the_parties().map_err(PrivateError::Choice)?),
         };
         // A long prompt takes several passes; nothing is chosen after those before its last.
-        let (first, later) = (prompt_passes(prompt.len()) as u64 - 1, 1 + answer.gains.len() as u64);
+        let prompts = prompt_passes(&[prompt.len()], Limits::default().max_context_tokens as usize);
+        let (first, later) = (prompts.len() as u64 - 1, 1 + answer.gains.len() as u64);
         let outside = |choice| Dry::exchanges_outside_layers(&dry, choice);
         let outside = first * outside(None) + later * outside(choice);
         let passed = (first + later) * owned.config().layers as u64;
@@ -225,7 +227,7 @@ impl Demo {
             f.tokens_per_s.map(|t| format!(", then {t:.2} tokens a second")).unwrap_or_default()
         ));
         if let (Some(ordinary), Some(speculative)) = (&f.ordinary, &f.speculative) {
-            let rate = |f: &AnswerFigures| f.tokens_per_s.map_or("-".into(), |t| format!("{t:.2}"));
+            let rate = |f: &AnswerFigures| f.all.tokens_per_s.map_or("-".into(), |t| format!("{t:.2}"));
             say(format!(
                 "tokens a second after the first: {} by speculation, {} without, on the same machine one after the other",
                 rate(speculative),

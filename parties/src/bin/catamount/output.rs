@@ -4,7 +4,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use models::shared::Dealing;
 use parties::private::{Answer, Answers};
-use protocol::{Ledger, Role};
+use protocol::{Ledger, Party, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -98,44 +98,77 @@ pub(crate) fn dealing(d: &Dealing, tokens: usize) -> String {
     format!("the dealer, a token: {} before it was asked, {} since{wasted}", each(&d.ahead), each(&d.asked))
 }
 
-/// Figures of an answer.
+/// A value for each party, by its name.
+pub(crate) fn by_party<T>(values: [T; 3]) -> BTreeMap<String, T> {
+    Party::ALL.into_iter().map(|p| p.to_string()).zip(values).collect()
+}
+
+/// Figures of an answer, or of answers that were made side by side: then of all of them together.
 #[derive(Serialize)]
-pub(crate) struct AnswerFigures {
-    /// Seconds to the first token.
+pub(crate) struct AnswersFigures {
+    /// Seconds to the first token of each.
     pub(crate) first_token_s: f64,
-    /// Tokens a second after it.
+    /// Tokens a second after that.
     pub(crate) tokens_per_s: Option<f64>,
-    /// Tokens of the answer.
+    /// Tokens.
     pub(crate) tokens: usize,
-    /// Tokens that each pass after the prompt gave; the parties know these numbers.
-    pub(crate) gains: Vec<usize>,
-    /// Their mean.
-    pub(crate) tokens_per_pass: Option<f64>,
     /// Exchanges between the evaluators.
     pub(crate) exchanges: u64,
-    /// Bytes by link, prompt and answer together.
+    /// Bytes by link, prompts and answers together.
     pub(crate) bytes: BTreeMap<String, u64>,
-    /// Bytes by link up to the first token.
+    /// Bytes by link up to the first tokens.
     pub(crate) first_token_bytes: BTreeMap<String, u64>,
     /// When the dealer worked for the tokens after the first.
     pub(crate) dealing: Dealing,
 }
 
+impl AnswersFigures {
+    /// Of answers.
+    pub(crate) fn of(a: &Answers) -> AnswersFigures {
+        let costs = [&a.prompt_cost, &a.decode_cost];
+        AnswersFigures::new(a.first_token(), a.tokens_per_second(), a.tokens(), costs, a.decode_dealing)
+    }
+
+    fn new(
+        first_token: Duration,
+        tokens_per_second: Option<f64>,
+        tokens: usize,
+        [prompt, decode]: [&Ledger; 2],
+        dealing: Dealing,
+    ) -> AnswersFigures {
+        let mut all = *prompt;
+        all.add(decode);
+        AnswersFigures {
+            first_token_s: seconds(first_token),
+            tokens_per_s: tokens_per_second.map(thousandths),
+            tokens,
+            exchanges: all.exchanges,
+            bytes: links(&all),
+            first_token_bytes: links(prompt),
+            dealing,
+        }
+    }
+}
+
+/// Figures of one answer.
+#[derive(Serialize)]
+pub(crate) struct AnswerFigures {
+    #[serde(flatten)]
+    pub(crate) all: AnswersFigures,
+    /// Tokens that each pass after the prompt gave; the parties know these numbers.
+    pub(crate) gains: Vec<usize>,
+    /// Their mean.
+    pub(crate) tokens_per_pass: Option<f64>,
+}
+
 impl AnswerFigures {
     /// Of an answer.
     pub(crate) fn of(a: &Answer) -> AnswerFigures {
-        let mut all = a.prompt_cost;
-        all.add(&a.decode_cost);
+        let (costs, rate) = ([&a.prompt_cost, &a.decode_cost], a.tokens_per_second());
         AnswerFigures {
-            first_token_s: seconds(a.first_token),
-            tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
-            tokens: a.tokens.len(),
+            all: AnswersFigures::new(a.first_token, rate, a.tokens.len(), costs, a.decode_dealing),
             gains: a.gains.clone(),
-            tokens_per_pass: a.tokens_per_pass().map(|t| (t * 1000.0).round() / 1000.0),
-            exchanges: all.exchanges,
-            bytes: links(&all),
-            first_token_bytes: links(&a.prompt_cost),
-            dealing: a.decode_dealing,
+            tokens_per_pass: a.tokens_per_pass().map(thousandths),
         }
     }
 
@@ -150,40 +183,12 @@ impl AnswerFigures {
     }
 }
 
-/// Figures of answers that were made side by side.
-#[derive(Serialize)]
-pub(crate) struct AnswersFigures {
-    /// Seconds to the first token of all.
-    pub(crate) first_token_s: f64,
-    /// Tokens of all a second after that.
-    pub(crate) tokens_per_s: Option<f64>,
-    /// Tokens of all.
-    pub(crate) tokens: usize,
-    /// Exchanges between the evaluators.
-    pub(crate) exchanges: u64,
-    /// Bytes by link, prompts and answers together.
-    pub(crate) bytes: BTreeMap<String, u64>,
-    /// Bytes by link up to the first tokens.
-    pub(crate) first_token_bytes: BTreeMap<String, u64>,
-}
-
-impl AnswersFigures {
-    /// Of answers.
-    pub(crate) fn of(a: &Answers) -> AnswersFigures {
-        let mut all = a.prompt_cost;
-        all.add(&a.decode_cost);
-        AnswersFigures {
-            first_token_s: seconds(a.first_token()),
-            tokens_per_s: a.tokens_per_second().map(|t| (t * 1000.0).round() / 1000.0),
-            tokens: a.tokens(),
-            exchanges: all.exchanges,
-            bytes: links(&all),
-            first_token_bytes: links(&a.prompt_cost),
-        }
-    }
+/// Three digits after the point.
+fn thousandths(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }
 
 /// Milliseconds are enough.
 pub(crate) fn seconds(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1000.0).round() / 1000.0
+    thousandths(d.as_secs_f64())
 }

@@ -2,8 +2,10 @@
 
 use super::{BenchModel, median};
 use crate::output::{links, megabytes};
+use anyhow::ensure;
 use models::dry::Dry;
 use models::model::{Cache, Model, OutputRows, Sequence};
+use parties::config::Limits;
 use parties::private::{Pass, PrivateModel, Turn};
 use protocol::Ledger;
 use serde::Serialize;
@@ -69,13 +71,35 @@ pub(super) async fn measure(
     Ok(batches)
 }
 
+/// Whether parties take such batches; asked before anything is shared.
+pub(super) fn check(bench: &BenchModel) -> anyhow::Result<()> {
+    let limits = Limits::default();
+    let (sequences, tokens) = (limits.max_sequences as usize, limits.max_context_tokens as usize);
+    for &n in &bench.batch {
+        ensure!(n > 0, "a batch of 0 sequences measures nothing");
+        ensure!(
+            n <= sequences,
+            "{n} sequences side by side, the parties take {sequences} (limits.max_sequences); ask for fewer"
+        );
+        let all: usize = lengths(n, bench.tokens).iter().sum();
+        ensure!(
+            all <= tokens,
+            "{all} tokens of {n} sequences in a pass, the parties take {tokens} (limits.max_context_tokens); ask for fewer"
+        );
+    }
+    Ok(())
+}
+
+/// Tokens of each of some sequences: between `tokens` and half of them.
+fn lengths(sequences: usize, tokens: usize) -> Vec<usize> {
+    (0..sequences).map(|i| tokens - i * (tokens / 2) / sequences).collect()
+}
+
 impl Batch {
-    /// Of sequences between `tokens` tokens and half of them.
     fn new(sequences: usize, tokens: usize) -> Batch {
-        let length = |i: usize| tokens - i * (tokens / 2) / sequences;
         Batch {
             sequences,
-            lengths: (0..sequences).map(length).collect(),
+            lengths: lengths(sequences, tokens),
             pass_s: vec![],
             decode_s: vec![],
             tokens_per_s: 0.0,
@@ -99,7 +123,11 @@ impl Batch {
         decode: usize,
     ) -> anyhow::Result<()> {
         let (n, longest) = (self.sequences, self.lengths.iter().max().copied().unwrap_or(0));
-        let mut run = model.run_batch(OutputRows::Last, n, longest + decode).await?;
+        // One alone as `ask` asks it: the dealer works ahead.
+        let mut run = match n {
+            1 => model.run_stepwise(longest, decode).await?,
+            _ => model.run_batch(OutputRows::Last, n, longest + decode).await?,
+        };
         let mut caches: Vec<_> = (0..n).map(|_| Cache::new(&dry.config)).collect();
         for step in 0..=decode {
             let lengths = if step == 0 { self.lengths.clone() } else { vec![1; n] };

@@ -1,6 +1,6 @@
 //! `catamount bench floors`: what passes must cost at least on this machine, and what they do cost, in one table.
 
-use super::passes::Plan;
+use super::passes::{Ahead, Plan};
 use super::rates::{Floor, Rates};
 use super::report::{Expected, machine};
 use crate::host::{Host, ONE_DEALER, interruptible};
@@ -26,7 +26,8 @@ const END: &str = "<!-- /FLOORS -->";
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct BenchFloors {
-    /// Passes: a model and the tokens of its text or prompt. Models that generate make one further token as well.
+    /// Passes: a model and the tokens of its text or prompt. Models that generate make one further token as well, for which
+    /// the dealer deals nothing ahead, as its floor counts all of the dealer's work.
     /// Otherwise BERT-base with 128 tokens, GPT-2 with 32 and SmolLM2-135M with 8; weights are made up, but for SmolLM2 if
     /// it has been fetched before.
     #[arg(value_name = "MODEL:TOKENS")]
@@ -146,7 +147,8 @@ impl BenchFloors {
             next: all[0],
             decode: usize::from(decode),
             runs: self.runs,
-            compare_ahead: false,
+            // The floor of a further token counts all of the dealer's work.
+            ahead: Ahead::Nothing,
         };
         let done = block_on(interruptible(async {
             let host = Host::local(owned, [DeviceChoice::Cpu; 3], None, ONE_DEALER).await?;

@@ -212,7 +212,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let table = gelu.clone();
-                Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await.map(drop) })
+                Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await })
             }),
         });
         let silu = table(Some(11), silu).gated().clone();
@@ -223,9 +223,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let silu = silu.clone();
-                Box::pin(
-                    async move { glu::gated(&cx, &x, &x, &silu.table, silu.bits, SCALE).await.map(drop) },
-                )
+                Box::pin(async move { glu::gated(&cx, &x, &x, &silu.table, silu.bits, SCALE).await })
             }),
         });
         gates.push(Made {
@@ -234,7 +232,10 @@ impl Inputs {
             declared: compare::cost(inner, 1, Window::EXACT31),
             local: Default::default(),
             programs: programs(x, |cx, x| {
-                Box::pin(async move { compare::less_than(&cx, &x, &[0], Window::EXACT31).await.map(drop) })
+                Box::pin(async move {
+                    let mut bits = compare::less_than(&cx, &x, &[0], Window::EXACT31).await?;
+                    Ok(bits.remove(0).share(x.shape, 0))
+                })
             }),
         });
 
@@ -250,7 +251,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(x.clone(), move |cx, x| {
                 let offsets = offsets.clone();
-                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, bits).await.map(drop) })
+                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, bits).await })
             }),
         });
         let tables = softmax.clone();
@@ -261,7 +262,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(self.share(Shape::new(scores.len(), 1), SCORES, 4.0), move |cx, x| {
                 let t = tables.clone();
-                Box::pin(async move { exp::exp(&cx, &x, &t.exp, EXP_SCALE).await.map(drop) })
+                Box::pin(async move { exp::exp(&cx, &x, &t.exp, EXP_SCALE).await })
             }),
         });
         let sums = self.share(Shape::new(scores.rows, 1), EXP_SCALE, 60.0);
@@ -275,9 +276,7 @@ impl Inputs {
             programs: programs(sums, move |cx, x| {
                 let t = tables.clone();
                 let longest = x.len() / HEADS;
-                Box::pin(async move {
-                    row::evaluate(&cx, &x, t.reciprocal(longest), RECIPROCAL_SCALE).await.map(drop)
-                })
+                Box::pin(async move { row::evaluate(&cx, &x, t.reciprocal(longest), RECIPROCAL_SCALE).await })
             }),
         });
         let (dropped, table) = (EXP_SCALE + RECIPROCAL_SCALE - SCALE, softmax.reciprocal(t));
@@ -292,7 +291,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(x, move |cx, x| {
                 let t = softmax.clone();
-                Box::pin(async move { softmax::softmax(&cx, &x, &t).await.map(drop) })
+                Box::pin(async move { softmax::softmax(&cx, &x, &t).await })
             }),
         });
 
@@ -304,7 +303,7 @@ impl Inputs {
             local: Default::default(),
             programs: programs(self.share(activations, SCALE, 2.0), move |cx, x| {
                 let t = norm.clone();
-                Box::pin(async move { norm::norm(&cx, &x, &t).await.map(drop) })
+                Box::pin(async move { norm::norm(&cx, &x, &t).await })
             }),
         });
         gates.push(self.embedding()?);
@@ -315,7 +314,7 @@ impl Inputs {
             declared: choice::argmax_cost(1, CHOICES, RING),
             local: Default::default(),
             programs: programs(self.share(row, SCALE, 30.0), |cx, x| {
-                Box::pin(async move { choice::argmax(&cx, &x).await.map(drop) })
+                Box::pin(async move { choice::argmax(&cx, &x).await })
             }),
         });
         Ok(gates)
@@ -338,9 +337,7 @@ impl Inputs {
             local: Local { weights: (t * square.len()) as u64, attention: 0, read: 8 * square.len() as u64 }
                 .bilinear(),
             programs: programs(inputs, |cx, (x, w)| {
-                Box::pin(async move {
-                    truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await.map(drop)
-                })
+                Box::pin(async move { truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await })
             }),
         }
     }
@@ -372,7 +369,7 @@ impl Inputs {
             }
             .table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
-                Box::pin(async move { embedding::embed(&cx, &keys, &table).await.map(drop) })
+                Box::pin(async move { embedding::embed(&cx, &keys, &table).await })
             }),
         })
     }
@@ -381,7 +378,7 @@ impl Inputs {
 /// A program for each party, over its input.
 fn programs<I: Clone + Send + Sync + 'static>(
     inputs: [I; 3],
-    f: impl for<'n> Fn(Cx<'n>, I) -> Pin<Box<dyn Future<Output = Result<()>> + 'n>>
+    f: impl for<'n> Fn(Cx<'n>, I) -> Pin<Box<dyn Future<Output = Result<Share>> + 'n>>
     + Clone
     + Send
     + Sync

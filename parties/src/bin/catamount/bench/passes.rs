@@ -15,8 +15,19 @@ pub(super) struct Plan<'a> {
     pub(super) decode: usize,
     /// How often all of it, in sessions of their own.
     pub(super) runs: usize,
-    /// Before each, the same with a dealer that deals nothing ahead.
-    pub(super) compare_ahead: bool,
+    /// Whether the dealer deals ahead.
+    pub(super) ahead: Ahead,
+}
+
+/// When the dealer works for tokens after the first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Ahead {
+    /// As far ahead as it may.
+    Allowed,
+    /// The same, and before each run another in which it deals nothing ahead.
+    Compared,
+    /// Once it is asked.
+    Nothing,
 }
 
 /// What came of it.
@@ -44,15 +55,18 @@ impl Plan<'_> {
     pub(super) async fn run(&self, host: &Host, timed: bool) -> anyhow::Result<Passes> {
         let model = host.model().await?;
         let model = if timed { model.timed() } else { model };
-        let mut done = Passes::default();
+        let (mut done, context) = (Passes::default(), self.tokens.len() + self.decode);
         for _ in 0..self.runs {
-            if self.compare_ahead {
-                let mut run = model.run(OutputRows::Last, self.tokens.len() + self.decode).await?;
+            if self.ahead == Ahead::Compared {
+                let mut run = model.run(OutputRows::Last, context).await?;
                 run.pass(Pass { tokens: self.tokens, segment: None }).await?;
                 self.go_on(&mut run, &mut done.decode_without_ahead_s).await?;
                 run.close().await?;
             }
-            let mut run = model.run_stepwise(self.tokens.len(), self.decode).await?;
+            let mut run = match self.ahead {
+                Ahead::Nothing => model.run(OutputRows::Last, context).await?,
+                _ => model.run_stepwise(self.tokens.len(), self.decode).await?,
+            };
             let start = Instant::now();
             let (outputs, cost) = run.pass(Pass { tokens: self.tokens, segment: None }).await?;
             done.pass_s.push(start.elapsed().as_secs_f64());

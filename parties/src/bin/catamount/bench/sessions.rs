@@ -5,11 +5,10 @@ use super::subject::Subject;
 use super::{BenchModel, median};
 use crate::block_on;
 use crate::host::{Host, interruptible};
-use crate::output::megabytes;
+use crate::output::{by_party, megabytes};
 use crate::processes::Usage;
 use anyhow::Context;
 use models::calibrate::spread_tokens;
-use models::model::OutputRows;
 use parties::client::Client;
 use parties::config::Dealing;
 use parties::private::{Pass, PrivateModel};
@@ -70,7 +69,7 @@ struct Figures {
     tokens: usize,
     decode: usize,
     rows: Vec<Row>,
-    peak_rss_bytes: BTreeMap<String, u64>,
+    peak_rss_bytes: BTreeMap<String, Option<u64>>,
     /// What was planned.
     memory: Needs,
     max_error: f32,
@@ -113,7 +112,7 @@ impl BenchModel {
             tokens: self.tokens,
             decode: self.decode,
             rows,
-            peak_rss_bytes: by_party(peak.map(Option::unwrap_or_default)),
+            peak_rss_bytes: by_party(peak),
             memory,
             max_error,
         };
@@ -172,17 +171,13 @@ impl BenchModel {
                 row.dealt.iter().map(|(p, n)| format!("{p} {n}")).collect::<Vec<_>>().join(", "),
             ));
         }
-        let peak: u64 = f.peak_rss_bytes.values().sum();
+        let peak: Option<u64> = f.peak_rss_bytes.values().copied().sum();
         self.json.say(&format!(
             "peak memory of the three parties together: {}; largest error {:.5}\n",
-            megabytes(peak),
+            peak.map_or("unknown".into(), megabytes),
             f.max_error
         ));
     }
-}
-
-fn by_party<T>(values: [T; 3]) -> BTreeMap<String, T> {
-    Party::ALL.into_iter().map(|p| p.to_string()).zip(values).collect()
 }
 
 /// Asks all questions, `at_once` at a time, each of these in a thread of its own; what the sessions saw, and seconds from
@@ -220,7 +215,8 @@ async fn ask(
 }
 
 async fn session(model: &PrivateModel<'_>, q: &Question) -> anyhow::Result<Seen> {
-    let mut run = model.run(OutputRows::Last, q.prompt.len() + q.decode).await?;
+    // As `ask` asks: the dealer works ahead.
+    let mut run = model.run_stepwise(q.prompt.len(), q.decode).await?;
     let dealer = run.dealer();
     let start = Instant::now();
     let (outputs, _) = run.pass(Pass { tokens: &q.prompt, segment: None }).await?;

@@ -1,13 +1,13 @@
 //! What gates compute at each party, apart from the network: three parties in memory.
 
 use crate::bench::gates::{Made, on_each};
+use crate::bench::loopback::Program;
 use anyhow::ensure;
-use kernels::{Device, Ring};
+use kernels::{Device, Words};
 use protocol::profile::{Part, Profile};
-use protocol::testing::MemoryNetwork;
-use protocol::{ChaChaStreams, Key, Role, Sent, Session};
+use protocol::testing::{Outcome, World};
+use protocol::{Sent, Share};
 use serde::Serialize;
-use std::thread;
 
 /// Runs that count.
 const RUNS: usize = 3;
@@ -22,18 +22,21 @@ pub(super) struct Gate {
 }
 
 /// All gates at their sizes in GPT-2 and BERT-base, at `tokens` tokens. On the same inputs and masks, everything that a
-/// party sends must be what it sends on the reference.
+/// party sends, and its part of the result, must be what it is on the reference.
 pub(super) fn gates(device: &Device, reference: &Device, tokens: usize) -> anyhow::Result<Vec<Gate>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
     let all = |d: &Device| [(); 3].map(|()| d.clone());
     let here = on_each(&all(device), seed, tokens)?;
     let there = on_each(&all(reference), seed, tokens)?;
+    let world =
+        |d: &Device| World::new(u64::from_le_bytes(seed[..8].try_into().expect("8 bytes"))).on(d.clone());
+    let words =
+        |d: &Device, gate: &Made| -> anyhow::Result<_> { Ok(words(run(&world(d).recorded(), gate)?)) };
     let mut gates = vec![];
     for (gate, expected) in here.into_iter().zip(there) {
-        let seen = transcripts(device, &gate, seed)?;
         ensure!(
-            seen == transcripts(reference, &expected, seed)?,
+            words(device, &gate)? == words(reference, &expected)?,
             "{} computes the gate {:?} wrongly (the reference is {}): do not use it, and report this",
             device.name(),
             gate.name,
@@ -41,9 +44,10 @@ pub(super) fn gates(device: &Device, reference: &Device, tokens: usize) -> anyho
         );
         let mut local_ms = [f64::MAX; 3];
         for _ in 0..RUNS {
-            for (best, (_, profile)) in local_ms.iter_mut().zip(run(device, &gate, seed, true)?) {
-                let profile = profile.ok_or_else(|| anyhow::anyhow!("nothing was recorded"))?;
-                *best = best.min(local(&profile));
+            let profiles = run(&world(device).profiled(), &gate)?.profiles;
+            let profiles = profiles.ok_or_else(|| anyhow::anyhow!("nothing was recorded"))?;
+            for (best, profile) in local_ms.iter_mut().zip(&profiles) {
+                *best = best.min(local(profile));
             }
         }
         gates.push(Gate { name: gate.name, size: gate.size, local_ms });
@@ -58,49 +62,19 @@ fn local(profile: &Profile) -> f64 {
     spans.map(|(mark, end)| (end - mark.at) as f64 / 1e6).sum()
 }
 
-fn transcripts(device: &Device, gate: &Made, seed: Key) -> anyhow::Result<Vec<Vec<Vec<u64>>>> {
-    let parties = run(device, gate, seed, false)?;
-    Ok(parties.into_iter().map(|(sent, _)| sent.into_iter().map(|s| s.values).collect()).collect())
+/// What each party sent, and the words that it has in the end.
+fn words(outcome: Outcome<Share>) -> Vec<Vec<Vec<u64>>> {
+    let parties = outcome.sent.into_iter().zip(outcome.results);
+    let words = |(sent, held): (Vec<Sent>, Share)| {
+        let held = held.delta.iter().chain([&held.lambda]).map(Words::to_vec);
+        sent.into_iter().map(|s| s.values).chain(held.collect::<Vec<_>>()).collect()
+    };
+    parties.map(words).collect()
 }
 
-/// Runs a gate once, all parties on the same kind of device, with masks from `seed`.
-fn run(
-    device: &Device,
-    gate: &Made,
-    seed: Key,
-    profiled: bool,
-) -> anyhow::Result<Vec<(Vec<Sent>, Option<Profile>)>> {
-    let key = |i: usize| {
-        let mut key = seed;
-        key[0] ^= i as u8 + 1;
-        Some(key)
-    };
-    let parties = thread::scope(|scope| {
-        let threads: Vec<_> = Role::ALL
-            .into_iter()
-            .zip(MemoryNetwork::three())
-            .map(|(role, mut net)| {
-                let program = &gate.programs[role.index()];
-                scope.spawn(move || {
-                    let keys = match role {
-                        Role::Dealer => [key(0), key(1), None],
-                        Role::P1 => [key(0), None, key(2)],
-                        Role::P2 => [None, key(1), key(2)],
-                    };
-                    let streams = Box::new(ChaChaStreams::new(keys));
-                    let session = Session::new(role, device.clone(), Ring::Z64, streams);
-                    let mut session =
-                        if profiled { session.with_profile() } else { session.with_transcript() };
-                    session.run(&mut net, program)?;
-                    device.status().map_err(anyhow::Error::from)?;
-                    Ok((session.transcript().to_vec(), session.profile()))
-                })
-            })
-            .collect();
-        let join = |t: thread::ScopedJoinHandle<'_, anyhow::Result<_>>| {
-            t.join().map_err(|_| anyhow::anyhow!("a party's thread has failed"))?
-        };
-        threads.into_iter().map(join).collect::<anyhow::Result<Vec<_>>>()
-    })?;
-    Ok(parties)
+/// Runs a gate once, all parties on the world's device.
+fn run(world: &World, gate: &Made) -> anyhow::Result<Outcome<Share>> {
+    let outcome = world.try_run(gate.programs.each_ref(), |cx, program: &Program| program(cx))?;
+    world.device().status()?;
+    Ok(outcome)
 }
