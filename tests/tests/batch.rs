@@ -264,7 +264,8 @@ fn turns_that_make_no_pass_are_refused_before_anything_is_sent() {
             context_tokens: 8,
             options: b"{\"rows\":7}".to_vec(),
         };
-        let error = client.open_session(opening).await.err().expect("no such options").to_string();
+        let Err(error) = client.open_session(opening).await else { panic!("there are no such options") };
+        let error = error.to_string();
         assert!(error.contains("session options") && error.contains("same version"), "{error}");
         assert!(!error.contains("share the model"), "{error}");
     });

@@ -38,8 +38,8 @@ pub struct Sent {
 /// One party's state that outlives a single run: streams, number of runs, registry, ledger.
 ///
 /// Runs are numbered, and the operations of each run by themselves: a stream is named by both numbers. The number of a
-/// run never comes back, whatever becomes of the run, so that what was dealt for nothing (see [`Ahead`]) can be thrown
-/// away without a thought about its masks.
+/// run never comes back, whatever becomes of the run, so that what was dealt for nothing (ahead of a run that
+/// never came) can be thrown away without a thought about its masks.
 pub struct Session {
     pub(super) role: Role,
     pub(super) device: Device,
