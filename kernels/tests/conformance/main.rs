@@ -123,7 +123,7 @@ macro_rules! suite {
 }
 
 suite! {
-    elementwise: zips maps broadcasts segments moves large_buffers;
+    elementwise: zips maps broadcasts segments moves grids large_buffers;
     message: every_width hostile_bytes;
     bits: single_bits rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
