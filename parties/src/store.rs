@@ -19,9 +19,10 @@ use crate::{
 };
 use devices::Reopened;
 use kernels::Device;
+use models::memory::MemoryPlan;
 use models::shared::{PartyModel, PartySession, SessionOptions, SharedModelError, Stepwise};
 use protocol::{ChaChaStreams, Party};
-use room::{Refused, Room};
+use room::{Promised, Refused, Room};
 use runner::Runner;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -109,6 +110,7 @@ impl ModelStore {
                 plays: config.limits.dealer.only().map(|dealer| config.party.role(dealer)),
                 context: config.limits.max_context_tokens as usize,
                 queue: config.transport.link_queue_bytes as u64,
+                promised: Promised::default(),
             },
             directory,
             report_times: config.limits.report_times,
@@ -329,11 +331,13 @@ impl Engine for ModelStore {
             ));
         }
         let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
-        self.room.for_session(&device, &model.public.config, keys_and_values).map_err(|message| {
-            let remedy = "ask fewer prompts at a time, or for fewer tokens";
-            Failure::new(FailureCode::Limit, message, remedy)
-        })?;
+        let promise =
+            self.room.for_session(&device, &model.public.config, keys_and_values).map_err(|message| {
+                let remedy = "ask fewer prompts at a time, or for fewer tokens";
+                Failure::new(FailureCode::Limit, message, remedy)
+            })?;
         let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.session.dealer()));
+        let token = MemoryPlan::cache(&model.public.config, context.role(), 1);
         let session = PartySession::new(model, context.role(), Box::new(streams));
         let session = session.map_err(|e| match e {
             SharedModelError::Device { .. } => Failure::new(
@@ -355,6 +359,6 @@ impl Engine for ModelStore {
         if options.profile {
             session = session.with_profile();
         }
-        Ok(Box::new(Runner::new(&context, session, options)))
+        Ok(Box::new(Runner::new(&context, session, options, (promise, token))))
     }
 }

@@ -21,22 +21,25 @@ use parties::{
 use protocol::Party;
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
+use std::time::{Duration, Instant};
 
-/// A device that is lost once it is told so.
+/// A device that is lost once it is told so, or after so many more operations.
 #[derive(Debug)]
 struct Losable {
     driver: Shim,
-    lost: Arc<AtomicBool>,
+    left: Arc<AtomicU64>,
 }
+
+/// Operations left of a device that is not to be lost.
+const ALL: u64 = u64::MAX;
 
 impl Losable {
     fn there(&self) -> Result<(), Fault> {
-        if self.lost.load(Ordering::SeqCst) {
-            return Err(Fault::Driver { code: 719, text: "a failure for a test".into() });
-        }
-        Ok(())
+        let count = |left| if left == ALL { Some(ALL) } else { u64::checked_sub(left, 1) };
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
+        left.map(drop).map_err(|_| Fault::Driver { code: 719, text: "a failure for a test".into() })
     }
 }
 
@@ -98,7 +101,7 @@ impl Driver for Losable {
 #[derive(Clone, Default)]
 struct Devices {
     left: Arc<Mutex<usize>>,
-    switches: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    switches: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
 }
 
 impl Devices {
@@ -106,14 +109,19 @@ impl Devices {
         let mut left = self.left.lock().unwrap();
         *left = left.checked_sub(1).ok_or("there is no device any more")?;
         let driver = Shim::new(Order::Forward).ok_or("no compiler")?.capacity(capacity);
-        let lost = Arc::new(AtomicBool::new(false));
-        self.switches.lock().unwrap().push(lost.clone());
-        Ok(Arc::new(Cuda::with_driver(Arc::new(Losable { driver, lost }))))
+        let left = Arc::new(AtomicU64::new(ALL));
+        self.switches.lock().unwrap().push(left.clone());
+        Ok(Arc::new(Cuda::with_driver(Arc::new(Losable { driver, left }))))
     }
 
     /// Loses the one that was opened last.
     fn lose(&self) {
-        self.switches.lock().unwrap().last().unwrap().store(true, Ordering::SeqCst);
+        self.lose_after(0);
+    }
+
+    /// The same after so many more operations.
+    fn lose_after(&self, operations: u64) {
+        self.switches.lock().unwrap().last().unwrap().store(operations, Ordering::SeqCst);
     }
 
     fn opened(&self) -> usize {
@@ -121,18 +129,20 @@ impl Devices {
     }
 }
 
-/// A cluster in which `place` opens up to `count` devices of this capacity; models are stored, or kept in memory only.
+/// A cluster in which `place` opens up to `count` devices of this capacity; models are stored, or kept in memory only; each party
+/// takes so many sessions at a time.
 fn cluster(
     place: Party,
     devices: &Devices,
     count: usize,
     capacity: u64,
-    stored: bool,
+    (stored, sessions): (bool, usize),
 ) -> (Files, Vec<Running>) {
     *devices.left.lock().unwrap() = count;
     let files = Files::new();
     let parties = Party::ALL.map(|party| {
         let mut config = files.party(party.index());
+        config.limits.max_sessions = sessions;
         if !stored {
             config.limits.model_directory = Default::default();
         }
@@ -185,7 +195,7 @@ fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
     }
     for (place, stored) in [(Party::One, true), (Party::Zero, false)] {
         let devices = Devices::default();
-        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, stored);
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, (stored, 8));
         block_on(async {
             let client = Client::connect(&files.client()).await.unwrap();
             share(&client, &model()).await.unwrap();
@@ -220,6 +230,50 @@ fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
     }
 }
 
+/// A device that is lost while all three compute: the client is told by whom, and the other two, who wait for its messages,
+/// end the session too. Each may have one session at a time, so the next one finds them free.
+#[test]
+fn nobody_waits_for_a_party_that_lost_its_device_in_a_pass() {
+    if Shim::new(Order::Forward).is_none() {
+        return;
+    }
+    for (place, operations) in [(Party::Zero, 60), (Party::One, 200), (Party::Two, 700)] {
+        let devices = Devices::default();
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, (true, 1));
+        block_on(async {
+            let client = Client::connect(&files.client()).await.unwrap();
+            share(&client, &model()).await.unwrap();
+            let whole = ask(&client, 5).await.unwrap();
+            devices.lose_after(operations);
+            let began = Instant::now();
+            let error = ask_when_free(&client, began).await.unwrap_err();
+            for word in [&place.to_string(), "driver error 719", "start the party again"] {
+                assert!(error.contains(word), "{word:?} is missing from: {error}");
+            }
+            assert_same(&whole, &ask_when_free(&client, began).await.unwrap());
+            assert_eq!(devices.opened(), 2);
+            assert!(began.elapsed() < WAIT, "somebody waited for {place}");
+            client.close().await;
+        });
+    }
+}
+
+/// Much longer than a session of the toy model takes, and shorter than anything that only waits.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// A session as soon as the parties have ended the last one.
+async fn ask_when_free(client: &Client, began: Instant) -> Result<Vec<f32>, String> {
+    loop {
+        let answer = tokio::time::timeout(WAIT, ask(client, 5)).await.expect("an answer or an error");
+        match answer {
+            Err(e) if e.contains("no more are allowed") && began.elapsed() < WAIT => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 #[test]
 fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     if Shim::new(Order::Forward).is_none() {
@@ -235,7 +289,7 @@ fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     // Between a short pass and a long one.
     let needed = (needs(4) + needs(60)) / 2;
     let devices = Devices::default();
-    let (files, _parties) = cluster(place, &devices, 1, needed, false);
+    let (files, _parties) = cluster(place, &devices, 1, needed, (false, 8));
     block_on(async {
         let client = Client::connect(&files.client()).await.unwrap();
         share(&client, &public).await.unwrap();
@@ -258,7 +312,7 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let devices = Devices::default();
-    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, false);
+    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, (false, 8));
     block_on(async {
         let client = Client::connect(&files.client()).await.unwrap();
         let error = share(&client, &public).await.unwrap_err();

@@ -7,6 +7,7 @@ use models::checkpoint::ModelConfig;
 use models::memory::{Demand, MemoryPlan, gigabytes};
 use models::plan::PlanTables;
 use protocol::{Party, Role};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tokens of a pass in the plan that a party prints; longer passes hold more.
 const PASS: usize = 32;
@@ -20,6 +21,42 @@ pub(super) struct Room {
     pub(super) context: usize,
     /// Bytes that wait on a link at most.
     pub(super) queue: u64,
+    /// Bytes that open sessions were promised and have not filled yet.
+    pub(super) promised: Promised,
+}
+
+/// Bytes, shared by all who are promised some of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Promised(Arc<Mutex<u64>>);
+
+impl Promised {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for a session's keys and values, until it ends. What it has filled is no longer promised: it is not free either.
+#[derive(Debug)]
+pub(super) struct Promise {
+    promised: Promised,
+    whole: u64,
+    left: u64,
+}
+
+impl Promise {
+    /// `filled` bytes are there now. (Drafts that are taken back give their room back.)
+    pub(super) fn fill(&mut self, filled: u64) {
+        let left = self.whole.saturating_sub(filled);
+        let mut promised = self.promised.lock();
+        *promised = *promised - self.left + left;
+        self.left = left;
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        *self.promised.lock() -= self.left;
+    }
 }
 
 impl Room {
@@ -47,10 +84,10 @@ impl Room {
             device.name(),
             free(device)
         );
-        self.check(device, least.device() - least.tables, least.dealt)
+        self.check(device, least.device() - least.tables, least.dealt, *self.promised.lock())
     }
 
-    /// Refuses a session in this role of `sequences` sequences of `context` tokens whose keys and values would not fit.
+    /// Keeps room for the keys and values of a session in this role of `sequences` sequences of `context` tokens.
     ///
     /// # Errors
     /// What is needed and what is free.
@@ -59,24 +96,34 @@ impl Room {
         device: &Device,
         c: &ModelConfig,
         (role, context, sequences): (Role, usize, usize),
-    ) -> Result<(), String> {
-        self.check(device, MemoryPlan::cache(c, role, context).saturating_mul(sequences as u64), 0)
+    ) -> Result<Promise, String> {
+        let whole = MemoryPlan::cache(c, role, context).saturating_mul(sequences as u64);
+        // Locked until it is promised: two sessions that are opened at once may not both be given the same room.
+        let mut promised = self.promised.lock();
+        self.check(device, whole, 0, *promised)?;
+        *promised += whole;
+        Ok(Promise { promised: self.promised.clone(), whole, left: whole })
     }
 
-    fn check(&self, device: &Device, there: u64, host: u64) -> Result<(), String> {
-        let needs = |needed: u64, free: u64, what: &str| {
-            if needed <= free {
+    /// Whether bytes on the device, and others in main memory, fit beside what is `promised` on the device.
+    fn check(&self, device: &Device, there: u64, host: u64, promised: u64) -> Result<(), String> {
+        let needs = |needed: u64, free: u64, promised: u64, what: &str| {
+            if needed.saturating_add(promised) <= free {
                 return Ok(());
             }
             let (party, needed, free) = (self.party, gigabytes(needed), gigabytes(free));
-            Err(format!("{party} needs {needed} more of {what}, {free} are free"))
+            let kept = match promised {
+                0 => String::new(),
+                bytes => format!(", of which open sessions may yet take {}", gigabytes(bytes)),
+            };
+            Err(format!("{party} needs {needed} more of {what}, {free} are free{kept}"))
         };
         let own = device.memory();
         if let Some((free, _)) = own {
-            needs(there, free, "the device's memory")?;
+            needs(there, free, promised, "the device's memory")?;
         }
-        let host = if own.is_some() { host } else { there + host };
-        available().map_or(Ok(()), |free| needs(host, free, "main memory"))
+        let (host, promised) = if own.is_some() { (host, 0) } else { (there + host, promised) };
+        available().map_or(Ok(()), |free| needs(host, free, promised, "main memory"))
     }
 }
 
@@ -144,10 +191,40 @@ mod tests {
     use kernels::cpu::Cpu;
     use models::plan::Plan;
 
+    fn room() -> Room {
+        Room { party: Party::One, plays: None, context: 4096, queue: 1 << 25, promised: Promised::default() }
+    }
+
+    /// Two sessions at once, of which one alone fits.
+    #[test]
+    fn room_is_promised_once() {
+        let c = ModelConfig::toy();
+        let session = MemoryPlan::cache(&c, Role::P1, 100);
+        let Some(shim) = kernels_shim::Shim::new(kernels_shim::Order::Forward) else { return };
+        let shim = shim.capacity(2 * session - 1);
+        let device: Device = std::sync::Arc::new(kernels::cuda::Cuda::with_driver(std::sync::Arc::new(shim)));
+        let room = room();
+        let open = || room.for_session(&device, &c, (Role::P1, 100, 1));
+        let both = std::thread::scope(|s| [0; 2].map(|_| s.spawn(open)).map(|t| t.join().unwrap()));
+        assert_eq!(both.iter().filter(|r| r.is_ok()).count(), 1, "{both:?}");
+        let refused = both.iter().find_map(|r| r.as_ref().err()).expect("one is refused");
+        assert!(refused.contains("P1 needs") && refused.contains("open sessions may yet take"), "{refused}");
+        let mut first = both.into_iter().find_map(Result::ok).expect("one is open");
+        // What it has filled is not free, and not promised twice.
+        let filled = device.zeros(session as usize / 8 / 2);
+        assert!(open().is_err());
+        first.fill(session / 2);
+        assert_eq!(*room.promised.lock(), session / 2);
+        assert!(open().is_err());
+        drop((first, filled));
+        assert_eq!(*room.promised.lock(), 0);
+        open().expect("the first has ended");
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_with_both_numbers() {
         let cpu = Cpu::best();
-        let room = Room { party: Party::One, plays: None, context: 4096, queue: 1 << 25 };
+        let room = room();
         let c = ModelConfig::toy();
         let plan = Plan::typical(&c);
         let tables = plan.tables(&Cpu::best(), &c);

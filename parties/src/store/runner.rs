@@ -1,6 +1,7 @@
 //! A session's passes over a stored model.
 
 use super::bad;
+use super::room::Promise;
 use crate::{
     engine::{PassRequest, SessionContext, SessionRunner},
     wire::{self, Failure, FailureCode},
@@ -20,12 +21,19 @@ pub(super) struct Runner {
     options: SessionOptions,
     /// How many of the last tokens of each sequence are drafts, which the client may take back.
     drafted: Vec<u64>,
+    /// Room for keys and values, and how much of it a token takes.
+    room: (Promise, u64),
 }
 
 impl Runner {
-    pub(super) fn new(context: &SessionContext, session: PartySession, options: SessionOptions) -> Runner {
+    pub(super) fn new(
+        context: &SessionContext,
+        session: PartySession,
+        options: SessionOptions,
+        room: (Promise, u64),
+    ) -> Runner {
         let drafted = session.tokens().iter().map(|_| 0).collect();
-        Runner { party: context.party, dealer: context.session.dealer(), session, options, drafted }
+        Runner { party: context.party, dealer: context.session.dealer(), session, options, drafted, room }
     }
 
     /// Whether a sequence's part follows what was read, and its drafts can be verified.
@@ -104,7 +112,11 @@ impl SessionRunner for Runner {
             output.chunks(OUTPUT_PIECE).try_for_each(|piece| reply(piece.to_vec())).map_err(Ended::Failed)
         };
         let request = Request { keys, parts, work };
-        self.session.pass(network, &request, &mut send).map_err(|e| e.failure(party, dealer))
+        let done = self.session.pass(network, &request, &mut send).map_err(|e| e.failure(party, dealer));
+        let tokens: usize = self.session.tokens().iter().sum();
+        let (promise, token) = &mut self.room;
+        promise.fill(*token * tokens as u64);
+        done
     }
 
     fn run_ahead(&mut self, network: &mut dyn Network) -> Step {

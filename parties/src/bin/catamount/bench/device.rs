@@ -40,7 +40,8 @@ struct Figure {
     size: String,
     unit: &'static str,
     achieved: f64,
-    /// More is not possible.
+    /// A ceiling by a published rate, which cannot be passed; or what a loop that does nothing else was measured to reach here,
+    /// which another one may pass a little.
     attainable: Option<f64>,
     /// Where that comes from; why there is none.
     source: &'static str,
