@@ -156,6 +156,7 @@ pub(super) fn transpose_bits(
     count: usize,
 ) -> Vec<u64> {
     let row = Row::new(width);
+    assert!(total > 0, "rows without planes");
     assert!(count <= 64 && first + count <= total, "planes {first}..{} of {total}", first + count);
     let size = total * row.words;
     assert!(planes.len().is_multiple_of(size), "whole rows of {total} planes");

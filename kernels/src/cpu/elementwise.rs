@@ -14,7 +14,15 @@ pub(super) fn zip(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64]) {
     par::chunks(a, CHUNK, |i, a| lanes.zip(op, a, &b[i * CHUNK..][..a.len()]));
 }
 
+/// What an operation needs of its constant.
+fn check_map(op: Map) {
+    if let Map::Exp(s) = op {
+        assert!((1..64).contains(&s), "fraction of {s} bits");
+    }
+}
+
 pub(super) fn map(lanes: &dyn Lanes, op: Map, a: &mut [u64]) {
+    check_map(op);
     par::chunks(a, CHUNK, |_, a| lanes.map(op, a));
 }
 
@@ -27,6 +35,7 @@ pub(super) fn zipped(lanes: &dyn Lanes, op: Zip, a: &[u64], b: &[u64]) -> Vec<u6
 
 /// op of a buffer, as a new one.
 pub(super) fn mapped(lanes: &dyn Lanes, op: Map, a: &[u64]) -> Vec<u64> {
+    check_map(op);
     copied(a, |out, _| lanes.map(op, out))
 }
 

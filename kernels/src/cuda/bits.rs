@@ -73,6 +73,7 @@ impl Cuda {
         first: usize,
         count: usize,
     ) -> DeviceWords {
+        assert!(total > 0, "rows without planes");
         assert!(count <= 64 && first + count <= total, "planes {first}..{} of {total}", first + count);
         let (words, n) = rows(planes.len(), width);
         assert!(n.is_multiple_of(total), "whole rows of {total} planes");

@@ -25,7 +25,10 @@ fn map_number(op: Map) -> (u32, u64) {
         Map::Shl(s) if s < 64 => (5, u64::from(s)),
         Map::Shr(s) if s < 64 => (6, u64::from(s)),
         Map::Shl(_) | Map::Shr(_) => (3, 0),
-        Map::Exp(s) => (7, u64::from(s)),
+        Map::Exp(s) => {
+            assert!((1..64).contains(&s), "fraction of {s} bits");
+            (7, u64::from(s))
+        }
     }
 }
 

@@ -18,8 +18,20 @@ pub fn heading() -> String {
     )
 }
 
+/// Code that a compiler of this version made, with the heading that names it and its sources.
+fn file(version: &str, code: &str) -> String {
+    format!("{}{version}. Code: {:016x}.\n{code}", heading(), hash(code))
+}
+
+/// The version of the compiler that made a file for the sources as they are, if nothing of it was changed since.
+pub fn made_by(text: &str) -> Option<&str> {
+    let (first, code) = text.split_once('\n')?;
+    let version = first.strip_prefix(&heading())?.split_once(". Code: ")?.0;
+    (text == file(version, code)).then_some(version)
+}
+
 /// The file for the sources as they are. The error is the compiler's text.
 pub fn generate() -> Result<String, String> {
     let compiled = nvrtc::compile(&source(), ARCHITECTURE)?;
-    Ok(format!("{}{}.\n{}", heading(), nvrtc::version()?, compiled.ptx))
+    Ok(file(&nvrtc::version()?, &compiled.ptx))
 }

@@ -105,6 +105,9 @@ pub(crate) fn masked_segments(device: &Device) {
 
 pub(crate) fn transpositions(device: &Device) {
     let mut r = Numbers(25);
+    let none = || up(device, &[1, 2]).transpose_bits(64, 0, 0, 0);
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(none)).expect_err("no planes");
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"rows without planes"));
     for width in widths() {
         let words = width.div_ceil(64);
         for (total, first, count) in

@@ -163,6 +163,12 @@ pub(crate) fn grids(device: &Device) {
             }
         }
     }
+    let odd = |s: u32| device.mapped(Map::Exp(s), &device.upload(vec![1]));
+    for s in [0, 64, u32::MAX] {
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(odd(s)))).is_err(), "a fraction of {s} bits");
+        let in_place = || device.map(Map::Exp(s), &mut device.upload(vec![1]));
+        assert!(catch_unwind(AssertUnwindSafe(in_place)).is_err(), "a fraction of {s} bits");
+    }
     let whole = Indices::grid(39_990, [(1, 0), (11, 1)]);
     let beyond = |f: &dyn Fn() -> Words| catch_unwind(AssertUnwindSafe(|| drop(f()))).is_err();
     assert!(beyond(&|| w.gather(&whole)), "words beyond the buffer");
