@@ -77,6 +77,16 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
     let speed = (heads * queries * d * keys) as f64 / fastest(|| q.gemm_batch(&kv, &scores));
     row("12 heads of [32×64]·[64×200]", &format!("{:.1} GMAC/s", speed / 1e9));
 
+    for (k, n) in [(49152, 576), (30522, 768)] {
+        let w = Matrix::new(&words(device, k * n, 64), n, k);
+        for m in [1, 4, 8, 9, 16, 32, 128] {
+            let bits = words(device, m * k.div_ceil(64), 64);
+            let t = fastest(|| w.apply_bits(&bits));
+            let (speed, read) = ((m * k * n) as f64 / t / 1e9, (8 * k * n) as f64 / t / 1e9);
+            row(&format!("bits [{m}×{k}]·[{k}×{n}]"), &format!("{speed:.1} G bits·words/s, {read:.1} GB/s"));
+        }
+    }
+
     for n in [1 << 12, 1 << 15, 1 << 24] {
         let (speed, threads) = (rates::random(device, n), threads as f64);
         row(

@@ -127,18 +127,20 @@ pub struct DpfKeys<W> {
     pub seeds: W,
     /// Control-bit corrections, one word for each key and level: bit 0 left, bit 1 right.
     pub controls: W,
-    /// Output corrections, 2 words for each key.
+    /// Corrections of the leaf, 2 words for each key.
     pub last: W,
 }
 
-/// Levels of a point function's tree over `points` points, two of them to a leaf: ⌈log2 points⌉ − 1, and 0 for a
-/// single point.
+/// Points of a leaf of a point function's tree: the bits of a seed.
+pub const DPF_LEAF: usize = 128;
+
+/// Levels of a point function's tree over `points` points: ⌈log2 points⌉ − 7, and 0 where they are one leaf.
 pub const fn dpf_levels(points: usize) -> usize {
-    points.div_ceil(2).next_power_of_two().trailing_zeros() as usize
+    points.div_ceil(DPF_LEAF).next_power_of_two().trailing_zeros() as usize
 }
 
-/// Bytes of one key of a point function over `points` points: root, 16 bytes and 2 bits for each level, output
-/// correction.
+/// Bytes of one key of a point function over `points` points: root, 16 bytes and 2 bits for each level, correction of the
+/// leaf.
 pub const fn dpf_key_bytes(points: usize) -> usize {
     let levels = dpf_levels(points);
     16 + 16 * levels + levels.div_ceil(4) + 16
@@ -208,6 +210,9 @@ pub trait Backend: Send + Sync + Debug {
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// The same for an A of bits, whose rows are kept in ⌈k/64⌉ words (bits beyond are ignored): sums of selected columns of
+    /// B. Reads all of B.
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
     /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
     /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
     /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.
@@ -228,6 +233,8 @@ pub trait Backend: Send + Sync + Debug {
     fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage);
     /// `out[i]` = bit `idx[i] mod width` of row i (0 or 1).
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage;
+    /// `out[i]` = number of ones in row i.
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage;
     /// Moves bit j of row i to bit `(j + rot[i]) mod width`. `width` is a power of two.
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
     /// out bit j of each row = xor of its bits j, j+1, …, width−1.
@@ -291,7 +298,7 @@ pub trait Backend: Send + Sync + Debug {
         thresholds: &DcfThresholds,
     ) -> Storage;
 
-    /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, over Z_2^64
+    /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, with bits as values
     /// (Boyle, Gilboa and Ishai, CCS 2016). alpha is below `points`. The roots (2 words a key) are the two parties'
     /// secret seeds, fresh and independent for every key. The tree's PRG is one ChaCha12 block keyed by (seed, domain
     /// constant).
@@ -302,6 +309,6 @@ pub trait Backend: Send + Sync + Debug {
         root0: &Storage,
         root1: &Storage,
     ) -> DpfKeys<Storage>;
-    /// Party `party`'s additive shares of every f at all points: keys × points.
+    /// Party `party`'s shares by xor of every f at all points: keys × ⌈points/64⌉ words, zero beyond the last point.
     fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage;
 }

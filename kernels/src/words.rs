@@ -168,6 +168,11 @@ impl Words {
         self.with(self.device.bit_at(&self.data, width, &idx.data))
     }
 
+    /// Number of ones of each `width`-bit row.
+    pub fn count_bits(&self, width: usize) -> Words {
+        self.with(self.device.count_bits(&self.data, width))
+    }
+
     /// Moves bit j of row i to bit `(j + rot[i]) mod width`.
     pub fn rotate_bits(&self, width: usize, rot: &Words) -> Words {
         self.with(self.device.rotate_bits(&self.data, width, &rot.data))
@@ -229,7 +234,7 @@ impl Words {
         DpfKeys { seeds: self.with(k.seeds), controls: self.with(k.controls), last: self.with(k.last) }
     }
 
-    /// Shares, at all points, of the point functions with the roots `self`, see [`crate::Backend::dpf_evaluate`].
+    /// Shares by xor, at all points, of the point functions with the roots `self`, see [`crate::Backend::dpf_evaluate`].
     pub fn dpf_evaluate(&self, party: u8, points: usize, keys: &DpfKeys<Words>) -> Words {
         let k = DpfKeys { seeds: &keys.seeds.data, controls: &keys.controls.data, last: &keys.last.data };
         self.with(self.device.dpf_evaluate(party, points, &self.data, &k))
@@ -404,6 +409,18 @@ impl Matrix {
         let m = x.len() / self.k;
         assert_eq!(x.len(), m * self.k, "input width");
         Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
+    }
+
+    /// `x[m×k] · self^T = [m×n]` for rows of bits, see [`crate::Backend::gemm_bits`].
+    ///
+    /// # Panics
+    /// If x is no whole number of rows.
+    pub fn apply_bits(&self, x: &Words) -> Words {
+        let words = self.k.div_ceil(64);
+        let m = x.len() / words;
+        assert_eq!(x.len(), m * words, "input width");
+        let data = self.device.gemm_bits(&x.data, &self.data, m, self.k, self.n);
+        Words { device: self.device.clone(), data }
     }
 
     /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see

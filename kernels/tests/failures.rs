@@ -36,6 +36,7 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.unpack(&message, 17, 64));
     d.pack(&a, 64, &mut message);
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
+    keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     let (made, stored) = (KeyStream { key: &[3; 32], nonce: 4 }, d.pack_matrix(&b, 16, 4));
     keep(&d.gemm_regenerated(&a, &b, &stored, made, [4, 16, 4]));
     let strides = Strides { row: 4, col: 1 };
@@ -44,6 +45,7 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.gemm_batch(&a, &b, &batch));
     d.flip_bit(&mut a, 128, &words(32));
     keep(&d.bit_at(&a, 128, &words(32)));
+    keep(&d.count_bits(&a, 100));
     keep(&d.rotate_bits(&a, 128, &words(32)));
     keep(&d.suffix_xor(&a, 128));
     keep(&d.masked_xor_segments(&words(16), &a, 128, 4, &[0, 3, 8]));
@@ -59,10 +61,10 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     let keys = DcfKeys { seeds, values, controls, outputs };
     let at = DcfThresholds::new(&shape, [(0, 0), (7, 1)]);
     keep(&d.dcf_evaluate(0, &root0, &keys, &words(4), &words(4), &at));
-    let keys = d.dpf_generate(100, &words(4), &root0, &root1);
+    let keys = d.dpf_generate(300, &words(4), &root0, &root1);
     [&keys.seeds, &keys.controls, &keys.last].into_iter().for_each(&mut keep);
     let keys = DpfKeys { seeds: &keys.seeds, controls: &keys.controls, last: &keys.last };
-    keep(&d.dpf_evaluate(1, 100, &root1, &keys));
+    keep(&d.dpf_evaluate(1, 300, &root1, &keys));
     read
 }
 
@@ -106,7 +108,7 @@ fn results_of_a_lack_of_memory_are_marked() {
         let shape = DcfShape::new(20, vec![0, 3]);
         before();
         let k = device.dcf_generate(&shape, &alpha, &alpha, &roots[0], &roots[1]);
-        let p = device.dpf_generate(100, &alpha, &roots[0], &roots[1]);
+        let p = device.dpf_generate(300, &alpha, &roots[0], &roots[1]);
         let strides = Strides { row: 4, col: 1 };
         let (m, n, c_row, c_len) = (4, 4, 4, 20);
         let batch = GemmBatch { m, n, k: 4, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };

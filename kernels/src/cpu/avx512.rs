@@ -2,6 +2,7 @@
 
 mod peak;
 mod product;
+mod sums;
 mod tree;
 
 use super::bits::rotate;
@@ -107,6 +108,24 @@ impl Lanes for Avx512 {
         unsafe { chacha12(key, nonce, first, mask, out) }
     }
 
+    fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+        let (panel, out) = (panel.as_chunks().0, out.as_chunks_mut().0);
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe {
+            match m {
+                1 => sums::masked::<1>(bits, panel, out),
+                2 => sums::masked::<2>(bits, panel, out),
+                3 => sums::masked::<3>(bits, panel, out),
+                4 => sums::masked::<4>(bits, panel, out),
+                5 => sums::masked::<5>(bits, panel, out),
+                6 => sums::masked::<6>(bits, panel, out),
+                7 => sums::masked::<7>(bits, panel, out),
+                8 => sums::masked::<8>(bits, panel, out),
+                _ => sums::four_russians(bits, m, panel, out),
+            }
+        }
+    }
+
     fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
         if s.entries < 8 {
             return scalar::select(s, out);
@@ -139,9 +158,9 @@ impl Lanes for Avx512 {
         unsafe { tree::grow(nodes, c, out) }
     }
 
-    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+    fn leaves(&self, nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::leaves(nodes, last, minus, out) }
+        unsafe { tree::leaves(nodes, last, out) }
     }
 }
 

@@ -32,7 +32,7 @@ const PAIRED: usize = 32;
 const LINE: usize = 8;
 
 /// Words of a packed panel.
-const fn panel_words(k: usize) -> usize {
+pub(super) const fn panel_words(k: usize) -> usize {
     PANEL * (k + 1)
 }
 

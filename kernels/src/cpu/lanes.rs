@@ -1,6 +1,6 @@
 //! The inner loops that each instruction set provides. Every default is the scalar reference.
 
-use super::scalar;
+use super::{scalar, sums};
 use crate::backend::{Map, Zip};
 use std::fmt::Debug;
 
@@ -256,6 +256,11 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::chacha12(key, nonce, first, mask, out);
     }
 
+    /// See [`sums::subset_sums`].
+    fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+        sums::subset_sums(bits, m, panel, out);
+    }
+
     /// `out[c][e]` for every row of the selection.
     fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
         scalar::select(s, out);
@@ -278,8 +283,8 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::grow(self, nodes, count, c, out);
     }
 
-    /// The shares at the two points below each node, in order; `minus` negates them.
-    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
-        scalar::leaves(nodes, last, minus, out);
+    /// The bits of each leaf, two words, corrected by `last` where its control bit is set.
+    fn leaves(&self, nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
+        scalar::leaves(nodes, last, out);
     }
 }

@@ -15,6 +15,7 @@ mod par;
 mod scalar;
 mod select;
 mod stream;
+mod sums;
 
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
@@ -219,6 +220,10 @@ impl Backend for Cpu {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }
 
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        host(sums::gemm_bits(self.lanes, a.host(), b.host(), m, k, n))
+    }
+
     fn gemm_regenerated(
         &self,
         x: &Storage,
@@ -242,6 +247,10 @@ impl Backend for Cpu {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         host(bits::bit_at(u.host(), width, idx.host()))
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        host(bits::count_bits(u.host(), width))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

@@ -39,6 +39,9 @@ const PITCH: usize = DEPTH + 2;
 /// Rows up to which weights are read past shared memory, and the kernel for each number of them.
 const FEW: [&str; 8] =
     ["few_rows1", "few_rows2", "few_rows3", "few_rows4", "few_rows5", "few_rows6", "few_rows7", "few_rows8"];
+/// Rows of bits that share a reading of the weights, and outputs of a warp.
+const BIT_ROWS: usize = 8;
+const BIT_OUTPUTS: usize = 2;
 /// Blocks of 128 threads that keep a device of 132 multiprocessors busy with reading.
 const READING: usize = 8 * 132;
 /// Blocks that do so with multiplying.
@@ -117,6 +120,29 @@ impl Cuda {
         let mut args = vec![a.arg(), b.arg(), c.arg()];
         args.extend((m > FEW.len()).then_some(Arg::from(m)));
         args.extend([n, depth, split.span].map(Arg::from));
+        self.launch(launch, &args);
+        self.made(c)
+    }
+
+    pub(super) fn selected_sums(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        let (a, b) = (self.words(a), self.words(b));
+        let (words, depth) = (k.div_ceil(64), k.next_multiple_of(DEPTH));
+        assert_eq!(a.len(), m * words, "left matrix of {m} × {k} bits");
+        assert_eq!(b.len(), n * depth, "packed matrix of {n} × {k}");
+        if m == 0 || n == 0 || k == 0 {
+            return self.made(self.core.zeroed("gemm_bits", m * n));
+        }
+        let tiles = [n.div_ceil(4 * BIT_OUTPUTS), m.div_ceil(BIT_ROWS)];
+        let split = Split::new(depth, 256, tiles[0] * tiles[1], READING);
+        // Parts are added up.
+        let c = match split.parts {
+            1 => self.core.alloc("gemm_bits", m * n),
+            _ => self.core.zeroed("gemm_bits", m * n),
+        };
+        let grid = [tiles[0] as u32, split.parts, tiles[1] as u32];
+        let launch = Launch { kernel: "bit_rows", grid, block: [128, 1, 1], shared: 0 };
+        let args =
+            [a.arg(), words.into(), b.arg(), c.arg(), m.into(), n.into(), depth.into(), split.span.into()];
         self.launch(launch, &args);
         self.made(c)
     }

@@ -181,6 +181,10 @@ impl Backend for Cuda {
         self.product(a, b, m, k, n)
     }
 
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        self.selected_sums(a, b, m, k, n)
+    }
+
     fn gemm_regenerated(
         &self,
         x: &Storage,
@@ -202,6 +206,10 @@ impl Backend for Cuda {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         self.made(self.bits_at(self.words(u), width, self.words(idx)))
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        self.made(self.counted(self.words(u), width))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

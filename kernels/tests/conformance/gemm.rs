@@ -219,6 +219,37 @@ pub(crate) fn regenerated(device: &Device) {
     }
 }
 
+/// Rows of bits, with anything beyond the last input: few rows and many, inputs that end anywhere in a word, several parts of
+/// the inputs, and enough work for all threads.
+pub(crate) fn bits(device: &Device) {
+    let mut r = Numbers(49);
+    let mut check = |m: usize, k: usize, n: usize| {
+        let words = k.div_ceil(64);
+        let (a, w) = (r.words(m * words), r.words(n * k));
+        let got = Matrix::new(&up(device, &w), n, k).apply_bits(&up(device, &a)).to_vec();
+        let want = |at: usize| {
+            let (bits, weights) = (&a[at / n * words..][..words], &w[at % n * k..][..k]);
+            let chosen = weights.iter().enumerate().filter(|(l, _)| bits[l / 64] >> (l % 64) & 1 == 1);
+            chosen.fold(0u64, |sum, (_, w)| sum.wrapping_add(*w))
+        };
+        assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
+    };
+    for m in [0, 1, 2, 3, 4, 5, 8, 9, 17, 33] {
+        for k in [1, 3, 4, 31, 32, 33, 63, 64, 65, 97, 130] {
+            for n in [1, 15, 16, 17, 50] {
+                check(m, k, n);
+            }
+        }
+    }
+    for (m, k, n) in [(1, 4099, 300), (4, 9000, 33), (7, 2000, 90), (130, 517, 70), (40, 3100, 21)] {
+        check(m, k, n);
+    }
+    for (m, k, n) in [(0, 3usize, 4), (2, 0, 4), (2, 3, 0)] {
+        let (x, w) = (device.zeros(m * k.div_ceil(64)), device.pack_matrix(&device.zeros(n * k), k, n));
+        assert_eq!(*device.download(&device.gemm_bits(&x, &w, m, k, n)), vec![0; m * n]);
+    }
+}
+
 pub(crate) fn properties(device: &Device) {
     proptest!(ProptestConfig::with_cases(60), |(m in 1usize..40, k in 1usize..90, n in 1usize..70, seed: u64)| {
         check(device, &mut Numbers(seed), m, k, n);

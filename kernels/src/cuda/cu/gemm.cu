@@ -83,6 +83,36 @@ few_rows7(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows
 extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
 few_rows8(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows<8, 4>(a, w, c, n, k, span); }
 
+// ---- Rows of bits.
+
+#define BIT_ROWS 8
+#define BIT_OUTPUTS 2
+
+// C = A · W^T, where A's rows are bits in `words` words each. A warp has two outputs of eight rows, which run over grid z; parts
+// of the inputs, `span` (a multiple of 64) each, over grid y. In each step the lanes share a word of each row.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
+bit_rows(const u64 *a, u64 words, const u64 *w, u64 *c, u64 rows, u64 n, u64 k, u64 span) {
+    u64 first = (thread_index() >> 5) * BIT_OUTPUTS, begin = blockIdx.y * span, end = min(begin + span, k);
+    u64 row0 = (u64)blockIdx.z * BIT_ROWS;
+    u64 sum[BIT_ROWS * BIT_OUTPUTS] = {};
+    for (u64 l = begin + 2 * lane_index(); l < end; l += 64) {
+        ulonglong2 weights[BIT_OUTPUTS];
+#pragma unroll
+        for (int j = 0; j < BIT_OUTPUTS; j++) weights[j] = load_once(w + min(first + j, n - 1) * k + l);
+#pragma unroll
+        for (int i = 0; i < BIT_ROWS; i++) {
+            u64 both = a[min(row0 + i, rows - 1) * words + l / 64] >> (l % 64);
+#pragma unroll
+            for (int j = 0; j < BIT_OUTPUTS; j++) {
+                sum[i * BIT_OUTPUTS + j] += (spread(both) & weights[j].x) + (spread(both >> 1) & weights[j].y);
+            }
+        }
+    }
+    u64 one = add_lanes(sum);
+    u64 i = row0 + lane_index() / 2 / BIT_OUTPUTS, j = first + lane_index() / 2 % BIT_OUTPUTS;
+    if (lane_index() % 2 == 0 && i < rows && j < n) deposit(c + i * n + j, one, gridDim.y > 1);
+}
+
 // ---- Few rows, of two matrices: one is read, the other made in registers.
 
 // C = X · S^T + Y · R^T, where S is read, with `pitch` words from row to row, and R's words, row by row, are the stream's. k is
