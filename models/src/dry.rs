@@ -36,8 +36,8 @@ pub struct Work {
     pub local: [Local; 3],
 }
 
-/// Products of matrices at one party, and the memory that they must read. Tables of gates, comparison keys, random words and
-/// element-wise operations are not counted.
+/// Products of matrices at one party, and the memory that they, and the embedding's sums of rows, must read. Tables of gates,
+/// comparison keys, random words, these sums and element-wise operations are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Local {
     /// Multiplications in the ring with weights.
@@ -310,12 +310,9 @@ impl Algebra for Dry {
     }
 
     async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
-        let one = Local {
-            weights: (tokens * table.len()) as u64,
-            attention: 0,
-            read: WORD * (tokens.div_ceil(embedding::TOGETHER) * table.len()) as u64,
-        };
-        self.compute(one.table());
+        // Sums of the table's rows, without products.
+        let read = if *tokens == 0 { 0 } else { WORD * table.len() as u64 };
+        self.compute(Local { weights: 0, attention: 0, read }.table());
         self.charge(embedding::cost(*tokens, table.rows, RING)).await;
         Ok(Shape::new(*tokens, table.rows))
     }

@@ -180,6 +180,12 @@ impl<'n> Cx<'n> {
         Op { number, scope }
     }
 
+    /// The operation of what is dealt late in this run, for streams that the dealer must know by then: it can name them
+    /// without running the program ([`Session::draw_late`]).
+    pub fn late(&self, op: Op) -> Op {
+        self.core.borrow().late_op(op.scope)
+    }
+
     /// Reduces to the ring.
     pub fn reduce(&self, w: Words) -> Words {
         w.low(self.ring.bits())

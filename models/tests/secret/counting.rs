@@ -143,6 +143,11 @@ impl Backend for Counting {
         self.inner.gemm(a, b, m, k, n)
     }
 
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        self.count(k, n, 0, k * n);
+        self.inner.gemm_bits(a, b, m, k, n)
+    }
+
     fn gemm_regenerated(
         &self,
         x: &Storage,
@@ -169,6 +174,10 @@ impl Backend for Counting {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         self.inner.bit_at(u, width, idx)
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        self.inner.count_bits(u, width)
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

@@ -31,6 +31,11 @@ const ANEW: u32 = 0xff00_ff00;
 const AHEAD: u32 = 0xff0f_0f00;
 const LATE: u32 = 0xff00_f0ff;
 
+/// The operation of a run's item that is dealt late: its number needs no program.
+pub(super) fn late_op(run: u32, scope: u32) -> Op {
+    Op { number: u64::from(run) << 32 | LATE_OP, scope }
+}
+
 /// How a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
@@ -173,14 +178,12 @@ impl<'n> Core<'n> {
 
     /// A stream of one pairwise key, if this party knows it.
     pub(super) fn draw(&mut self, key: KeyId, item: &Item) -> Option<Words> {
-        let (s, lane) = (&mut *self.session, item.lane());
-        s.record(|r| r.enter(item.op.scope, Part::Streams));
-        let words = s.streams.draw(&s.device, key, item.op.number, lane, item.n, item.bits);
-        s.record(|r| r.enter(item.op.scope, Part::Compute));
-        if let (Some(r), Some(_)) = (&s.registry, &words) {
-            lock(r).draw(key, item.op.number, lane);
-        }
-        words
+        self.session.draw(key, item)
+    }
+
+    /// The operation of the item of this run that is dealt late.
+    pub(super) fn late_op(&self, scope: u32) -> Op {
+        late_op(self.run, scope)
     }
 
     /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
@@ -259,7 +262,7 @@ impl<'n> Core<'n> {
     /// The item of this run that is dealt late. Its streams have one name, so a second one would have the same mask.
     pub(super) fn late(&mut self, scope: u32, n: usize) -> Item {
         assert!(!std::mem::replace(&mut self.late_used, true), "one item of a run is dealt late");
-        let op = Op { number: u64::from(self.run) << 32 | LATE_OP, scope };
+        let op = self.late_op(scope);
         let bits = self.session.ring.bits();
         Item { op, purpose: Purpose::Theta, index: 0, n, bits, group: Group::Add }
     }

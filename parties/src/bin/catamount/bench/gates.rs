@@ -362,12 +362,7 @@ impl Inputs {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),
-            local: Local {
-                weights: (t * shape.len()) as u64,
-                attention: 0,
-                read: 8 * (t.div_ceil(embedding::TOGETHER) * shape.len()) as u64,
-            }
-            .table(),
+            local: Local { weights: 0, attention: 0, read: 8 * shape.len() as u64 }.table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
                 Box::pin(async move { embedding::embed(&cx, &keys, &table).await })
             }),
