@@ -208,6 +208,14 @@ pub trait Backend: Send + Sync + Debug {
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// The product modulo 2^bits; its words are below that. Up to 52 bits, processors that multiply mantissas are faster.
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        let mut c = self.gemm(a, b, m, k, n);
+        if bits < 64 {
+            self.map(Map::And((1 << bits) - 1), &mut c);
+        }
+        c
+    }
     /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
     /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
     /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.

@@ -108,7 +108,7 @@ impl Rates {
     /// The same, with products of `rows` rows.
     pub(crate) fn with_rows(&self, device: &Device, rows: usize) -> anyhow::Result<Rates> {
         let [inputs, outputs] = WEIGHTS;
-        let products = |threads| on(threads, || rates::products(device, rows, inputs, outputs));
+        let products = |threads| on(threads, || rates::products(device, [rows, inputs, outputs], 64));
         Ok(Rates {
             products_per_s: products(1)?,
             all_products_per_s: products(self.cores)?,
