@@ -213,6 +213,14 @@ pub trait Backend: Send + Sync + Debug {
     /// The same for an A of bits, whose rows are kept in ⌈k/64⌉ words (bits beyond are ignored): sums of selected columns of
     /// B. Reads all of B.
     fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// [`Backend::gemm`] modulo 2^bits; its words are below that. Up to 52 bits, processors that multiply mantissas are faster.
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        let mut c = self.gemm(a, b, m, k, n);
+        if bits < 64 {
+            self.map(Map::And((1 << bits) - 1), &mut c);
+        }
+        c
+    }
     /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
     /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
     /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.

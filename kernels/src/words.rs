@@ -423,6 +423,18 @@ impl Matrix {
         Words { device: self.device.clone(), data }
     }
 
+    /// [`Matrix::apply`] modulo 2^bits; the words of the result are below that.
+    ///
+    /// # Panics
+    /// If `bits` is 0 or above 64.
+    pub fn apply_low(&self, x: &Words, bits: u32) -> Words {
+        assert!((1..=64).contains(&bits), "a product modulo 2^{bits}");
+        let m = x.len() / self.k;
+        assert_eq!(x.len(), m * self.k, "input width");
+        let data = self.device.gemm_low(&x.data, &self.data, m, self.k, self.n, bits);
+        Words { device: self.device.clone(), data }
+    }
+
     /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see
     /// [`crate::Backend::gemm_regenerated`].
     pub fn apply_regenerated(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {

@@ -9,7 +9,7 @@ use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::truncate::{truncate, truncate_between};
+use protocol::gates::truncate::{truncate, truncate_between, truncate_from};
 use protocol::gates::{glu, norm, product, quadratic, row, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix, join};
 use std::ops::Range;
@@ -120,7 +120,7 @@ impl Algebra for Secure<'_> {
     }
 
     async fn linear(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Share> {
-        truncate(&self.cx, self.affine(x, w)?, SCALE).await
+        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?, w.bits, SCALE).await
     }
 
     async fn linear_beside(
@@ -130,8 +130,8 @@ impl Algebra for Secure<'_> {
         h: &Share,
         gain: &Share,
     ) -> Result<Share> {
-        let beside = product::scale_columns(&self.cx, h, gain)?;
-        truncate(&self.cx, self.affine(x, w)?.plus(beside), SCALE).await
+        let beside = product::scale_columns(&self.cx, h, gain, w.bits)?;
+        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?.plus(beside), w.bits, SCALE).await
     }
 
     fn rows(&self, x: &Share, from: usize, to: usize) -> Share {
@@ -255,7 +255,7 @@ impl Algebra for Secure<'_> {
             first += count;
         }
         let sum = x.linear(sums, |w| w.gather(&columns).sum_segments(&ends));
-        let sum = product::scale_columns(&self.cx, &sum, gain)?;
+        let sum = product::scale_columns(&self.cx, &sum, gain, self.cx.ring().bits())?;
         let column: Vec<u32> = (0..sums.len()).map(|i| (i % cols) as u32).collect();
         let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
         let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));

@@ -246,8 +246,8 @@ pub(super) trait Lanes: Send + Sync + Debug {
     }
 
     /// Where products are scarcer than additions, a tile of Σ (a_{2j} + b_{2j+1})·(a_{2j+1} + b_{2j}) and, of an odd
-    /// number of inputs, the plain product of the last one.
-    fn paired_tile(&self) -> Option<fn(Tile<'_>)> {
+    /// number of inputs, the plain product of the last one. Only modulo 2^`bits`.
+    fn paired_tile(&self, _bits: u32) -> Option<fn(Tile<'_>)> {
         None
     }
 

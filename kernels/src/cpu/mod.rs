@@ -217,7 +217,11 @@ impl Backend for Cpu {
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
+        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], 64))
+    }
+
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], bits))
     }
 
     fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
@@ -232,7 +236,7 @@ impl Backend for Cpu {
         stream: KeyStream<'_>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
-        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), m, k, n);
+        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64);
         gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
         host(c)
     }

@@ -238,6 +238,10 @@ impl Parts<SecureValues> for Reading<'_> {
         Ok(SharedMatrix { scale: p.scale(), by_delta, by_lambda: matrix(by_lambda)? })
     }
 
+    fn bits(&self, p: Parameter) -> u32 {
+        self.tables.bits(p)
+    }
+
     fn rows(&mut self, p: Parameter) -> Result<Share, SharedModelError> {
         let shape = self.holding.shape(p);
         match self.holding.values(p, self.role)? {

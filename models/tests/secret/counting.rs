@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 pub struct Counts {
     /// Multiplications, and bytes of the right-hand matrix, by its inputs and outputs.
     pub matrices: BTreeMap<(usize, usize), [u64; 2]>,
+    /// Those of the multiplications that are made modulo 2^52 or less.
+    pub low: BTreeMap<(usize, usize), u64>,
     /// Multiplications of batches, and bytes of their right-hand sides.
     pub batches: [u64; 2],
     /// Bytes of random streams.
@@ -146,6 +148,14 @@ impl Backend for Counting {
     fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
         self.count(k, n, 0, k * n);
         self.inner.gemm_bits(a, b, m, k, n)
+    }
+
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        self.count(k, n, m * k * n, k * n);
+        if bits <= 52 {
+            *self.counts.lock().unwrap().low.entry((k, n)).or_default() += (m * k * n) as u64;
+        }
+        self.inner.gemm_low(a, b, m, k, n, bits)
     }
 
     fn gemm_regenerated(

@@ -70,10 +70,10 @@ pub fn multiply(cx: &Cx, x: &Share, y: &Share) -> Result<Product> {
     bilinear(cx, x, y, x.shape, |a, b| a * b)
 }
 
-/// Each column of x times one element of the row c.
-pub fn scale_columns(cx: &Cx, x: &Share, c: &Share) -> Result<Product> {
+/// Each column of x times one element of the row c, modulo 2^bits. Dealt: `bits` bits an element.
+pub fn scale_columns(cx: &Cx, x: &Share, c: &Share, bits: u32) -> Result<Product> {
     assert_eq!(x.shape.cols, c.len(), "one factor a column");
-    bilinear(cx, x, c, x.shape, |a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
+    bilinear_parts(cx, x, &[c], x.shape, bits, |_, a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
 }
 
 /// Σ_j x_ij², one element a row. Dealt: 8 bytes a row.
@@ -99,7 +99,7 @@ pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
 /// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
 pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
     let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
-    with_theta(cx, op, own_products(cx, op, x, w), shape, x.scale + w.scale, bits)
+    with_theta(cx, op, own_products(cx, op, x, w, bits), shape, x.scale + w.scale, bits)
 }
 
 /// The same cut into blocks of columns, each modulo a power of two of its own.
@@ -111,7 +111,8 @@ pub fn matmul_blocks<const B: usize>(
 ) -> Result<[Product; B]> {
     let whole = Shape::new(x.shape.rows, w.outputs());
     let blocks = blocks.map(|block| (block, cx.op("matmul")));
-    let own = own_products(cx, blocks[0].1, x, w);
+    let bits = blocks.iter().map(|((_, bits), _)| *bits).max().expect("a block");
+    let own = own_products(cx, blocks[0].1, x, w, bits);
     let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
         let shape = Shape::new(x.shape.rows, range.len());
         with_theta(cx, op, columns(&own, whole, range), shape, x.scale + w.scale, bits)
@@ -120,11 +121,11 @@ pub fn matmul_blocks<const B: usize>(
     Ok(all.try_into().expect("as many products as blocks"))
 }
 
-/// What a party can compute of x · W^T alone: the product of the masks, or an evaluator's part of all others.
-fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix) -> Words {
-    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda);
+/// What a party can compute of x · W^T modulo 2^bits alone: the product of the masks, or an evaluator's part of all others.
+fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Words {
+    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda, bits);
     match (&x.delta, &w.by_delta) {
-        (Some(delta), Some(by_delta)) => by_delta.apply(delta) + of_lambda,
+        (Some(delta), Some(by_delta)) => by_delta.apply_low(delta, bits) + of_lambda,
         _ => of_lambda,
     }
 }
