@@ -64,7 +64,9 @@ impl Holder {
         match self.weights {
             Weights::Stored => 0,
             Weights::Regenerated => {
-                let matrices = Parameter::all(c).into_iter().filter(|p| p.usage() == Use::Matrix);
+                // Outputs are wanted of few rows, whose words are drawn in registers.
+                let many = |p: &Parameter| p.usage() == Use::Matrix && *p != Parameter::Output;
+                let matrices = Parameter::all(c).into_iter().filter(many);
                 let largest = matrices.map(|p| p.len(c)).max().unwrap_or(0);
                 let seeds = if self.party == Party::Zero { 2 } else { 1 };
                 8 * seeds * largest.min(MADE_AT_ONCE) as u64
