@@ -158,8 +158,15 @@ fn model() -> PublicModel {
 
 /// Of which weights are more than what a pass holds.
 fn wide() -> PublicModel {
-    let config =
-        ModelConfig { d_model: 64, heads: 2, kv_heads: 2, head_dim: 32, d_ff: 384, ..ModelConfig::toy() };
+    let config = ModelConfig {
+        layers: 8,
+        d_model: 64,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 32,
+        d_ff: 384,
+        ..ModelConfig::toy()
+    };
     benchmark_model(config).unwrap()
 }
 
@@ -276,7 +283,8 @@ fn weights_that_do_not_fit_are_regenerated() {
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let place = Party::Two;
     let capacity = needed(&public, &tables, place, 4, Weights::Stored) - 1;
-    assert!(needed(&public, &tables, place, 32, Weights::Regenerated) < capacity, "nothing is gained");
+    let little = needed(&public, &tables, place, 4, Weights::Regenerated);
+    assert!(little < needed(&public, &tables, place, 1, Weights::Stored), "nothing is gained");
     let answer = |weights, capacity| {
         let devices = Devices::default();
         let (files, _parties) = cluster(place, &devices, 1, capacity, false, weights);
@@ -291,7 +299,7 @@ fn weights_that_do_not_fit_are_regenerated() {
     let expected = answer(WeightsChoice::Stored, 8 * capacity).unwrap();
     assert_same(&expected, &answer(WeightsChoice::Auto, capacity).unwrap());
     // Whoever insists on stored ones is refused, or finds no memory in the session.
-    answer(WeightsChoice::Stored, needed(&public, &tables, place, 32, Weights::Regenerated)).unwrap_err();
+    answer(WeightsChoice::Stored, little).unwrap_err();
 }
 
 #[test]
