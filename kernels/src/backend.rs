@@ -79,13 +79,32 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
     (r + (1 << (28 - EXP_BITS))) >> (29 - EXP_BITS)
 }
 
-/// The words of a ChaCha12 key stream, see [`Backend::chacha12`].
+/// Words of a regenerated matrix that are held at a time at most, of each of its streams, and as many again where they are
+/// brought into another form (see [`Backend::gemm_regenerated`]): as many as a cache of 50 MB takes.
+pub const MADE_AT_ONCE: usize = 1 << 22;
+
+/// Words of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
+/// (key, `nonce` + ⌊i / piece⌋).
 #[derive(Clone, Copy)]
 pub struct KeyStream<'a> {
-    /// Its key, a secret.
+    /// The streams' key, a secret.
     pub key: &'a [u8; 32],
-    /// Which of the key's streams.
+    /// Which of the key's streams the first piece is.
     pub nonce: u64,
+    /// Words of a piece, a power of two from [`KeyStream::LEAST_PIECE`] on.
+    pub piece: usize,
+}
+
+impl KeyStream<'_> {
+    /// A shorter piece would end within what is made at a time.
+    pub const LEAST_PIECE: usize = 128;
+
+    /// The binary logarithm of a piece's words.
+    pub(crate) fn piece_bits(&self) -> u32 {
+        let piece = self.piece;
+        assert!(piece.is_power_of_two() && piece >= KeyStream::LEAST_PIECE, "a piece of {piece} words");
+        piece.trailing_zeros()
+    }
 }
 
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
@@ -221,15 +240,15 @@ pub trait Backend: Send + Sync + Debug {
         }
         c
     }
-    /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
-    /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
-    /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.
+    /// A product with a matrix that nobody keeps, and one beside it if `beside` is (X, S):
+    /// `C[m×n] = Y[m×k] · R^T + X[m×k] · S^T`. R's n × k words, row by row, are the sums of the streams' first words, and
+    /// made where they are used; S is from `pack_matrix`. With weights one of whose components is such a stream, a product
+    /// of shares takes half the memory, and with few rows it reads half as much.
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage;
     /// Many small products, see [`GemmBatch`].

@@ -16,8 +16,8 @@ mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, Map, Storage, Strides, Zip,
-    dpf_key_bytes, dpf_levels, exp_fraction,
+    Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage, Strides,
+    Zip, dpf_key_bytes, dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};

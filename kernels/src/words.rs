@@ -152,6 +152,13 @@ impl Words {
         parts[0].with(parts[0].device.concat(&data))
     }
 
+    /// `self[m×k] · R^T = [m×n]`, where R's n × k words are sums of the streams': see [`crate::Backend::gemm_regenerated`].
+    pub fn by_streams(&self, streams: &[KeyStream<'_>], n: usize, k: usize) -> Words {
+        let m = self.len() / k;
+        assert_eq!(self.len(), m * k, "input width");
+        self.with(self.device.gemm_regenerated(&self.data, streams, None, [m, k, n]))
+    }
+
     /// Many small products.
     pub fn gemm_batch(&self, b: &Words, shape: &GemmBatch) -> Words {
         self.with(self.device.gemm_batch(&self.data, &b.data, shape))
@@ -435,14 +442,13 @@ impl Matrix {
         Words { device: self.device.clone(), data }
     }
 
-    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see
-    /// [`crate::Backend::gemm_regenerated`].
-    pub fn apply_regenerated(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
+    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's: of
+    /// both matrices' products with few rows each word is read, or made, once. See [`crate::Backend::gemm_regenerated`].
+    pub fn apply_beside(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
         let m = x.len() / self.k;
         assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
-        let shape = [m, self.k, self.n];
-        let data = self.device.gemm_regenerated(&x.data, &y.data, &self.data, stream, shape);
-        Words { device: self.device.clone(), data }
+        let (shape, beside) = ([m, self.k, self.n], Some((&x.data, &*self.data)));
+        y.with(y.device.gemm_regenerated(&y.data, &[stream], beside, shape))
     }
 }
 

@@ -221,12 +221,12 @@ impl Product<'_> {
 /// Words of a stream that are made together.
 const MADE: usize = 1 << 15;
 
-/// C += Y · R^T, where R's words, row by row, are the stream's: some outputs at a time.
+/// C += Y · R^T, where R's words, row by row, are sums of the streams': some outputs at a time.
 pub(super) fn add_regenerated(
     lanes: &dyn Lanes,
     c: &mut [u64],
     y: &[u64],
-    stream: KeyStream<'_>,
+    streams: &[KeyStream<'_>],
     [m, k, n]: [usize; 3],
 ) {
     assert_eq!(y.len(), m * k, "left matrix of {m} × {k}");
@@ -238,9 +238,16 @@ pub(super) fn add_regenerated(
     par::chunks_if(n * k >= par::WORDS, &mut parts, each * m, |i, part| {
         let (from, outputs) = (i * each, part.len() / m);
         // Streams are made from every sixteenth block on.
-        let start = from * k / 128 * 128;
+        let start = from * k / KeyStream::LEAST_PIECE * KeyStream::LEAST_PIECE;
         let mut words = buffer::zeroed((from + outputs) * k - start);
-        lanes.chacha12(stream.key, stream.nonce, start as u64 / 8, u64::MAX, &mut words);
+        if let Some((first, others)) = streams.split_first() {
+            draw(lanes, first, start, &mut words);
+            let mut more = buffer::unwritten(if others.is_empty() { 0 } else { words.len() });
+            for stream in others {
+                draw(lanes, stream, start, &mut more);
+                words.iter_mut().zip(&more).for_each(|(sum, w)| *sum = sum.wrapping_add(*w));
+            }
+        }
         let rows = &words[from * k - start..];
         if m < lanes.tile_rows() {
             for (out, row) in part.chunks_exact_mut(m).zip(rows.chunks_exact(k)) {
@@ -258,6 +265,18 @@ pub(super) fn add_regenerated(
                 *c = c.wrapping_add(part[at]);
             }
         }
+    }
+}
+
+/// The stream's words from `start` on, the first of a sixteenth block.
+fn draw(lanes: &dyn Lanes, stream: &KeyStream<'_>, start: usize, out: &mut [u64]) {
+    let (bits, mut at, mut out) = (stream.piece_bits(), start, out);
+    while !out.is_empty() {
+        let (piece, within) = (at >> bits, at & (stream.piece - 1));
+        let (now, later) = out.split_at_mut(out.len().min(stream.piece - within));
+        lanes.chacha12(stream.key, stream.nonce.wrapping_add(piece as u64), within as u64 / 8, u64::MAX, now);
+        at += now.len();
+        out = later;
     }
 }
 

@@ -230,14 +230,16 @@ impl Backend for Cpu {
 
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
-        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64);
-        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
+        let mut c = match beside {
+            Some((x, stored)) => gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64),
+            None => buffer::zeroed(m * n),
+        };
+        gemm::add_regenerated(self.lanes, &mut c, y.host(), streams, [m, k, n]);
         host(c)
     }
 

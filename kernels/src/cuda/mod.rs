@@ -34,6 +34,7 @@ pub use nvidia::{NoDevice, open};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+use stream::WHOLE;
 
 /// A device with memory of its own as a [`Device`](crate::Device).
 #[derive(Debug)]
@@ -165,7 +166,7 @@ impl Backend for Cuda {
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        self.made(self.stream(key, nonce, n, bits))
+        self.made(self.stream(&KeyStream { key, nonce, piece: WHOLE }, 0, n, bits))
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
@@ -187,13 +188,12 @@ impl Backend for Cuda {
 
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         shape: [usize; 3],
     ) -> Storage {
-        self.regenerated(x, y, stored, stream, shape)
+        self.regenerated(y, streams, beside, shape)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -127,7 +127,7 @@ suite! {
     message: every_width hostile_bytes;
     bits: single_bits counts rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
-    gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated bits properties;
+    gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;

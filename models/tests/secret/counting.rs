@@ -160,16 +160,15 @@ impl Backend for Counting {
 
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage {
-        let [m, k, n] = mkn;
-        self.count(k, n, 2 * m * k * n, k * n);
-        self.counts.lock().unwrap().random += 8 * (k * n) as u64;
-        self.inner.gemm_regenerated(x, y, stored, stream, mkn)
+        let ([m, k, n], stored, made) = (mkn, usize::from(beside.is_some()), streams.len());
+        self.count(k, n, (stored + made) * m * k * n, stored * k * n);
+        self.counts.lock().unwrap().random += (8 * made * k * n) as u64;
+        self.inner.gemm_regenerated(y, streams, beside, mkn)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -10,6 +10,7 @@ use crate::{
     keys::StaticSecret,
     store::ModelStore,
     transport::{CLOSE_BUSY, ClientConnection, Clients, Transport, TransportError},
+    weights::WeightsChoice,
 };
 use protocol::Party;
 use std::{
@@ -155,13 +156,19 @@ pub fn run_party_with(
     result
 }
 
-/// Runs a party with the engine of this build, on `device` if it is given and else on its configuration's.
+/// Runs a party with the engine of this build, on `device` and with `weights` if they are given and else with its
+/// configuration's.
 ///
 /// # Errors
 /// The configuration, the device, and as [`run_party_with`].
-pub fn run_party(config: &Path, device: Option<DeviceChoice>) -> Result<(), ServerError> {
+pub fn run_party(
+    config: &Path,
+    device: Option<DeviceChoice>,
+    weights: Option<WeightsChoice>,
+) -> Result<(), ServerError> {
     let mut config = PartyConfig::load(config)?;
     config.device = device.unwrap_or(config.device);
+    config.weights = weights.unwrap_or(config.weights);
     run_party_with(&config, |config| {
         let device = config.device.open()?;
         Ok(Arc::new(ModelStore::on(config, device).map_err(ServerError::Engine)?))

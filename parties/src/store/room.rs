@@ -1,11 +1,13 @@
 //! Whether what a party is about to hold fits: asked before any of it is made.
 
 use super::bad;
+use crate::weights::WeightsChoice;
 use crate::wire::{Failure, FailureCode};
 use kernels::Device;
 use models::checkpoint::ModelConfig;
-use models::memory::{Demand, MemoryPlan, gigabytes};
+use models::memory::{Demand, Holder, MemoryPlan, gigabytes};
 use models::plan::PlanTables;
+use models::shared::Weights;
 use protocol::{Party, Role};
 
 /// Tokens of a pass in the plan that a party prints; longer passes hold more.
@@ -16,6 +18,8 @@ pub(super) struct Room {
     pub(super) party: Party,
     /// Its role, if it is always the same.
     pub(super) plays: Option<Role>,
+    /// How it is to keep weights.
+    pub(super) weights: WeightsChoice,
     /// Largest context of a session.
     pub(super) context: usize,
     /// Bytes that wait on a link at most.
@@ -23,8 +27,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Says what a model needs, and refuses one that would not fit together with a session of one token. Its tables are
-    /// there already.
+    /// Says what a model needs and how its weights are kept, and refuses one that would not fit together with a session of
+    /// one token. Its tables are there already.
     ///
     /// # Errors
     /// What is needed and what is free.
@@ -34,20 +38,27 @@ impl Room {
         c: &ModelConfig,
         tables: &PlanTables,
         longest: usize,
-    ) -> Result<(), String> {
+    ) -> Result<Weights, String> {
         let context = longest.min(self.context);
-        let plan = |context, pass| {
+        let plan = |weights, context, pass| {
+            let holder = Holder { party: self.party, plays: self.plays, weights };
             let demand = Demand { context, pass, sequences: 1 };
-            MemoryPlan::new(c, tables, self.plays, demand, self.queue)
+            MemoryPlan::new(c, tables, holder, demand, self.queue)
         };
-        let (full, least) = (plan(context, PASS.min(context)), plan(1, 1));
+        let full = |weights| plan(weights, context, PASS.min(context));
+        let stored = full(Weights::Stored);
+        let weights = self.weights.on(device, stored.device() - stored.tables);
         tracing::info!(
-            "{} needs for a session of {context} tokens on {}, {}: {full}",
+            "{} needs for a session of {context} tokens on {}, {}, with weights {}: {}",
             self.party,
             device.name(),
-            free(device)
+            free(device),
+            WeightsChoice::from(weights),
+            full(weights)
         );
-        self.check(device, least.device() - least.tables, least.dealt)
+        let least = plan(weights, 1, 1);
+        self.check(device, least.device() - least.tables, least.dealt)?;
+        Ok(weights)
     }
 
     /// Refuses a session in this role of `sequences` sequences of `context` tokens whose keys and values would not fit.
@@ -147,7 +158,13 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_both_numbers() {
         let cpu = Cpu::best();
-        let room = Room { party: Party::One, plays: None, context: 4096, queue: 1 << 25 };
+        let room = Room {
+            party: Party::One,
+            plays: None,
+            weights: WeightsChoice::Auto,
+            context: 4096,
+            queue: 1 << 25,
+        };
         let c = ModelConfig::toy();
         let plan = Plan::typical(&c);
         let tables = plan.tables(&Cpu::best(), &c);

@@ -12,7 +12,8 @@
 use super::rounds::{Core, RUNS};
 use super::{Cx, Op, Session, lock};
 use crate::prg::{KeyId, Purpose};
-use kernels::{Matrix, Words};
+use crate::weights::Factor;
+use kernels::Words;
 use std::collections::{HashMap, VecDeque};
 
 /// Masks of this run that are kept in mind.
@@ -30,7 +31,7 @@ pub(super) struct Masks {
 
 /// A product that was made ahead, and of what.
 struct Made {
-    matrix: Matrix,
+    factor: Factor,
     mask: Words,
     bits: u32,
     product: Words,
@@ -43,9 +44,9 @@ impl Masks {
         self.made.retain(|op, _| *op >> 32 >= u64::from(run));
     }
 
-    fn take(&mut self, op: u64, w: &Matrix, mask: &[u64], modulo: u32) -> Option<Words> {
-        let Made { matrix, mask: made_for, bits, product } = self.made.remove(&op)?;
-        let fits = matrix.is(w) && bits == modulo && made_for.to_vec() == mask;
+    fn take(&mut self, op: u64, w: &Factor, mask: &[u64], modulo: u32) -> Option<Words> {
+        let Made { factor, mask: made_for, bits, product } = self.made.remove(&op)?;
+        let fits = factor.is(w) && bits == modulo && made_for.to_vec() == mask;
         self.used += u64::from(fits);
         fits.then_some(product)
     }
@@ -94,7 +95,7 @@ impl Core<'_> {
         opened.push_back((op, mask.clone()));
     }
 
-    fn by_mask(&mut self, op: u64, w: &Matrix, mask: &Words, bits: u32) -> Words {
+    fn by_mask(&mut self, op: u64, w: &Factor, mask: &Words, bits: u32) -> Words {
         let s = &*self.session;
         let mut masks = lock(&s.masks);
         if s.expected == 0 && masks.made.is_empty() {
@@ -116,7 +117,7 @@ impl Core<'_> {
         let n = mask.len() / w.inputs() * w.outputs();
         for (i, mask) in (1..).zip(later) {
             let product = product.slice(i * n..(i + 1) * n);
-            masks.made.insert(op + ((i as u64) << 32), Made { matrix: w.clone(), mask, bits, product });
+            masks.made.insert(op + ((i as u64) << 32), Made { factor: w.clone(), mask, bits, product });
         }
         product.slice(0..n)
     }
@@ -124,7 +125,7 @@ impl Core<'_> {
 
 impl Cx<'_> {
     /// w · λ modulo 2^bits for this party's part λ of an input's mask, in an operation that does this once.
-    pub fn by_mask(&self, op: Op, w: &Matrix, mask: &Words, bits: u32) -> Words {
+    pub(crate) fn by_mask(&self, op: Op, w: &Factor, mask: &Words, bits: u32) -> Words {
         self.core.borrow_mut().by_mask(op.number, w, mask, bits)
     }
 }

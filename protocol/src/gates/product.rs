@@ -8,6 +8,7 @@
 //! That is a 2-of-2 sharing of the product at no exchange. Resharing it (MT0) takes one.
 //! Source: masked evaluation of ASTRA (Chaudhari et al., CCSW 2019) on replicated shares (Araki et al., CCS 2016).
 
+use crate::weights::{Form, together};
 use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
 use kernels::{GemmBatch, Words};
 use std::ops::Range;
@@ -92,6 +93,9 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
 /// ```text
 /// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
 /// ```
+/// With a component that is drawn instead of stored ([`SharedMatrix::of_components`]) an evaluator computes both in one
+/// pass, P1 as λw1·Δx + Δw·(Δx + λx1): each word is read or drawn once, and drawing takes longer than reading, so that
+/// nothing would be gained by making one of them ahead.
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     matmul_modulo(cx, x, w, cx.ring().bits())
 }
@@ -121,12 +125,21 @@ pub fn matmul_blocks<const B: usize>(
     Ok(all.try_into().expect("as many products as blocks"))
 }
 
-/// What a party can compute of x · W^T modulo 2^bits alone: the product of the masks, or an evaluator's part of all others.
+/// What a party can compute of x · W^T alone, as far as it counts modulo 2^bits: the product of the masks, or an evaluator's
+/// part of all others.
 fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Words {
-    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda, bits);
-    match (&x.delta, &w.by_delta) {
-        (Some(delta), Some(by_delta)) => by_delta.apply_low(delta, bits) + of_lambda,
-        _ => of_lambda,
+    match &w.form {
+        Form::Apart { by_delta, by_lambda } => {
+            let of_lambda = cx.by_mask(op, by_lambda, &x.lambda, bits);
+            match (&x.delta, by_delta) {
+                (Some(delta), Some(by_delta)) => by_delta.apply_low(delta, bits) + of_lambda,
+                _ => of_lambda,
+            }
+        }
+        Form::Together { lambda, delta, p1 } => {
+            let x_delta = x.delta.as_ref().expect("an evaluator has Δ of its input");
+            together(lambda, delta, *p1, [x_delta, &x.lambda])
+        }
     }
 }
 
