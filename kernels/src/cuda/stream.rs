@@ -4,7 +4,7 @@ use super::driver::Arg;
 use super::{Cuda, DeviceWords, Launch};
 
 /// A key as four arguments, little-endian.
-pub(super) fn key_args(key: &[u8; 32]) -> [Arg; 4] {
+pub(super) fn key_args(key: &[u8; 32]) -> [Arg<'static>; 4] {
     let words = key.as_chunks::<8>().0;
     std::array::from_fn(|i| u64::from_le_bytes(words[i]).into())
 }
