@@ -163,11 +163,11 @@ term! {
     Mul mul Term<'d>, |b| |a: Self| a.zip(Zip::Mul, b);
     BitXor bitxor Term<'d>, |b| |a: Self| a.zip(Zip::Xor, b);
     BitAnd bitand Term<'d>, |b| |a: Self| a.zip(Zip::And, b);
-    Add add u64, |c| |a: Self| a.map(Map::Add(c));
-    Sub sub u64, |c| |a: Self| a.map(Map::Add(u64::wrapping_neg(c)));
+    Add add u64, |c| |a: Self| if c == 0 { a } else { a.map(Map::Add(c)) };
+    Sub sub u64, |c| |a: Self| a + u64::wrapping_neg(c);
     Mul mul u64, |c| |a: Self| a.map(Map::Mul(c));
-    Shl shl u32, |s| |a: Self| a.map(Map::Shl(s));
-    Shr shr u32, |s| |a: Self| a.map(Map::Shr(s));
+    Shl shl u32, |s| |a: Self| if s == 0 { a } else { a.map(Map::Shl(s)) };
+    Shr shr u32, |s| |a: Self| if s == 0 { a } else { a.map(Map::Shr(s)) };
 }
 
 impl<'d> Neg for Term<'d> {
