@@ -7,6 +7,7 @@ use crate::buffer::Buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
+use crate::formula::Formula;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -196,6 +197,11 @@ pub trait Backend: Send + Sync + Debug {
     /// The inverse of `pack` for `n` words. `bytes` has exactly ⌈n·bits/8⌉ bytes.
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage;
 
+    /// a ← (a op mask) mod 2^bits, and its words appended to `out` as by [`Backend::pack`].
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>);
+    /// a ← (a op w) mod 2^bits for the words w of a message that [`Backend::pack`] made.
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32);
+
     /// a ← a op b.
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
     /// a ← op(a).
@@ -204,6 +210,8 @@ pub trait Backend: Send + Sync + Debug {
     fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
     /// `op(a[i])`, as a new buffer.
     fn mapped(&self, op: Map, a: &Storage) -> Storage;
+    /// The results of an element-wise formula, each a new buffer. All inputs have the same length.
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage>;
     /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.
     fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
     /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.

@@ -11,6 +11,7 @@ mod comparison;
 pub mod cpu;
 pub mod cuda;
 mod failure;
+mod formula;
 pub mod rates;
 mod ring;
 mod words;
@@ -22,5 +23,6 @@ pub use backend::{
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use failure::{DeviceError, Fault};
+pub use formula::{Change, Formula, Place, Step, Term};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

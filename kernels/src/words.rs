@@ -2,6 +2,7 @@
 
 use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::formula::Formula;
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
 
@@ -49,6 +50,19 @@ impl Words {
         self.device.pack(&self.data, bits, out);
     }
 
+    /// self ← (self op mask) mod 2^bits, whose words are appended to a message.
+    pub fn mask_and_pack(mut self, op: Zip, mask: &Words, bits: u32, out: &mut Vec<u8>) -> Words {
+        assert_eq!(self.len(), mask.len(), "one mask for each word");
+        self.device.mask_and_pack(op, &mut self.data, &mask.data, bits, out);
+        self
+    }
+
+    /// (self op w) mod 2^bits for the words w of a message.
+    pub fn combine_packed(mut self, op: Zip, bytes: &[u8], bits: u32) -> Words {
+        self.device.combine_packed(op, &mut self.data, bytes, bits);
+        self
+    }
+
     /// The words, on the host.
     pub fn to_vec(&self) -> Vec<u64> {
         self.device.download(&self.data).into_owned()
@@ -67,6 +81,16 @@ impl Words {
     /// The device these words live on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The results of a formula whose inputs are on one device.
+    pub(crate) fn evaluate(inputs: &[&Words], formula: &Formula) -> Vec<Words> {
+        assert!(
+            inputs.iter().all(|w| w.len() == inputs[0].len()),
+            "a formula of buffers of different length"
+        );
+        let data: Vec<&Storage> = inputs.iter().map(|w| &w.data).collect();
+        inputs[0].device.formula(formula, &data).into_iter().map(|d| inputs[0].with(d)).collect()
     }
 
     fn map(mut self, op: Map) -> Words {

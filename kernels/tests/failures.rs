@@ -3,8 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, GemmBatch, KeyStream, Map, Storage,
-    Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, KeyStream, Map,
+    Storage, Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +35,12 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     d.pack(&a, 17, &mut message);
     keep(&d.unpack(&message, 17, 64));
     d.pack(&a, 64, &mut message);
+    let (mut masked, mut message) = (a.clone(), vec![]);
+    d.mask_and_pack(Zip::Sub, &mut masked, &b, 17, &mut message);
+    d.combine_packed(Zip::Add, &mut masked, &message, 17);
+    d.mask_and_pack(Zip::Xor, &mut masked, &b, 64, &mut message);
+    keep(&masked);
+    d.formula(&Formula::new(2, |t| vec![t[0] * t[1] + 3, t[0] - t[1]]), &[&a, &b]).iter().for_each(&mut keep);
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };

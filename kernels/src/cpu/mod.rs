@@ -8,6 +8,7 @@ mod bits;
 mod dcf;
 mod dpf;
 mod elementwise;
+mod formula;
 mod gemm;
 mod lanes;
 mod message;
@@ -20,6 +21,7 @@ mod sums;
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::formula::Formula;
 use dcf::Inputs;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
@@ -158,6 +160,19 @@ impl Backend for Cpu {
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
         host(message::unpack(bytes, bits, n))
+    }
+
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out);
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        message::combine_packed(self.lanes, op, a.host_mut(), bytes, bits);
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        let inputs: Vec<&[u64]> = inputs.iter().map(|s| s.host()).collect();
+        formula::evaluate(self.lanes, formula, &inputs).into_iter().map(host).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {

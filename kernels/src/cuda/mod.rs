@@ -14,6 +14,7 @@ mod dpf;
 pub mod driver;
 mod elementwise;
 mod failures;
+mod formula;
 mod gemm;
 mod message;
 mod moves;
@@ -27,6 +28,7 @@ mod stream;
 use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
+use crate::formula::Formula;
 pub use buffer::DeviceWords;
 use buffer::{Core, bytes};
 use driver::{Arg, Driver, Launch};
@@ -66,7 +68,7 @@ impl Cuda {
         Storage::Device(words)
     }
 
-    fn launch(&self, launch: Launch, args: &[Arg]) {
+    fn launch(&self, launch: Launch, args: &[Arg<'_>]) {
         self.core.launch(launch, args);
     }
 }
@@ -110,6 +112,19 @@ impl Backend for Cuda {
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
         self.made(self.unpacked(bytes, bits, n))
+    }
+
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        self.mask_packed(op, self.words(a), self.words(mask), bits, out);
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        self.combine_with(op, self.words(a), bytes, bits);
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        let inputs: Vec<&DeviceWords> = inputs.iter().map(|a| self.words(a)).collect();
+        self.evaluated(formula, &inputs).into_iter().map(|words| self.made(words)).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {

@@ -8,7 +8,7 @@ use crate::backend::KeyStream;
 pub(super) const WHOLE: usize = 1 << 62;
 
 /// A stream as arguments: its key, little-endian, its first nonce, and the binary logarithm of the blocks of a piece.
-pub(super) fn stream_args(stream: &KeyStream<'_>) -> [Arg; 6] {
+pub(super) fn stream_args(stream: &KeyStream<'_>) -> [Arg<'static>; 6] {
     let words = stream.key.as_chunks::<8>().0;
     let [k0, k1, k2, k3] = std::array::from_fn(|i| u64::from_le_bytes(words[i]).into());
     [k0, k1, k2, k3, stream.nonce.into(), u64::from(stream.piece_bits() - 3).into()]

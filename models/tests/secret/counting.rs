@@ -2,7 +2,8 @@
 
 use kernels::cpu::Cpu;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, KeyStream, Map, Storage,
+    Zip,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -81,6 +82,18 @@ impl Backend for Counting {
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
         self.inner.unpack(bytes, bits, n)
+    }
+
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        self.inner.mask_and_pack(op, a, mask, bits, out)
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        self.inner.combine_packed(op, a, bytes, bits)
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        self.inner.formula(formula, inputs)
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {

@@ -270,10 +270,9 @@ impl<'n> Core<'n> {
     /// The dealer's side of `deal_late`.
     pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
         let pad = self.draw(KeyId::K01, item).expect("the dealer knows k01");
-        let masked = item.group.minus(value, &pad).low(item.bits);
-        self.note_sent(KeyId::K01, item, Role::P2, &masked);
         let mut late = header(self.run, 0, LATE, start_hash(self.run)).to_vec();
-        masked.pack(item.bits, &mut late);
+        let masked = value.clone().mask_and_pack(item.group.minus(), &pad, item.bits, &mut late);
+        self.note_sent(KeyId::K01, item, Role::P2, &masked);
         self.session.record(|r| {
             r.deal(Role::P2, bytes(item.n, item.bits));
             r.turn(Part::Pressure);
@@ -319,17 +318,35 @@ impl<'n> Core<'n> {
         Ok(words)
     }
 
-    /// The dealer's side of `deal`: queues words for an evaluator.
+    /// The dealer's side of `deal`: queues a value for P2, masked by what P1 draws.
+    pub(super) fn queue_masked(&mut self, item: &Item, value: Words, pad: &Words) -> Result<()> {
+        let pack = |out: &mut Vec<u8>| value.mask_and_pack(item.group.minus(), pad, item.bits, out);
+        let masked = self.queue(Role::P2, bytes(item.n, item.bits), pack);
+        self.note_sent(KeyId::K01, item, Role::P2, &masked);
+        self.flush_if_full(Role::P2)
+    }
+
+    /// The dealer's side of `publish_key`: queues words for an evaluator.
     pub(super) fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
-        let (i, size) = (to.index() - 1, bytes(words.len(), bits));
+        self.queue(to, bytes(words.len(), bits), |out| words.pack(bits, out));
+        self.flush_if_full(to)
+    }
+
+    /// Appends `size` bytes to what is dealt to an evaluator.
+    fn queue<T>(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         self.session.record(|r| r.turn(Part::Packing));
-        self.dealing[i].reserve(size as usize);
-        words.pack(bits, &mut self.dealing[i]);
+        let out = &mut self.dealing[to.index() - 1];
+        out.reserve(size as usize);
+        let packed = pack(out);
         self.session.record(|r| {
             r.deal(to, size);
             r.turn(Part::Compute);
         });
-        if self.dealing[i].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
+        packed
+    }
+
+    fn flush_if_full(&mut self, to: Role) -> Result<()> {
+        if self.dealing[to.index() - 1].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
     }
 
     fn flush_dealt(&mut self, to: Role) -> Result<()> {

@@ -188,8 +188,9 @@ pub fn drop_low(cx: &Cx, x: &Share, d: u32) -> Result<Share> {
     assert!(d <= x.scale, "dropping below scale 0");
     let op = cx.op("drop low bits");
     // The two floors lose between 0 and 2 units, 1 on average.
-    let delta = x.delta.as_ref().map(|v| (cx.reduce(v.clone()) >> d) + 1);
-    let own = cx.reduce(x.lambda.clone()) >> d;
+    let bits = cx.ring().bits();
+    let delta = x.delta.as_ref().map(|v| Words::formula([v], |[v]| (v.low(bits) >> d) + 1));
+    let own = Words::formula([&x.lambda], |[v]| v.low(bits) >> d);
     let dealt = cx.deal(ring_item(cx, op, Purpose::Theta, x.len()), || own.clone())?;
     Ok(Share { shape: x.shape, scale: x.scale - d, delta, lambda: dealt.unwrap_or(own) })
 }
