@@ -12,6 +12,7 @@ pub mod cpu;
 pub mod cuda;
 mod failure;
 pub mod rates;
+mod readings;
 mod ring;
 mod words;
 

@@ -2,6 +2,7 @@
 
 use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::readings::{Manner, Readings};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
 
@@ -356,6 +357,7 @@ impl Neg for &Words {
 pub struct Matrix {
     device: Device,
     data: Arc<Storage>,
+    readings: Arc<Readings>,
     k: usize,
     n: usize,
 }
@@ -370,8 +372,12 @@ impl Matrix {
     /// Prepares `weights`, n rows of k words.
     pub fn new(weights: &Words, n: usize, k: usize) -> Matrix {
         assert_eq!(weights.len(), n * k, "matrix size");
-        let data = Arc::new(weights.device.pack_matrix(&weights.data, k, n));
-        Matrix { device: weights.device.clone(), data, k, n }
+        let data = weights.device.pack_matrix(&weights.data, k, n);
+        Matrix::of(&weights.device, data, n, k)
+    }
+
+    fn of(device: &Device, data: Storage, n: usize, k: usize) -> Matrix {
+        Matrix { device: device.clone(), data: Arc::new(data), readings: Arc::default(), k, n }
     }
 
     /// Number of outputs.
@@ -395,15 +401,30 @@ impl Matrix {
     /// If they are of different shapes.
     pub fn plus(&self, other: &Matrix) -> Matrix {
         assert_eq!((self.n, self.k), (other.n, other.k), "sum of matrices of different shapes");
-        let data = Arc::new(self.device.add_matrices(&self.data, &other.data, self.k));
-        Matrix { device: self.device.clone(), data, k: self.k, n: self.n }
+        Matrix::of(&self.device, self.device.add_matrices(&self.data, &other.data, self.k), self.n, self.k)
     }
 
-    /// `x[m×k] · self^T = [m×n]`.
+    /// `x[m×k] · self^T = [m×n]`. Few rows are taken along by a product that another thread makes with this matrix, if
+    /// there is one to come.
     pub fn apply(&self, x: &Words) -> Words {
+        self.product(x, Manner::Passing)
+    }
+
+    /// The same at a place of a program that other threads run as well: if some of them came to this matrix together
+    /// with this thread the last time, it waits a moment for them, so that one reading serves all.
+    pub fn apply_in_step(&self, x: &Words) -> Words {
+        self.product(x, Manner::InStep)
+    }
+
+    fn product(&self, x: &Words, manner: Manner) -> Words {
         let m = x.len() / self.k;
         assert_eq!(x.len(), m * self.k, "input width");
-        Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
+        let multiply = |x: &Storage, m| {
+            let product = self.device.gemm(x, &self.data, m, self.k, self.n);
+            (product, self.device.status().is_ok())
+        };
+        let data = self.readings.product(&self.device, &multiply, &x.data, m, manner);
+        Words { device: self.device.clone(), data }
     }
 
     /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see

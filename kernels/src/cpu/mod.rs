@@ -219,6 +219,10 @@ impl Backend for Cpu {
         host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
     }
 
+    fn rows_together(&self) -> usize {
+        gemm::TOGETHER
+    }
+
     fn gemm_regenerated(
         &self,
         x: &Storage,

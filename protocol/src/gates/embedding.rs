@@ -204,7 +204,13 @@ impl EmbeddingKeys {
             .iter()
             .zip(&self.batches[1])
             .map(|(a, b)| {
-                table.first.apply(&a.one_hot(self.vocab)) + table.second.apply(&b.one_hot(self.vocab))
+                let both = [(&table.first, a), (&table.second, b)];
+                let part =
+                    |(matrix, keys): (&Matrix, &Batch)| matrix.apply_in_step(&keys.one_hot(self.vocab));
+                // Components in one order whatever the role, so that sessions meet at the same one.
+                let order = if self.role == Role::P1 { [1, 0] } else { [0, 1] };
+                let [p, q] = order.map(|i| part(both[i]));
+                p + q
             })
             .collect();
         if rows.is_empty() {

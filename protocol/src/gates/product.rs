@@ -124,7 +124,7 @@ pub fn matmul_blocks<const B: usize>(
 fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix) -> Words {
     let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda);
     match (&x.delta, &w.by_delta) {
-        (Some(delta), Some(by_delta)) => by_delta.apply(delta) + of_lambda,
+        (Some(delta), Some(by_delta)) => by_delta.apply_in_step(delta) + of_lambda,
         _ => of_lambda,
     }
 }
