@@ -259,6 +259,11 @@ pub trait Backend: Send + Sync + Debug {
         beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage;
+    /// Rows that `gemm` multiplies in about the time of one, so that products of several threads with one matrix are worth
+    /// putting together; 0 where they are not, or where threads do not wait for each other.
+    fn rows_together(&self) -> usize {
+        0
+    }
     /// Many small products, see [`GemmBatch`].
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;
 

@@ -13,6 +13,7 @@ pub mod cuda;
 mod failure;
 mod formula;
 pub mod rates;
+mod readings;
 mod ring;
 mod words;
 

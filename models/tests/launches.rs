@@ -10,7 +10,7 @@ use models::benchmark::BenchmarkWeights;
 use models::checkpoint::ModelConfig;
 use models::model::OutputRows;
 use models::plan::{Step, TablePlan};
-use models::shared::{Assembly, Part, PartySession, PublicModel, Request, Work, client};
+use models::shared::{Assembly, Part, PartySession, PublicModel, Request, Weights, Work, client};
 use protocol::gates::norm::{NormKind, NormTable, norm};
 use protocol::gates::softmax::{EXP_SCALE, SoftmaxTables};
 use protocol::gates::{exp, glu, max, product, quadratic, softmax, truncate};
@@ -125,7 +125,7 @@ fn model(config: &ModelConfig, layers: usize, passes: &[usize]) -> Option<Count>
     let held = Party::ALL.map(|party| {
         let device = &devices[party.index()];
         let tables = public.plan.tables(device, &config);
-        Arc::new(Assembly::make_up(device, party, public.clone(), tables, None).unwrap())
+        Arc::new(Assembly::make_up(device, party, public.clone(), tables, None, Weights::Stored).unwrap())
     });
     counted.iter().for_each(|c| drop(c.take()));
     let (world, host) = (World::new(3), kernels::cpu::Cpu::best());

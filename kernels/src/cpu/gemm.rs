@@ -29,6 +29,9 @@ const SMALL: usize = 1 << 19;
 /// Rows from which on paired inputs are faster: each row's own sums take a pass over it.
 const PAIRED: usize = 32;
 
+/// Rows up to which reading the matrix is what takes the time, give or take what the last few of them compute.
+pub(super) const TOGETHER: usize = 16;
+
 /// Words of a cache line.
 const LINE: usize = 8;
 

@@ -243,6 +243,10 @@ impl Backend for Cpu {
         host(sums::gemm_bits(self.lanes, a.host(), b.host(), m, k, n))
     }
 
+    fn rows_together(&self) -> usize {
+        gemm::TOGETHER
+    }
+
     fn gemm_regenerated(
         &self,
         y: &Storage,

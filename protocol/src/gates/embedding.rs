@@ -210,7 +210,14 @@ impl EmbeddingKeys {
     /// This party's summands of the two components' X.
     fn summands(&self, table: &SharedTable) -> [Words; 2] {
         let [first, second] = &self.sides;
-        [first.sums(self.vocab, &table.first), second.sums(self.vocab, &table.second)]
+        let sums = [(first, &table.first), (second, &table.second)];
+        let sums = |i: usize| sums[i].0.sums(self.vocab, sums[i].1);
+        // Components in one order whatever the role, so that sessions meet at the same one.
+        if self.role == Role::P1 {
+            let second = sums(1);
+            return [sums(0), second];
+        }
+        [sums(0), sums(1)]
     }
 }
 

@@ -132,7 +132,7 @@ fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Word
         Form::Apart { by_delta, by_lambda } => {
             let of_lambda = cx.by_mask(op, by_lambda, &x.lambda, bits);
             match (&x.delta, by_delta) {
-                (Some(delta), Some(by_delta)) => by_delta.apply_low(delta, bits) + of_lambda,
+                (Some(delta), Some(by_delta)) => by_delta.apply_in_step(delta, bits) + of_lambda,
                 _ => of_lambda,
             }
         }
