@@ -27,7 +27,7 @@ const AWAY: Duration = Duration::from_micros(400);
 /// Looks at the clock, [`AWAY`] apart, while one worker waits, before the transport's thread relies on its signal.
 const PATIENCE: usize = 8;
 
-/// See the module.
+/// A current-thread runtime that its own thread and the workers that wait for messages drive by turns.
 pub struct Reactor {
     state: Mutex<State>,
     /// A worker wants to drive: takes the transport's thread out of the runtime, once for each loan.
