@@ -1,7 +1,8 @@
 //! Party processes, QUIC transport, client library and command line.
 //!
 //! Asynchronous code lives only in this crate. A party's transport and server run on one current-thread runtime; each
-//! session has a blocking worker thread, which sees the network as a [`protocol::Network`].
+//! session has a blocking worker thread, which sees the network as a [`protocol::Network`] and drives the runtime while it
+//! waits for a message.
 //!
 //! - [`config`], [`device`], [`weights`], [`cluster`], [`identity`], [`init`]: configuration, devices and keys.
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
