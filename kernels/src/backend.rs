@@ -8,6 +8,7 @@ use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
 use crate::formula::Formula;
+use crate::indices::{Indices, Segments};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -216,16 +217,16 @@ pub trait Backend: Send + Sync + Debug {
     fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
     /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.
     fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage);
-    /// `out[i] = Σ_{offsets[i] ≤ j < offsets[i+1]} a[j]` (wrapping sum, or xor).
-    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage;
+    /// `out[i]` = Σ of `a[j]` over j in segment i (wrapping sum, or xor).
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage;
     /// `out[i] = a[idx[i]]`.
-    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage;
+    fn gather(&self, a: &Storage, idx: &Indices) -> Storage;
     /// Words `range` of a.
     fn slice(&self, a: &Storage, range: std::ops::Range<usize>) -> Storage;
     /// The buffers one after the other.
     fn concat(&self, parts: &[&Storage]) -> Storage;
     /// zeros of length `len`, except `out[idx[i]] = a[i]`. Indices are distinct.
-    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage;
+    fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage;
 
     /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each
     /// masked to its low `bits`. Equal to `rand_chacha::ChaCha12Rng` with that key and stream.
@@ -287,7 +288,7 @@ pub trait Backend: Send + Sync + Debug {
         rho: &Storage,
         width: usize,
         planes: usize,
-        offsets: &[usize],
+        offsets: &Segments,
     ) -> Storage;
     /// planes: rows × planes × width bits. `out[row][j] = Σ_b bit j of planes[row][first + b] · 2^b`, b < count.
     fn transpose_bits(

@@ -3,6 +3,7 @@
 use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::formula::Formula;
+use crate::indices::{Indices, Segments};
 use crate::readings::{Manner, Readings};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
@@ -144,22 +145,21 @@ impl Words {
 
     /// Sums of equal rows of length `cols`.
     pub fn sum_rows(&self, cols: usize) -> Words {
-        let offsets: Vec<usize> = (0..=self.len() / cols).map(|i| i * cols).collect();
-        self.sum_segments(&offsets)
+        self.sum_segments(&Segments::even(self.len() / cols, cols))
     }
 
-    /// Sums over `offsets[i]..offsets[i + 1]`.
-    pub fn sum_segments(&self, offsets: &[usize]) -> Words {
+    /// Sum of each segment.
+    pub fn sum_segments(&self, offsets: &Segments) -> Words {
         self.with(self.device.reduce_segments(Zip::Add, &self.data, offsets))
     }
 
     /// `self[idx[0]]`, `self[idx[1]]`, …
-    pub fn gather(&self, idx: &[u32]) -> Words {
+    pub fn gather(&self, idx: &Indices) -> Words {
         self.with(self.device.gather(&self.data, idx))
     }
 
     /// Zeros of length `len`, with `self[i]` at `idx[i]`.
-    pub fn scatter(&self, idx: &[u32], len: usize) -> Words {
+    pub fn scatter(&self, idx: &Indices, len: usize) -> Words {
         self.with(self.device.scatter(&self.data, idx, len))
     }
 
@@ -216,7 +216,7 @@ impl Words {
     }
 
     /// See [`crate::Backend::masked_xor_segments`].
-    pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &[usize]) -> Words {
+    pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &Segments) -> Words {
         self.with(self.device.masked_xor_segments(&self.data, &rho.data, width, planes, offsets))
     }
 

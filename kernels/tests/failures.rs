@@ -3,8 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, KeyStream, Map,
-    Storage, Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, Indices,
+    KeyStream, Map, Segments, Storage, Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,9 +26,12 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.mapped(Map::Neg, &a));
     keep(&a.clone());
     keep(&d.zeros(5));
-    keep(&d.reduce_segments(Zip::Add, &a, &[0, 10, 64]));
-    keep(&d.gather(&a, &[3, 63, 0]));
-    keep(&d.scatter(&words(2), &[4, 1], 6));
+    keep(&d.reduce_segments(Zip::Add, &a, &Segments::new(vec![0, 10, 64])));
+    keep(&d.gather(&a, &vec![3, 63, 0].into()));
+    keep(&d.gather(&a, &Indices::grid(3, [(4, 10), (5, 2)])));
+    keep(&d.scatter(&words(2), &vec![4, 1].into(), 6));
+    keep(&d.scatter(&words(6), &Indices::grid(1, [(2, 10), (3, 2)]), 20));
+    keep(&d.reduce_segments(Zip::Xor, &a, &Segments::even(8, 7)));
     keep(&d.slice(&a, 3..9));
     keep(&d.concat(&[&a, &b]));
     let mut message = vec![];
@@ -57,7 +60,7 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.count_bits(&a, 100));
     keep(&d.rotate_bits(&a, 128, &words(32)));
     keep(&d.suffix_xor(&a, 128));
-    keep(&d.masked_xor_segments(&words(16), &a, 128, 4, &[0, 3, 8]));
+    keep(&d.masked_xor_segments(&words(16), &a, 128, 4, &Segments::new(vec![0, 3, 8])));
     keep(&d.transpose_bits(&a, 100, 4, 1, 2));
     let tables = d.prepare_tables(&[(1..=32).collect(), (5..=36).collect()], 16);
     d.select(&b, &tables, 16, 2, &a, &b).iter().for_each(&mut keep);
@@ -171,7 +174,7 @@ fn a_lack_of_memory_is_its_threads_own() {
             assert_eq!(*device.download(&device.mapped(Map::Add(1), &kept)), [6; 50]);
             device.status().expect("there was room");
             // Unless it uses what has no content.
-            device.gather(&void, &[1]);
+            device.gather(&void, &Indices::first(1));
             assert_eq!(device.status().expect_err("used words without content").fault, Fault::Void);
         });
         other.join().expect("no panic");

@@ -2,6 +2,7 @@
 //! process of its own, with another library in the driver's place.
 
 use kernels::Map;
+use kernels_shim::Seen;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,10 +26,41 @@ fn other_process() {
     }
 }
 
+/// The other process again: small uploads, more than there are places for.
+#[test]
+fn other_process_uploads() {
+    let Ok(index) = std::env::var(ASKED) else { return };
+    let device = kernels::cuda::open(index.parse().expect("a number")).expect("a device");
+    let seen = || Seen::now().expect("the library of the tests");
+    let before = seen();
+    // Rows of different length, all small; the longest are as long as a place.
+    let row = |i: u64| {
+        (0..if i % 50 == 7 { 8192 } else { i % 30 + 1 }).map(|j| 1_000_003 * i + j).collect::<Vec<_>>()
+    };
+    let upload = |i: u64| device.upload(row(i));
+    let mut all: Vec<_> = (0..64).map(upload).collect();
+    println!("<waits for 64: {}>", seen().waits - before.waits);
+    all.push(upload(64));
+    println!("<for one more: {}>", seen().waits - before.waits);
+    all.extend((65..200).map(upload));
+    // A large one, which has other places, in between.
+    let large = device.upload((0..100_000).collect());
+    all.extend((200..300).map(upload));
+    let right = (0..).zip(&all).all(|(i, words)| *device.download(words) == row(i));
+    let large_right = device.download(&large).iter().copied().eq(0..100_000);
+    println!("<right: {right}, {large_right}, {:?}>", device.status().map_err(|e| e.to_string()));
+    drop((all, large, device));
+    println!("<left: {} pinned, {} unwiped, of {}>", seen().pinned, seen().unwiped, before.pinned);
+}
+
 /// What it says, with libraries from `folder` and answers as in `fake`.
 fn said(folder: &Path, fake: &str, index: usize) -> String {
+    said_by("other_process", folder, fake, index)
+}
+
+fn said_by(test: &str, folder: &Path, fake: &str, index: usize) -> String {
     let run = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "other_process", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(ASKED, index.to_string())
         .env("LD_LIBRARY_PATH", folder)
         .env("CATAMOUNT_FAKE_CUDA", fake)
@@ -106,4 +138,25 @@ fn a_device_computes_and_its_failures_show() {
     }
     let full = said(&folder, "memory=12000000", 0);
     assert!(full.contains("map: out of memory, 9876536 bytes asked and 2123464 free"), "{full}");
+}
+
+/// Small uploads do not wait until their places are used again, what goes through them is right, and when the device is
+/// closed its pinned memory is wiped and given back. A device that fails on the way says so.
+#[test]
+fn small_uploads_do_not_wait() {
+    let Some(folder) = kernels_shim::driver_folder() else { return };
+    let said = said_by("other_process_uploads", &folder, "", 0);
+    for what in
+        ["waits for 64: 0", "for one more: 1", "right: true, true, Ok(())", "left: 0 pinned, 0 unwiped"]
+    {
+        assert!(said.contains(what), "{what:?} is missing from: {said}");
+    }
+    // Four pieces of 4 MiB and 64 places of 64 KiB: no more, whatever is uploaded.
+    assert!(said.contains(&format!("of {}", 20 << 20)), "{said}");
+    for operation in [1, 30, 65, 200] {
+        let said = said_by("other_process_uploads", &folder, &format!("fail={operation}"), 0);
+        for what in ["waits for 64: 0", "right: false", "driver error 719", "left: 0 pinned, 0 unwiped"] {
+            assert!(said.contains(what), "{operation}: {what:?} is missing from: {said}");
+        }
+    }
 }

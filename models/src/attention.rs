@@ -7,7 +7,7 @@
 use crate::algebra::{Act, Algebra, Linear, Scored, Softmax};
 use crate::model::Kept;
 use crate::rotary::Rotation;
-use kernels::{GemmBatch, Strides};
+use kernels::{GemmBatch, Indices, Segments, Strides};
 use protocol::Result;
 use std::ops::Range;
 
@@ -46,12 +46,12 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Sequence by sequence.
     pub blocks: Vec<Block>,
-    /// Flat scores of row r (sequence by sequence, head · queries + query) are `offsets[r]..offsets[r + 1]`.
-    pub offsets: Vec<usize>,
+    /// Flat scores of each row (sequence by sequence, head · queries + query).
+    pub offsets: Segments,
     /// Row of each flat score.
-    pub row_of: Vec<u32>,
+    pub row_of: Indices,
     /// Row of each element of the output (queries × heads · head_dim).
-    pub row_of_output: Vec<u32>,
+    pub row_of_output: Indices,
 }
 
 /// One sequence's part of an attention.
@@ -64,7 +64,7 @@ pub struct Block {
     /// Its flat scores.
     pub scores: Range<usize>,
     /// Position of each of them in its square layout.
-    pub square: Vec<u32>,
+    pub square: Indices,
 }
 
 impl Block {
@@ -100,22 +100,28 @@ impl AttentionShape {
         visible: impl Fn(usize, usize, usize) -> usize,
     ) -> AttentionShape {
         assert!(heads.is_multiple_of(kv_heads), "attention shape");
-        let (mut blocks, mut offsets, mut row_of, mut row_of_output) = (vec![], vec![0], vec![], vec![]);
+        let (mut blocks, mut offsets, mut row_of_output) = (vec![], vec![0], vec![]);
         let (mut scores, mut tokens) = (0, 0);
         for &(queries, keys) in sequences {
-            let (start, first_row, mut square) = (scores, heads * tokens, vec![]);
-            for row in 0..heads * queries {
-                let visible = visible(queries, keys, row % queries);
-                square.extend((0..visible).map(|j| (row * keys + j) as u32));
-                row_of.extend(std::iter::repeat_n((first_row + row) as u32, visible));
-                scores += visible;
+            let (start, first_row, rows) = (scores, heads * tokens, heads * queries);
+            let visible = |row: usize| visible(queries, keys, row % queries);
+            for row in 0..rows {
+                scores += visible(row);
                 offsets.push(scores);
             }
+            // One new token of a sequence, or all of a text that is read both ways, see all there is.
+            let square = if scores - start == rows * keys {
+                Indices::first(rows * keys)
+            } else {
+                (0..rows).flat_map(|row| (0..visible(row)).map(move |j| (row * keys + j) as u32)).collect()
+            };
             let row = |t: usize| move |c: usize| (first_row + c / head_dim * queries + t) as u32;
             row_of_output.extend((0..queries).flat_map(|t| (0..heads * head_dim).map(row(t))));
             blocks.push(Block { queries: tokens..tokens + queries, keys, scores: start..scores, square });
             tokens += queries;
         }
+        let offsets = Segments::new(offsets);
+        let (row_of, row_of_output) = (offsets.numbers(), row_of_output.into());
         AttentionShape { heads, kv_heads, head_dim, blocks, offsets, row_of, row_of_output }
     }
 
@@ -131,12 +137,12 @@ impl AttentionShape {
 
     /// Number of scores.
     pub fn scores(&self) -> usize {
-        self.row_of.len()
+        self.offsets.end()
     }
 
     /// Number of rows of scores.
     pub fn score_rows(&self) -> usize {
-        self.offsets.len() - 1
+        self.offsets.count()
     }
 
     /// Number of elements of a sequence's square layout.

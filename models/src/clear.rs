@@ -293,8 +293,8 @@ impl Algebra for Clear {
         self.check("scores", &x.data, SCALE, -t.bound(), t.bound())?;
         let mut data = Vec::with_capacity(x.data.len());
         let bucket = SCALE + BUCKET_LOG2;
-        for row in s.offsets.windows(2) {
-            let row = &x.data[row[0]..row[1]];
+        for row in s.offsets.iter() {
+            let row = &x.data[row];
             let max = row.iter().map(|&v| v as i64).max().unwrap_or(0);
             let shift = ((max >> bucket) + 1) << bucket;
             data.extend(row.iter().map(|&v| t.exp.mean((v as i64 - shift) as u64)));
@@ -317,7 +317,7 @@ impl Algebra for Clear {
         let z = v.iter().zip(&s.blocks).flat_map(sums).collect();
         let sums = self.scope("values").truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?;
         let r = self.scope("softmax").reciprocal_sums(e, s, t).await?;
-        let z = sums.iter().zip(&s.row_of_output).map(|(v, &i)| v.wrapping_mul(r.data[i as usize])).collect();
+        let z = sums.iter().zip(s.row_of_output.iter()).map(|(v, i)| v.wrapping_mul(r.data[i])).collect();
         let data = self.scope("divide").truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?;
         Ok(Ints::new(s.queries(), s.heads * s.head_dim, data))
     }

@@ -267,8 +267,9 @@ impl Algebra for Float {
         let y = affine(x, w);
         let y = match r {
             Some(r) => {
+                let partner: Vec<usize> = r.partner.iter().collect();
                 let turned = |i: usize| {
-                    let (v, p) = (f64::from(y.data[i]), f64::from(y.data[r.partner[i] as usize]));
+                    let (v, p) = (f64::from(y.data[i]), f64::from(y.data[partner[i]]));
                     (v * r.cos[i] + p * r.sin[i]) as f32
                 };
                 Mat { data: (0..y.data.len()).map(turned).collect(), ..y }
@@ -283,7 +284,7 @@ impl Algebra for Float {
         let keys: Vec<Mat> = kept.iter().zip(&s.blocks).map(append).collect();
         let flat = |(keys, b): (&Mat, &Block)| -> Vec<f32> {
             let square = products(&queries.data, &keys.data, &s.score_products(b));
-            b.square.iter().map(|&i| square[i as usize]).collect()
+            b.square.iter().map(|i| square[i]).collect()
         };
         let flat: Vec<f32> = keys.iter().zip(&s.blocks).flat_map(flat).collect();
         self.scope("scores").see("score", flat.iter().copied());
@@ -293,8 +294,8 @@ impl Algebra for Float {
 
     async fn exponentials(&self, scores: &Mat, s: &AttentionShape, (): &()) -> Result<Mat> {
         let mut data = scores.data.clone();
-        for row in s.offsets.windows(2) {
-            let row = &mut data[row[0]..row[1]];
+        for row in s.offsets.iter() {
+            let row = &mut data[row];
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             row.iter_mut().for_each(|v| *v = (*v - max).exp());
         }
@@ -304,12 +305,12 @@ impl Algebra for Float {
     async fn weighted_mean(&self, e: &Mat, v: &[&Mat], s: &AttentionShape, (): &()) -> Result<Mat> {
         let sums = |(v, b): (&&Mat, &Block)| {
             let mut square = vec![0.0; s.square_len(b)];
-            e.data[b.scores.clone()].iter().zip(&b.square).for_each(|(e, &i)| square[i as usize] = *e);
+            e.data[b.scores.clone()].iter().zip(b.square.iter()).for_each(|(e, i)| square[i] = *e);
             products(&square, &v.data, &s.value_products(b))
         };
         let mut data: Vec<f32> = v.iter().zip(&s.blocks).flat_map(sums).collect();
-        let sums: Vec<f32> = s.offsets.windows(2).map(|w| e.data[w[0]..w[1]].iter().sum()).collect();
-        data.iter_mut().zip(&s.row_of_output).for_each(|(o, &row)| *o *= 1.0 / sums[row as usize]);
+        let sums: Vec<f32> = s.offsets.iter().map(|row| e.data[row].iter().sum()).collect();
+        data.iter_mut().zip(s.row_of_output.iter()).for_each(|(o, row)| *o *= 1.0 / sums[row]);
         Ok(Mat::new(s.queries(), s.heads * s.head_dim, data))
     }
 

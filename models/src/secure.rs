@@ -4,7 +4,7 @@ use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::plan::{FACTOR_SCALE, FunctionTable};
 use crate::rotary::{ANGLE_SCALE, Rotation};
-use kernels::{Words, Zip};
+use kernels::{Indices, Segments, Words, Zip};
 use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
@@ -112,6 +112,7 @@ impl Algebra for Secure<'_> {
         let (at, from): (Vec<u32>, Vec<u32>) = places
             .flat_map(|(t, i)| (0..cols).map(move |c| ((t * cols + c) as u32, (i * cols + c) as u32)))
             .unzip();
+        let (at, from) = (Indices::from(at), Indices::from(from));
         x.add(&rows.linear(x.shape, |w| w.gather(&from).scatter(&at, x.len())))
     }
 
@@ -254,9 +255,10 @@ impl Algebra for Secure<'_> {
             }
             first += count;
         }
+        let (columns, ends) = (Indices::from(columns), Segments::new(ends));
         let sum = x.linear(sums, |w| w.gather(&columns).sum_segments(&ends));
         let sum = product::scale_columns(&self.cx, &sum, gain, self.cx.ring().bits())?;
-        let column: Vec<u32> = (0..sums.len()).map(|i| (i % cols) as u32).collect();
+        let column = Indices::grid(0, [(sums.rows, 0), (cols, 1)]);
         let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
         let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));
         Ok(reveal(&self.cx, sum.plus(product::halves(&self.cx, &bias)), Reveal::POOLED))

@@ -4,7 +4,7 @@
 //! sharing, which is replicated sharing with component 2 called Δ). λ is pseudo-random, so all data dependence
 //! sits in Δ and the dealer can run ahead of the data.
 
-use kernels::Words;
+use kernels::{Indices, Segments, Words};
 
 /// Rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +85,13 @@ impl Share {
     }
 
     /// x − spread(m): one word of `m` for each of the given indices.
-    pub fn sub_spread(&self, m: &Share, idx: &[u32]) -> Share {
+    pub fn sub_spread(&self, m: &Share, idx: &Indices) -> Share {
         let spread = m.linear(self.shape, |w| w.gather(idx));
         self.sub(&Share { scale: self.scale, ..spread })
     }
 
     /// Elements `idx`, as a matrix of the given shape.
-    pub fn gather(&self, idx: &[u32], shape: Shape) -> Share {
+    pub fn gather(&self, idx: &Indices, shape: Shape) -> Share {
         self.linear(shape, |w| w.gather(idx))
     }
 
@@ -113,8 +113,8 @@ impl Share {
     }
 
     /// Sum of each segment, as a column.
-    pub fn sum_segments(&self, offsets: &[usize]) -> Share {
-        self.linear(Shape::new(offsets.len() - 1, 1), |w| w.sum_segments(offsets))
+    pub fn sum_segments(&self, offsets: &Segments) -> Share {
+        self.linear(Shape::new(offsets.count(), 1), |w| w.sum_segments(offsets))
     }
 
     /// Number of elements.

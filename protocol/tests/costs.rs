@@ -116,7 +116,9 @@ fn declared_costs_are_measured_at_odd_sizes() {
             let levels = Levels::new(buckets);
             let offsets = [0, n.div_ceil(3), n];
             let o = w.run(share(&w, n, 20), |cx, x| {
-                Box::pin(async move { max::coarse_max(&cx, &x, &offsets, levels, 64).await })
+                Box::pin(async move {
+                    max::coarse_max(&cx, &x, &kernels::Segments::new(offsets.to_vec()), levels, 64).await
+                })
             });
             assert_cost("max", &o, max::cost(n, 2, levels, 20, 64));
         }

@@ -273,7 +273,7 @@ fn coarse_maximum() {
         // Modulo 2^bits, as far as exponentials look.
         for bits in [64, 36 + 8] {
             let o = w.run(column(&w, &v, 36, 3), |cx, x| {
-                let offsets = offsets.clone();
+                let offsets = kernels::Segments::new(offsets.clone());
                 Box::pin(async move {
                     let m = max::coarse_max(&cx, &x, &offsets, levels, bits).await?;
                     Ok(m.linear(m.shape, |w| w << (64 - bits)))

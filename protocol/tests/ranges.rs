@@ -51,8 +51,8 @@ fn softmax_rows(
     let o = w.run(w.share(&words, Shape::new(rows, cols), IN, 1), |cx, x| {
         let t = tables.clone();
         Box::pin(async move {
-            let offsets: Vec<usize> = (0..=rows).map(|r| r * cols).collect();
-            let row_of: Vec<u32> = (0..x.len()).map(|i| (i / cols) as u32).collect();
+            let offsets = kernels::Segments::even(rows, cols);
+            let row_of = offsets.numbers();
             let m = max::coarse_max(&cx, &x, &offsets, t.levels, 64).await?;
             let e = exp::exp(&cx, &x.sub_spread(&m, &row_of), &t.exp, softmax::EXP_SCALE).await?;
             let r = softmax::reciprocal_sums(&cx, &e, &offsets, &t).await?;

@@ -12,6 +12,7 @@ pub struct Failing {
     driver: Arc<dyn Driver>,
     good: u64,
     asked: AtomicU64,
+    uploads: AtomicU64,
     /// It only lacks memory, once. Then allocations are what is counted.
     lacks: bool,
 }
@@ -19,7 +20,7 @@ pub struct Failing {
 impl Failing {
     /// `driver`, which fails after `good` operations.
     pub fn after(good: u64, driver: Arc<dyn Driver>) -> Failing {
-        Failing { driver, good, asked: AtomicU64::new(0), lacks: false }
+        Failing { driver, good, asked: AtomicU64::new(0), uploads: AtomicU64::new(0), lacks: false }
     }
 
     /// `driver`, which has no memory for one allocation, after `good` others.
@@ -30,6 +31,11 @@ impl Failing {
     /// Operations so far.
     pub fn operations(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// How many of them were copies from the host.
+    pub fn uploads(&self) -> u64 {
+        self.uploads.load(Ordering::SeqCst)
     }
 
     fn count(&self) -> Result<(), Fault> {
@@ -76,6 +82,7 @@ impl Driver for Failing {
     }
 
     unsafe fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
+        self.uploads.fetch_add(1, Ordering::SeqCst);
         self.count()?;
         // SAFETY: the caller's promise.
         unsafe { self.driver.copy_in(to, from) }

@@ -1,8 +1,9 @@
 //! Rows of bits. Bits at and beyond `width` in the last word of a row are ignored, and zero in results.
 
-use super::elementwise::check_offsets;
+use super::elementwise::check_segments;
 use super::par;
 use crate::buffer;
+use crate::indices::Segments;
 
 /// Words of a row, and the bits of its last word that count.
 #[derive(Clone, Copy)]
@@ -130,19 +131,19 @@ pub(super) fn masked_xor_segments(
     rho: &[u64],
     width: usize,
     planes: usize,
-    offsets: &[usize],
+    offsets: &Segments,
 ) -> Vec<u64> {
     let row = Row::new(width);
     let rows = row.count(u.len());
     assert_eq!(rho.len(), rows * planes * row.words, "one mask for each row and plane");
-    check_offsets(offsets, rows);
+    check_segments(offsets, rows);
     let size = planes * row.words;
-    let mut out = buffer::zeroed(offsets.len().saturating_sub(1) * size);
+    let mut out = buffer::zeroed(offsets.count() * size);
     let segments = 16;
     par::chunks_if(rho.len() >= par::WORDS, &mut out, segments * size, |c, out| {
         for (j, out) in out.chunks_exact_mut(size).enumerate() {
             let s = c * segments + j;
-            for i in offsets[s]..offsets[s + 1] {
+            for i in offsets.get(s) {
                 let u = &u[i * row.words..][..row.words];
                 let rho = &rho[i * size..][..size];
                 for (out, rho) in out.chunks_exact_mut(row.words).zip(rho.chunks_exact(row.words)) {

@@ -4,6 +4,7 @@ use super::lanes::Lanes;
 use super::par;
 use crate::backend::{Map, Zip};
 use crate::buffer;
+use crate::indices::{Grid, Indices, Places, Segments};
 
 /// Words that one task handles.
 const CHUNK: usize = 1 << 13;
@@ -81,39 +82,65 @@ fn columns(len: usize, rows: usize) -> Option<usize> {
     Some(len / rows)
 }
 
-pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &[usize]) -> Vec<u64> {
-    check_offsets(offsets, a.len());
+pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &Segments) -> Vec<u64> {
+    check_segments(offsets, a.len());
     let f = match op {
         Zip::Add => |a: &[u64]| a.iter().fold(0, |s: u64, x| s.wrapping_add(*x)),
         Zip::Xor => |a: &[u64]| a.iter().fold(0, |s, x| s ^ x),
         _ => panic!("segments are reduced by Add or Xor, not by {op:?}"),
     };
-    let mut out = buffer::zeroed(offsets.len().saturating_sub(1));
+    let mut out = buffer::zeroed(offsets.count());
     par::chunks_if(a.len() >= par::WORDS, &mut out, 256, |i, out| {
-        for (o, s) in out.iter_mut().zip(offsets[i * 256..].windows(2)) {
-            *o = f(&a[s[0]..s[1]]);
+        for (o, s) in out.iter_mut().zip(i * 256..) {
+            *o = f(&a[offsets.get(s)]);
         }
     });
     out
 }
 
-/// Offsets are non-decreasing and end inside `len` elements.
-pub(super) fn check_offsets(offsets: &[usize], len: usize) {
-    assert!(offsets.is_sorted(), "segment offsets decrease");
-    assert!(offsets.last().is_none_or(|&l| l <= len), "segments end after the buffer");
+/// Segments end inside `len` elements.
+pub(super) fn check_segments(offsets: &Segments, len: usize) {
+    assert!(offsets.end() <= len, "segments end after the buffer");
 }
 
-pub(super) fn gather(a: &[u64], idx: &[u32]) -> Vec<u64> {
+pub(super) fn gather(a: &[u64], idx: &Indices) -> Vec<u64> {
     let mut out = buffer::zeroed(idx.len());
-    par::chunks(&mut out, CHUNK, |i, out| {
-        out.iter_mut().zip(&idx[i * CHUNK..]).for_each(|(o, &j)| *o = a[j as usize]);
-    });
+    match idx.places() {
+        Places::Grid(grid) => gather_grid(a, *grid, &mut out),
+        Places::Table(table) => par::chunks(&mut out, CHUNK, |i, out| {
+            out.iter_mut().zip(&table.places[i * CHUNK..]).for_each(|(o, &j)| *o = a[j as usize]);
+        }),
+    }
     out
 }
 
-pub(super) fn scatter(a: &[u64], idx: &[u32], len: usize) -> Vec<u64> {
+fn gather_grid(a: &[u64], grid: Grid, out: &mut [u64]) {
+    let Grid { start, row, cols, col, .. } = grid;
+    if out.is_empty() {
+        return;
+    }
+    let rows = CHUNK.div_ceil(cols);
+    par::chunks(out, rows * cols, |i, out| {
+        for (out, r) in out.chunks_exact_mut(cols).zip(i * rows..) {
+            let from = &a[start + r * row..];
+            match col {
+                0 => out.fill(from[0]),
+                1 => out.copy_from_slice(&from[..cols]),
+                _ => out
+                    .iter_mut()
+                    .zip(from[..=(cols - 1) * col].iter().step_by(col))
+                    .for_each(|(o, w)| *o = *w),
+            }
+        }
+    });
+}
+
+pub(super) fn scatter(a: &[u64], idx: &Indices, len: usize) -> Vec<u64> {
     assert_eq!(a.len(), idx.len(), "scatter needs one index for each word");
     let mut out = buffer::zeroed(len);
-    a.iter().zip(idx).for_each(|(&w, &j)| out[j as usize] = w);
+    match idx.places() {
+        Places::Grid(_) => a.iter().zip(idx.iter()).for_each(|(&w, j)| out[j] = w),
+        Places::Table(table) => a.iter().zip(&table.places).for_each(|(&w, &j)| out[j as usize] = w),
+    }
     out
 }

@@ -22,6 +22,7 @@ use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storag
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::formula::Formula;
+use crate::indices::{Indices, Segments};
 use dcf::Inputs;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
@@ -199,11 +200,11 @@ impl Backend for Cpu {
         elementwise::zip_cols(self.lanes, op, a.host_mut(), c.host());
     }
 
-    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {
         host(elementwise::reduce_segments(op, a.host(), offsets))
     }
 
-    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
+    fn gather(&self, a: &Storage, idx: &Indices) -> Storage {
         host(elementwise::gather(a.host(), idx))
     }
 
@@ -215,7 +216,7 @@ impl Backend for Cpu {
         host(buffer::concat(&parts.iter().map(|p| p.host()).collect::<Vec<_>>()))
     }
 
-    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
+    fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage {
         host(elementwise::scatter(a.host(), idx, len))
     }
 
@@ -292,7 +293,7 @@ impl Backend for Cpu {
         rho: &Storage,
         width: usize,
         planes: usize,
-        offsets: &[usize],
+        offsets: &Segments,
     ) -> Storage {
         host(bits::masked_xor_segments(u.host(), rho.host(), width, planes, offsets))
     }

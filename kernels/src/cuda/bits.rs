@@ -1,6 +1,7 @@
 //! Rows of bits.
 
 use super::{Cuda, DeviceWords, Launch};
+use crate::indices::Segments;
 
 /// Words of a row of `width` bits, and the number of rows in `len` words.
 fn rows(len: usize, width: usize) -> (usize, usize) {
@@ -59,14 +60,15 @@ impl Cuda {
         rho: &DeviceWords,
         width: usize,
         planes: usize,
-        offsets: &[usize],
+        offsets: &Segments,
     ) -> DeviceWords {
         let (words, n) = rows(u.len(), width);
         assert_eq!(rho.len(), n * planes * words, "one mask for each row and plane");
-        let (bounds, segments) = self.segments("masked_xor_segments", offsets, n);
-        let out = self.core.alloc("masked_xor_segments", segments * planes * words);
+        let cuts = self.cuts("masked_xor_segments", offsets, n);
+        let out = self.core.alloc("masked_xor_segments", offsets.count() * planes * words);
+        let [bounds, size] = cuts.args();
         let (width, words, planes, len) = (width.into(), words.into(), planes.into(), out.len());
-        let args = [u.arg(), rho.arg(), width, words, planes, bounds.arg(), out.arg(), len.into()];
+        let args = [u.arg(), rho.arg(), width, words, planes, bounds, size, out.arg(), len.into()];
         self.launch(Launch::over("masked_xor_segments", len), &args);
         out
     }

@@ -36,6 +36,11 @@ impl Core {
         self.failures.add(DeviceError { device, operation: operation.into(), fault });
     }
 
+    /// Whether what this thread asked for has been done so far, as far as is known.
+    pub(super) fn sees_no_failure(&self) -> bool {
+        self.failures.seen().is_none()
+    }
+
     /// Forgets that this thread found no memory.
     pub(super) fn begin(&self) {
         self.failures.forget();

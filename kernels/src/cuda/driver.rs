@@ -83,7 +83,8 @@ impl From<u32> for Arg<'_> {
 }
 
 /// A device with memory of its own that runs kernels. Everything happens in the order in which it was asked for; only
-/// `copy_out` waits for it, and a copy to the device may wait for the second to last one.
+/// `copy_out` waits for it. A copy to the device may wait for an earlier one, but a small one not for any of the last 63, and
+/// none for anything that was asked after the copy it waits for.
 pub trait Driver: Send + Sync + Debug {
     /// For people.
     fn name(&self) -> String;

@@ -2,7 +2,7 @@
 //!
 //! The kernels (`cu/`) are compiled ahead to PTX, which the driver turns into code for the device it finds; a program
 //! needs neither the CUDA toolkit nor, to start, a driver. What is asked of the device is queued in one stream; only
-//! reading words back, and the third of quick uploads, wait for it. The device belongs to the process, and parties that
+//! reading words back waits for it, and an upload after very many others that the device has not come to yet. The device belongs to the process, and parties that
 //! share it take turns.
 //!
 //! Failures do not panic: see [`Backend::status`].
@@ -16,6 +16,7 @@ mod elementwise;
 mod failures;
 mod formula;
 mod gemm;
+mod kept;
 mod message;
 mod moves;
 mod nvidia;
@@ -29,9 +30,11 @@ use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
 use crate::formula::Formula;
+use crate::indices::{Indices, Segments};
 pub use buffer::DeviceWords;
 use buffer::{Core, bytes};
 use driver::{Arg, Driver, Launch};
+pub(crate) use kept::Kept;
 pub use nvidia::{NoDevice, open};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -159,11 +162,11 @@ impl Backend for Cuda {
         self.broadcast_cols(op, self.words(a), self.words(c));
     }
 
-    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {
         self.made(self.reduced(op, self.words(a), offsets))
     }
 
-    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
+    fn gather(&self, a: &Storage, idx: &Indices) -> Storage {
         self.made(self.gathered(self.words(a), idx))
     }
 
@@ -176,7 +179,7 @@ impl Backend for Cuda {
         self.made(self.concatenated(&parts))
     }
 
-    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
+    fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage {
         self.made(self.scattered(self.words(a), idx, len))
     }
 
@@ -241,7 +244,7 @@ impl Backend for Cuda {
         rho: &Storage,
         width: usize,
         planes: usize,
-        offsets: &[usize],
+        offsets: &Segments,
     ) -> Storage {
         self.made(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
     }

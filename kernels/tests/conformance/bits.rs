@@ -1,7 +1,7 @@
 //! Operations on rows of bits, against vectors of booleans. Bits beyond the width are filled with noise.
 
 use super::{Numbers, up};
-use kernels::Device;
+use kernels::{Device, Segments};
 
 const WIDTHS: [usize; 9] = [1, 2, 4, 8, 32, 64, 128, 256, 1024];
 const ODD_WIDTHS: [usize; 6] = [3, 23, 65, 100, 127, 190];
@@ -94,17 +94,21 @@ pub(crate) fn masked_segments(device: &Device) {
         for planes in [1, 3, 20] {
             let rows = 90;
             let (u, rho) = (r.words(rows * words), r.words(rows * planes * words));
-            let offsets = [0, 1, 1, 20, 57, 90];
-            let got = up(device, &u).masked_xor_segments(&up(device, &rho), width, planes, &offsets).to_vec();
-            assert_eq!(got.len(), (offsets.len() - 1) * planes * words);
-            for s in 0..offsets.len() - 1 {
-                for p in 0..planes {
-                    let want = from_bits(width, |j| {
-                        let both =
-                            |i: &usize| bit(&u[i * words..], j) && bit(&rho[(i * planes + p) * words..], j);
-                        (offsets[s]..offsets[s + 1]).filter(both).count() % 2 == 1
-                    });
-                    assert_eq!(&got[(s * planes + p) * words..][..words], want, "width {width}");
+            for offsets in [&[0, 1, 1, 20, 57, 90][..], &[0, 18, 36, 54, 72, 90]] {
+                let segments = Segments::new(offsets.to_vec());
+                let got =
+                    up(device, &u).masked_xor_segments(&up(device, &rho), width, planes, &segments).to_vec();
+                assert_eq!(got.len(), (offsets.len() - 1) * planes * words);
+                for s in 0..offsets.len() - 1 {
+                    for p in 0..planes {
+                        let want = from_bits(width, |j| {
+                            let both = |i: &usize| {
+                                bit(&u[i * words..], j) && bit(&rho[(i * planes + p) * words..], j)
+                            };
+                            (offsets[s]..offsets[s + 1]).filter(both).count() % 2 == 1
+                        });
+                        assert_eq!(&got[(s * planes + p) * words..][..words], want, "width {width}");
+                    }
                 }
             }
         }

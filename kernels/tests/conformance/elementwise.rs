@@ -1,7 +1,8 @@
 //! Element-wise operations and moves.
 
 use super::{Numbers, up};
-use kernels::{Device, EXP_BITS, Map, Words, Zip, exp_fraction};
+use kernels::{Device, EXP_BITS, Indices, Map, Segments, Words, Zip, exp_fraction};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const LENGTHS: [usize; 9] = [0, 1, 2, 7, 8, 9, 31, 64, 1001];
 
@@ -93,16 +94,17 @@ pub(crate) fn segments(device: &Device) {
     let mut r = Numbers(4);
     let a = r.words(200);
     let offsets = [0, 0, 1, 10, 10, 73, 199, 200, 200];
-    let sums = up(device, &a).sum_segments(&offsets).to_vec();
-    let xors = device.reduce_segments(Zip::Xor, &device.upload(a.clone()), &offsets);
+    let segments = Segments::new(offsets.to_vec());
+    let sums = up(device, &a).sum_segments(&segments).to_vec();
+    let xors = device.reduce_segments(Zip::Xor, &device.upload(a.clone()), &segments);
     assert_eq!(sums.len(), offsets.len() - 1);
     for (s, w) in offsets.windows(2).enumerate() {
         let part = &a[w[0]..w[1]];
         assert_eq!(sums[s], part.iter().map(|&x| x as u128).sum::<u128>() as u64);
         assert_eq!(device.download(&xors)[s], part.iter().fold(0, |x, y| x ^ y));
     }
-    assert!(up(device, &a).sum_segments(&[]).is_empty());
-    assert!(up(device, &a).sum_segments(&[5]).is_empty());
+    assert!(up(device, &a).sum_segments(&Segments::new(vec![])).is_empty());
+    assert!(up(device, &a).sum_segments(&Segments::new(vec![5])).is_empty());
     assert_eq!(
         up(device, &a).sum_rows(20).to_vec()[3],
         a[60..80].iter().fold(0, |x: u64, y| x.wrapping_add(*y))
@@ -113,10 +115,10 @@ pub(crate) fn moves(device: &Device) {
     let mut r = Numbers(5);
     let a = r.words(50);
     let w = up(device, &a);
-    let idx: Vec<u32> = (0..80).map(|_| r.below(50) as u32).collect();
-    let want: Vec<u64> = idx.iter().map(|&i| a[i as usize]).collect();
+    let idx: Indices = (0..80).map(|_| r.below(50) as u32).collect();
+    let want: Vec<u64> = idx.iter().map(|i| a[i]).collect();
     assert_eq!(w.gather(&idx).to_vec(), want);
-    let places: Vec<u32> = (0..50).map(|i| (i * 7 + 3) % 101).collect();
+    let places: Indices = (0..50).map(|i| (i * 7 + 3) % 101).collect();
     let spread = w.scatter(&places, 101);
     assert_eq!(spread.gather(&places).to_vec(), a);
     assert_eq!(spread.to_vec().iter().filter(|&&x| x != 0).count(), a.iter().filter(|&&x| x != 0).count());
@@ -125,6 +127,46 @@ pub(crate) fn moves(device: &Device) {
     let joined = Words::concat(&[&w.slice(0..3), &w.slice(3..3), &w.slice(3..50)]);
     assert_eq!(joined.to_vec(), a);
     assert_eq!(joined.len(), 50);
+}
+
+/// Places by a rule, against the same ones as a table.
+pub(crate) fn grids(device: &Device) {
+    let mut r = Numbers(7);
+    let a = r.words(40_000);
+    let w = up(device, &a);
+    let shapes = [
+        [(1, 0), (40_000, 1)],
+        [(3, 17), (5, 1)],
+        [(7, 5), (4, 0)],
+        [(9, 11), (6, 4)],
+        [(4, 1), (6, 9)],
+        [(130, 300), (290, 1)],
+        [(300, 1), (130, 300)],
+        [(199, 1), (200, 0)],
+        [(2000, 17), (1, 0)],
+        [(0, 4), (3, 1)],
+    ];
+    for shape in shapes {
+        for start in [0, 5].into_iter().filter(|&s| s == 0 || shape[1].0 < 40_000) {
+            let rule = Indices::grid(start, shape);
+            let want: Vec<u64> = rule.iter().map(|i| a[i]).collect();
+            assert_eq!(w.gather(&rule).to_vec(), want, "{shape:?}");
+            let mut distinct: Vec<usize> = rule.iter().collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            if distinct.len() == rule.len() {
+                let table: Indices = rule.iter().map(|i| i as u32).collect();
+                let some = w.slice(0..rule.len());
+                let [by_rule, by_table] = [&rule, &table].map(|i| some.scatter(i, 40_001).to_vec());
+                assert_eq!(by_rule, by_table, "{shape:?}");
+                assert!(rule.iter().zip(&a).all(|(i, w)| by_rule[i] == *w), "{shape:?}");
+            }
+        }
+    }
+    let whole = Indices::grid(39_990, [(1, 0), (11, 1)]);
+    let beyond = |f: &dyn Fn() -> Words| catch_unwind(AssertUnwindSafe(|| drop(f()))).is_err();
+    assert!(beyond(&|| w.gather(&whole)), "words beyond the buffer");
+    assert!(beyond(&|| w.slice(0..11).scatter(&whole, 40_000)), "places beyond the buffer");
 }
 
 /// Long enough for several threads.
@@ -145,8 +187,8 @@ pub(crate) fn large_buffers(device: &Device) {
     assert_eq!(got.to_vec(), want);
     let offsets: Vec<usize> = (0..=rows).map(|i| i * cols).collect();
     let sums: Vec<u64> = a.chunks(cols).map(|c| c.iter().fold(0, |s: u64, x| s.wrapping_add(*x))).collect();
-    assert_eq!(up(device, &a).sum_segments(&offsets).to_vec(), sums);
-    let idx: Vec<u32> = (0..n).map(|i| (i * 31 % n) as u32).collect();
-    let want: Vec<u64> = idx.iter().map(|&i| a[i as usize]).collect();
+    assert_eq!(up(device, &a).sum_segments(&Segments::new(offsets)).to_vec(), sums);
+    let idx: Indices = (0..n).map(|i| (i * 31 % n) as u32).collect();
+    let want: Vec<u64> = idx.iter().map(|i| a[i]).collect();
     assert_eq!(up(device, &a).gather(&idx).to_vec(), want);
 }

@@ -131,7 +131,7 @@ macro_rules! suite {
 }
 
 suite! {
-    elementwise: zips maps broadcasts segments moves large_buffers;
+    elementwise: zips maps broadcasts segments moves grids large_buffers;
     formula: operations results in_any_order large_buffers;
     message: every_width hostile_bytes masked combined;
     bits: single_bits counts rotations suffixes masked_segments transpositions;

@@ -300,6 +300,8 @@ mod tests {
     use crate::checkpoint::RandomModel;
     use crate::folded;
     use crate::shared::Seeds;
+    use kernels::cuda::Cuda;
+    use kernels_shim::{Failing, Order, Shim};
 
     const SEEDS: Seeds = Seeds { one: [1; 32], zero: [2; 32] };
 
@@ -440,6 +442,64 @@ mod tests {
         let config = ModelConfig::toy();
         for (party, bytes) in [(Party::Zero, 32), (Party::One, 64), (Party::Two, 0), (Party::One, 33)] {
             assert!(Holding::new(&device(), party, &config, &vec![7; bytes]).is_err(), "{party}, {bytes}");
+        }
+    }
+
+    /// What a device had no memory for, or lost on the way, is not kept: the next session has it made, and has it right.
+    #[test]
+    fn a_lack_of_memory_leaves_nothing_without_content() {
+        let Some(shim) = Shim::new(Order::Forward).map(Arc::new) else { return };
+        let config = ModelConfig::toy();
+        let p = Parameter::Qkv(0);
+        let made = |holding: &Holding| {
+            let all = [
+                holding.component(p, Side::Before, true),
+                holding.component(p, Side::After, true),
+                holding.sum(p),
+            ];
+            all.into_iter().collect::<Result<Vec<Values>, SharedModelError>>()
+        };
+        let on = |driver: &Arc<Failing>| {
+            let device: Device = Arc::new(Cuda::with_driver(driver.clone()));
+            let seeds = SEEDS.for_party(Party::Zero);
+            (Holding::new(&device, Party::Zero, &config, &seeds).unwrap(), device)
+        };
+        let all = Arc::new(Failing::lacking_after(u64::MAX, shim.clone()));
+        let (holding, device) = on(&all);
+        let want: Vec<Words> = made(&holding).unwrap().iter().map(|v| product(&device, v)).collect();
+        let want: Vec<Vec<u64>> = want.iter().map(Words::to_vec).collect();
+        device.status().unwrap();
+        let counted = Arc::new(Failing::lacking_after(u64::MAX, shim.clone()));
+        made(&on(&counted).0).unwrap();
+        assert!(counted.operations() > 4, "{} allocations", counted.operations());
+        for n in 0..counted.operations() {
+            let (holding, device) = on(&Arc::new(Failing::lacking_after(n, shim.clone())));
+            let error = made(&holding).map(drop).expect_err("no memory").to_string();
+            assert!(error.contains("P0") && error.contains("out of memory"), "{n}: {error}");
+            // The next session.
+            device.begin();
+            let again = made(&holding).unwrap_or_else(|e| panic!("allocation {n}: {e}"));
+            let again: Vec<Vec<u64>> = again.iter().map(|v| product(&device, v).to_vec()).collect();
+            device.status().unwrap_or_else(|e| panic!("allocation {n}: {e}"));
+            assert!(again == want, "allocation {n}: something without content was kept");
+        }
+        for n in 0..all.operations() {
+            let (holding, device) = on(&Arc::new(Failing::after(n, shim.clone())));
+            if let Err(error) = made(&holding) {
+                assert!(error.to_string().contains("driver error 719"), "{n}: {error}");
+                assert!(device.status().is_err());
+                let held = &holding.parameters[&p];
+                assert!(held.sum.get().is_none(), "operation {n}: the sum was kept");
+            }
+        }
+    }
+
+    /// A value's words times ones, so that a matrix is read through its products.
+    fn product(device: &Device, v: &Values) -> Words {
+        match v {
+            Values::Rows(w) => w.clone(),
+            Values::Matrix(m) => m.apply(&Words::upload(device, (1..=m.inputs() as u64).collect())),
+            Values::Drawn(_) => panic!("nothing is drawn in these tests"),
         }
     }
 }

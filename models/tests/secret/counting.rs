@@ -2,8 +2,8 @@
 
 use kernels::cpu::Cpu;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, KeyStream, Map, Storage,
-    Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, Indices, KeyStream, Map,
+    Segments, Storage, Zip,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -120,11 +120,11 @@ impl Backend for Counting {
         self.inner.zip_cols(op, a, c)
     }
 
-    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &[usize]) -> Storage {
+    fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {
         self.inner.reduce_segments(op, a, offsets)
     }
 
-    fn gather(&self, a: &Storage, idx: &[u32]) -> Storage {
+    fn gather(&self, a: &Storage, idx: &Indices) -> Storage {
         self.inner.gather(a, idx)
     }
 
@@ -136,7 +136,7 @@ impl Backend for Counting {
         self.inner.concat(parts)
     }
 
-    fn scatter(&self, a: &Storage, idx: &[u32], len: usize) -> Storage {
+    fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage {
         self.inner.scatter(a, idx, len)
     }
 
@@ -216,7 +216,7 @@ impl Backend for Counting {
         rho: &Storage,
         width: usize,
         planes: usize,
-        offsets: &[usize],
+        offsets: &Segments,
     ) -> Storage {
         self.inner.masked_xor_segments(u, rho, width, planes, offsets)
     }

@@ -16,7 +16,7 @@ use super::lut::{deal_one_hot, one_hot_bytes};
 use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
-use kernels::{Term, Words};
+use kernels::{Segments, Term, Words};
 
 /// Levels and the zero test's blocks of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +49,12 @@ impl Levels {
 pub async fn coarse_max(
     cx: &Cx<'_>,
     x: &Share,
-    offsets: &[usize],
+    offsets: &Segments,
     levels: Levels,
     bits: u32,
 ) -> Result<Share> {
     let (op, w) = (cx.op("coarse max"), levels.buckets);
-    let (rows, n, shift) = (offsets.len() - 1, x.len(), x.scale + BUCKET_LOG2);
+    let (rows, n, shift) = (offsets.count(), x.len(), x.scale + BUCKET_LOG2);
     let kappa = levels.kappa() as usize;
     let words = w.div_ceil(64);
 

@@ -10,7 +10,7 @@
 
 use crate::weights::{Form, together};
 use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
-use kernels::{GemmBatch, Words};
+use kernels::{GemmBatch, Indices, Words};
 use std::ops::Range;
 
 /// An item of ring elements.
@@ -157,8 +157,7 @@ pub fn columns(w: &Words, shape: Shape, range: Range<usize>) -> Words {
     if range == (0..shape.cols) {
         return w.clone();
     }
-    let row = |r: usize| range.clone().map(move |c| (r * shape.cols + c) as u32);
-    w.gather(&(0..shape.rows).flat_map(row).collect::<Vec<u32>>())
+    w.gather(&Indices::grid(range.start, [(shape.rows, shape.cols), (range.len(), 1)]))
 }
 
 /// A share as a 2-of-2 value, so that it can be added to products: P1 holds Δ + λ1, P2 λ0.

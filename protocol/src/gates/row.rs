@@ -14,7 +14,7 @@ use super::product::ring_item;
 use super::table::{fixed, pow2};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::{Device, Matrix, Words};
+use kernels::{Device, Indices, Matrix, Words};
 
 /// Smallest slope, in units: with fewer bits its rounding would show. A new band starts below it.
 const LEAST_SLOPE: f64 = 64.0;
@@ -277,9 +277,8 @@ fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Word
             .iter()
             .enumerate()
             .map(|(b, band)| {
-                let output = (c * t.bands.len() + b) as u32;
-                let index: Vec<u32> = (0..rows as u32).map(|i| i * outputs as u32 + output).collect();
-                let half = all.gather(&index);
+                let output = c * t.bands.len() + b;
+                let half = all.gather(&Indices::grid(output, [(rows, outputs), (1, 0)]));
                 cx.reduce(if cx.is_p1() { half + band.first[c] } else { half })
             })
             .collect();

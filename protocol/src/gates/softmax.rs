@@ -9,7 +9,7 @@ use super::max::{Levels, coarse_max};
 use super::row::{self, RowTable};
 use super::truncate::truncate;
 use crate::{Cx, Result, Share};
-use kernels::{Device, Zip};
+use kernels::{Device, Indices, Segments, Zip};
 
 /// Fractional bits of exponentials. A row's largest may be e^−4, so it has three bits more than activations.
 pub const EXP_SCALE: u32 = 21;
@@ -83,8 +83,8 @@ impl SoftmaxTables {
 pub async fn exponentials(
     cx: &Cx<'_>,
     x: &Share,
-    offsets: &[usize],
-    row_of: &[u32],
+    offsets: &Segments,
+    row_of: &Indices,
     t: &SoftmaxTables,
 ) -> Result<Share> {
     let m = coarse_max(&cx.scope("max"), x, offsets, t.levels, t.score_bits()).await?;
@@ -95,10 +95,10 @@ pub async fn exponentials(
 pub async fn reciprocal_sums(
     cx: &Cx<'_>,
     e: &Share,
-    offsets: &[usize],
+    offsets: &Segments,
     t: &SoftmaxTables,
 ) -> Result<Vec<Lifted>> {
-    let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+    let longest = offsets.iter().map(|row| row.len()).max().unwrap_or(0);
     let table = t.reciprocal(longest);
     let sums = e.sum_segments(offsets).into();
     row::factors(&cx.scope("reciprocal"), &sums, table, RECIPROCAL_SCALE).await
@@ -107,9 +107,8 @@ pub async fn reciprocal_sums(
 /// Softmax of equal rows at scale 18. Ten exchanges.
 pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share> {
     let (rows, cols) = (x.shape.rows, x.shape.cols);
-    let offsets: Vec<usize> = (0..=rows).map(|r| r * cols).collect();
-    let row_of: Vec<u32> = (0..x.len()).map(|i| (i / cols) as u32).collect();
-    let e = exponentials(cx, x, &offsets, &row_of, t).await?;
+    let offsets = Segments::even(rows, cols);
+    let e = exponentials(cx, x, &offsets, &offsets.numbers(), t).await?;
     let r = reciprocal_sums(cx, &e, &offsets, t).await?;
     // To the scale of activations.
     let z = row::product(cx, &e, &r, |e, r| e.clone().zip_rows(Zip::Mul, r))?;

@@ -183,7 +183,7 @@ fn coarse_maximum_of_all_rows() {
             inner: &inner,
             program: &move |cx, x| {
                 Box::pin(async move {
-                    let offsets: Vec<usize> = (0..=x[0].shape.rows).map(|r| r * scores).collect();
+                    let offsets = kernels::Segments::even(x[0].shape.rows, scores);
                     Ok(vec![max::coarse_max(&cx, &x[0], &offsets, levels, ring.bits()).await?])
                 })
             },

@@ -65,11 +65,12 @@ extern "C" __global__ void suffix_xor(const u64 *u, u64 width, u64 words, u64 *o
 
 // out[s][p] = xor over the rows i of segment s of (u row i and rho[i][p]): a thread for each word of the result.
 extern "C" __global__ void masked_xor_segments(const u64 *u, const u64 *rho, u64 width, u64 words, u64 planes,
-                                               const u64 *offsets, u64 *out, u64 n) {
+                                               const u64 *offsets, u64 len, u64 *out, u64 n) {
     u64 size = planes * words;
     FOR_EACH(at, n) {
         u64 s = at / size, place = at % size, w = place % words, sum = 0;
-        for (u64 i = offsets[s]; i < offsets[s + 1]; i++) sum ^= u[i * words + w] & rho[i * size + place];
+        u64 end = segment(offsets, len, s + 1);
+        for (u64 i = segment(offsets, len, s); i < end; i++) sum ^= u[i * words + w] & rho[i * size + place];
         out[at] = sum & row_mask(width, words, w);
     }
 }

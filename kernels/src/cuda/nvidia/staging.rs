@@ -6,46 +6,93 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::sync::{Mutex, MutexGuard};
 
-/// Bytes of one piece.
+/// Bytes of a piece of a large copy. There are two of them for each direction: while the device copies one, the processor
+/// copies the other.
 const PIECE: usize = 4 << 20;
+/// Bytes up to which a copy to the device is small: a message of a few tokens, a table, a row of inputs.
+const SMALL: usize = 64 << 10;
+/// So many small copies may be on their way before the next one waits for the first of them. A layer of a model has about
+/// ten.
+const SLOTS: usize = 64;
 
-/// A piece of pinned memory, and the event after its last use.
-struct Piece {
+/// Pinned memory in places of one size that are taken in turn, and for each the event after its last use.
+struct Ring {
     at: *mut u8,
-    used: sys::CUevent,
+    /// Bytes of all places, and of one.
+    whole: usize,
+    size: usize,
+    used: Vec<sys::CUevent>,
+    next: usize,
 }
 
-impl Piece {
-    fn new() -> Result<Piece, DriverError> {
+impl Ring {
+    /// In the bound context.
+    fn new(places: usize, size: usize) -> Result<Ring, DriverError> {
         // No flags: the processor reads what comes back, and write-combined memory would be slow for that.
         // SAFETY: the context is bound; bytes are copied in before they are read.
-        let at = unsafe { result::malloc_host(PIECE, 0) }?;
-        let used = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        Ok(Piece { at: at.cast(), used })
+        let at = unsafe { result::malloc_host(places * size, 0) }?;
+        let mut ring =
+            Ring { at: at.cast(), whole: places * size, size, used: Vec::with_capacity(places), next: 0 };
+        for _ in 0..places {
+            ring.used.push(result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?);
+        }
+        Ok(ring)
+    }
+
+    /// Place i.
+    fn place(&self, i: usize) -> *mut u8 {
+        assert!(i < self.used.len(), "place {i} of {}", self.used.len());
+        // SAFETY: there are as many places as events.
+        unsafe { self.at.add(i * self.size) }
+    }
+
+    /// Copies at most a place's bytes to the device. Waits only for the copy that used the place before.
+    ///
+    /// # Safety
+    /// As many bytes from `to` on are allocated; the stream is of the bound context.
+    unsafe fn send(&mut self, stream: sys::CUstream, to: Address, part: &[u8]) -> Result<(), DriverError> {
+        assert!(part.len() <= self.size, "a copy larger than its place");
+        let (place, used) = (self.place(self.next), self.used[self.next]);
+        // SAFETY: the last copy from the place is over once its event is; the part is no longer than it.
+        unsafe {
+            result::event::synchronize(used)?;
+            let pinned = std::slice::from_raw_parts_mut(place, part.len());
+            pinned.copy_from_slice(part);
+            result::memcpy_htod_async(to, pinned, stream)?;
+            result::event::record(used, stream)?;
+        }
+        self.next = (self.next + 1) % self.used.len();
+        Ok(())
     }
 }
 
-impl Drop for Piece {
+impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: both were made in `new`, and the owner waited for all copies. A device that is lost has lost them too.
+        // SAFETY: memory and events were made in `new`, and the owner waited for all copies. A device that is lost has lost
+        // them too. Shares lay here: they go before the memory does.
         unsafe {
-            let _ = result::event::destroy(self.used);
+            for used in &self.used {
+                let _ = result::event::destroy(*used);
+            }
+            self.at.write_bytes(0, self.whole);
             let _ = result::free_host(self.at.cast());
         }
     }
 }
 
-/// Two pieces for each direction: while the device copies one, the processor copies the other.
+/// What copies go through. Small ones have places of their own, so that they need not wait for the device to be done with
+/// what was asked of it before.
 pub(super) struct Staging {
-    to_device: Mutex<[Piece; 2]>,
-    to_host: Mutex<[Piece; 2]>,
+    small: Mutex<Ring>,
+    to_device: Mutex<Ring>,
+    to_host: Mutex<Ring>,
 }
 
 impl Staging {
     /// In the bound context.
     pub(super) fn new() -> Result<Staging, DriverError> {
-        let two = || Ok(Mutex::new([Piece::new()?, Piece::new()?]));
-        Ok(Staging { to_device: two()?, to_host: two()? })
+        let ring = |places, size| Ring::new(places, size).map(Mutex::new);
+        Ok(Staging { small: ring(SLOTS, SMALL)?, to_device: ring(2, PIECE)?, to_host: ring(2, PIECE)? })
     }
 
     /// See [`super::Driver::copy_in`].
@@ -58,18 +105,11 @@ impl Staging {
         to: Address,
         from: &[u8],
     ) -> Result<(), DriverError> {
-        let mut pieces = lock(&self.to_device);
-        for (i, part) in from.chunks(PIECE).enumerate() {
-            let piece = &mut pieces[0];
-            // SAFETY: the last copy from the piece is over once its event is; the part is no longer than it.
-            unsafe {
-                result::event::synchronize(piece.used)?;
-                let pinned = std::slice::from_raw_parts_mut(piece.at, part.len());
-                pinned.copy_from_slice(part);
-                result::memcpy_htod_async(to + (i * PIECE) as u64, pinned, stream)?;
-                result::event::record(piece.used, stream)?;
-            }
-            pieces.swap(0, 1);
+        let mut ring = lock(if from.len() <= SMALL { &self.small } else { &self.to_device });
+        let size = ring.size;
+        for (part, at) in from.chunks(size).zip((to..).step_by(size)) {
+            // SAFETY: the caller's promise.
+            unsafe { ring.send(stream, at, part) }?;
         }
         Ok(())
     }
@@ -84,14 +124,13 @@ impl Staging {
         to: &mut [u8],
         from: Address,
     ) -> Result<(), DriverError> {
-        let pieces = lock(&self.to_host);
+        let ring = lock(&self.to_host);
         let start = |i: usize, size: usize| {
-            let piece = &pieces[i % 2];
-            // SAFETY: what was in the piece has been read; the part is no longer than it.
+            // SAFETY: what was in the place has been read; the part is no longer than it.
             unsafe {
-                let pinned = std::slice::from_raw_parts_mut(piece.at, size);
+                let pinned = std::slice::from_raw_parts_mut(ring.place(i % 2), size);
                 result::memcpy_dtoh_async(pinned, from + (i * PIECE) as u64, stream)?;
-                result::event::record(piece.used, stream)
+                result::event::record(ring.used[i % 2], stream)
             }
         };
         let mut parts = to.chunks_mut(PIECE).enumerate().peekable();
@@ -102,11 +141,10 @@ impl Staging {
             if let Some((next, part)) = parts.peek() {
                 start(*next, part.len())?;
             }
-            let piece = &pieces[i % 2];
-            // SAFETY: the copy into the piece is over once its event is.
+            // SAFETY: the copy into the place is over once its event is.
             unsafe {
-                result::event::synchronize(piece.used)?;
-                part.copy_from_slice(std::slice::from_raw_parts(piece.at, part.len()));
+                result::event::synchronize(ring.used[i % 2])?;
+                part.copy_from_slice(std::slice::from_raw_parts(ring.place(i % 2), part.len()));
             }
         }
         Ok(())
@@ -114,6 +152,6 @@ impl Staging {
 }
 
 /// A thread that panicked left nothing half done that the next one would read.
-fn lock(pieces: &Mutex<[Piece; 2]>) -> MutexGuard<'_, [Piece; 2]> {
-    pieces.lock().unwrap_or_else(|e| e.into_inner())
+fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
+    ring.lock().unwrap_or_else(|e| e.into_inner())
 }

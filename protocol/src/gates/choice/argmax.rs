@@ -25,7 +25,7 @@ use super::super::compare::{self, Window};
 use super::super::product::{reshare, reshare_cost};
 use super::bits::{and, and_cost, both, gather, less_than, ones, to_ring, with_one};
 use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Shape, Share, bytes, join};
-use kernels::Words;
+use kernels::{Indices, Segments, Words};
 
 /// What comparisons look at: exact for differences below 2^30.
 pub const WINDOW: Window = Window::EXACT31;
@@ -105,9 +105,9 @@ async fn contest(cx: &Cx<'_>, x: &Share, a: usize) -> Result<Masked> {
 /// Who plays whom.
 struct Games {
     /// First and second element of every pair.
-    pairs: [Vec<u32>; 2],
+    pairs: [Indices; 2],
     /// For every element its k-th pair (or the constant after them) and whether the bit is negated.
-    factors: Vec<(Vec<u32>, Vec<u64>)>,
+    factors: Vec<(Indices, Vec<u64>)>,
 }
 
 impl Games {
@@ -130,7 +130,8 @@ impl Games {
                 }
             }
         }
-        Games { pairs, factors }
+        let factors = factors.into_iter().map(|(idx, flip)| (idx.into(), flip)).collect();
+        Games { pairs: pairs.map(Indices::from), factors }
     }
 }
 
@@ -141,15 +142,16 @@ async fn winners(cx: &Cx<'_>, won: &Masked, x: &Share, a: usize) -> Result<Share
     let bits = VALUE_BITS.min(cx.ring().bits());
     let mut offsets: Vec<usize> = (0..rows * groups).map(|g| g / groups * m + g % groups * a).collect();
     offsets.push(rows * m);
+    let segments = Segments::new(offsets);
     let shape = Shape::new(rows, groups);
-    let z = bit_times_modulo(cx, won, x, bits)?.linear(shape, |w| w.sum_segments(&offsets).low(bits));
+    let z = bit_times_modulo(cx, won, x, bits)?.linear(shape, |w| w.sum_segments(&segments).low(bits));
     let op = cx.op("winner");
     let item = Item { op, purpose: Purpose::Result, index: 0, n: shape.len(), bits, group: Group::Add };
     Ok(cx.open(item, z.half).await?.share(shape, x.scale))
 }
 
 /// For each element of rows of n, the place of its group among rows of m; `size` elements are a group's.
-fn group_of(rows: usize, n: usize, m: usize, size: usize) -> Vec<u32> {
+fn group_of(rows: usize, n: usize, m: usize, size: usize) -> Indices {
     (0..rows * n).map(|i| (i / n * m + i % n / size) as u32).collect()
 }
 

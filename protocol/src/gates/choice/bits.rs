@@ -16,7 +16,7 @@ use super::super::compare::{self, Window, product_of_masked};
 use super::super::product::{reshare, ring_item};
 use super::super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Masked, Product, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::{Words, Zip};
+use kernels::{Indices, Words, Zip};
 
 /// Elements compared at a time: the buffers of so many stay in the processor's cache.
 const BLOCK: usize = 2048;
@@ -43,7 +43,7 @@ fn concat<'a>(parts: impl Iterator<Item = &'a Masked>) -> Masked {
 }
 
 /// Bits `idx`.
-pub(super) fn gather(m: &Masked, idx: &[u32]) -> Masked {
+pub(super) fn gather(m: &Masked, idx: &Indices) -> Masked {
     Masked { delta: m.delta.as_ref().map(|d| d.gather(idx)), lambda: m.lambda.gather(idx) }
 }
 
@@ -107,7 +107,7 @@ pub(super) fn to_ring(cx: &Cx, m: &Masked, bits: u32) -> Result<Option<Words>> {
 /// The products a_i · b_idx\[i\] of bits as 2-of-2 elements of the ring:
 /// (D + s·λ)(E + t·μ) = D·E + E·s·\[λ\] + D·t·\[μ\] + s·t·\[λμ\], with s = 1 − 2D and t = 1 − 2E.
 /// Dealt: 16 bytes for each bit of a, 8 for each of b.
-pub(super) fn both(cx: &Cx, a: &Masked, b: &Masked, idx: &[u32]) -> Result<Option<Words>> {
+pub(super) fn both(cx: &Cx, a: &Masked, b: &Masked, idx: &Indices) -> Result<Option<Words>> {
     let (op, n) = (cx.op("two bits"), a.lambda.len());
     let first = cx.deal(ring_item(cx, op, Purpose::Bit, n), || a.lambda.clone())?;
     let second = cx.deal(ring_item(cx, op, Purpose::Theta, b.lambda.len()), || b.lambda.clone())?;

@@ -14,7 +14,7 @@ use super::super::product::{multiply, product_cost, reshare, reshare_cost};
 use super::super::truncate::{self, truncate};
 use super::bits::ones;
 use crate::{Cost, Cx, Product, Result, Shape, Share};
-use kernels::{Matrix, Words};
+use kernels::{Indices, Matrix, Words};
 
 /// One-hot rows for the rows of w, given r with `noise_bits` bits for each row.
 pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bits: u32) -> Result<Share> {
@@ -26,15 +26,12 @@ pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bit
     let cumulate = Matrix::new(&Words::upload(cx.device(), twice_below), m, m);
     let c = Share { scale: 0, ..w.clone() }.linear(w.shape, |w| cumulate.apply(w));
     let column = Shape::new(rows, 1);
-    let last: Vec<u32> = (1..=rows).map(|row| (row * m - 1) as u32).collect();
+    let last = Indices::grid(m - 1, [(rows, m), (1, 0)]);
     let z = multiply(cx, &c.gather(&last, column).add_public(u64::MAX), r)?;
     let t = truncate(cx, Product { scale: noise_bits, ..z }, noise_bits).await?;
 
-    let (mut all_but_last, mut row_of) = (vec![], vec![]);
-    for row in 0..rows {
-        all_but_last.extend((0..m - 1).map(|i| (row * m + i) as u32));
-        row_of.extend(std::iter::repeat_n(row as u32, m - 1));
-    }
+    let all_but_last = Indices::grid(0, [(rows, m), (m - 1, 1)]);
+    let row_of = Indices::grid(0, [(rows, 1), (m - 1, 0)]);
     let shape = Shape::new(rows, m - 1);
     let above = t.gather(&row_of, shape).sub(&c.gather(&all_but_last, shape));
     let zero = Words::zeros(cx.device(), 1);
@@ -45,9 +42,8 @@ pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bit
         let (first, end) = (shape.len() as u32, shape.len() as u32 + 1);
         let g = Words::concat(&[&g, &(&zero + u64::from(cx.is_p1())), &zero]);
         let at = |row: usize, i: usize| (row * (m - 1) + i) as u32;
-        let index = |f: &dyn Fn(usize, usize) -> u32| -> Vec<u32> {
-            (0..rows * m).map(|i| f(i / m, i % m)).collect()
-        };
+        let index =
+            |f: &dyn Fn(usize, usize) -> u32| -> Indices { (0..rows * m).map(|i| f(i / m, i % m)).collect() };
         let before = index(&|row, i| if i == 0 { first } else { at(row, i - 1) });
         let own = index(&|row, i| if i + 1 == m { end } else { at(row, i) });
         cx.reduce(g.gather(&before) - g.gather(&own))

@@ -32,7 +32,7 @@ use super::bits::{less_than, not, ones, uniform, uniform_cost};
 use super::pick::{pick, pick_cost};
 use super::top::{BITS, FRACTION, RESOLUTION, threshold, threshold_cost};
 use crate::{Cost, Cx, Group, Item, Purpose, Result, Shape, Share, bytes, join};
-use kernels::{Device, GemmBatch, Ring, Words};
+use kernels::{Device, GemmBatch, Indices, Ring, Segments, Words};
 
 /// Fractional bits of weights.
 const WEIGHT_SCALE: u32 = 18;
@@ -120,8 +120,8 @@ pub async fn sample(cx: &Cx<'_>, x: &Share, k: usize, t: &SampleTables) -> Resul
     if n == 1 {
         return Ok(ones(cx, x.shape));
     }
-    let offsets: Vec<usize> = (0..=rows).map(|r| r * n).collect();
-    let row_of: Vec<u32> = (0..rows * n).map(|i| (i / n) as u32).collect();
+    let offsets = Segments::even(rows, n);
+    let row_of = offsets.numbers();
     let (bits, noise_bits) = precision(n);
     let (max_cx, noise_cx) = (cx.scope("max"), cx.scope("noise"));
     let max = coarse_max(&max_cx, x, &offsets, Levels::new(BUCKETS[0]), cx.ring().bits());
@@ -157,8 +157,8 @@ async fn in_range(cx: &Cx<'_>, u: &Share) -> Result<Share> {
 async fn weights(
     cx: &Cx<'_>,
     v: &Share,
-    offsets: &[usize],
-    row_of: &[u32],
+    offsets: &Segments,
+    row_of: &Indices,
     t: &SampleTables,
 ) -> Result<Share> {
     // The gate's buckets of width 4 are of width 1/2 if the same integers have three more fractional bits.
@@ -174,8 +174,7 @@ async fn choose(cx: &Cx<'_>, w: &Share, (bits, noise_bits): (u32, u32), r: &Shar
     let (rows, n) = (w.shape.rows, w.shape.cols);
     let (size, count) = groups(n);
     let padded = pad(cx, w, count * size);
-    let ends: Vec<usize> = (0..=rows * count).map(|g| g * size).collect();
-    let sums = padded.linear(Shape::new(rows, count), |w| w.sum_segments(&ends));
+    let sums = padded.linear(Shape::new(rows, count), |w| w.sum_rows(size));
     let group = pick(&cx.scope("group"), &sums, bits, &r.rows(0, rows), noise_bits).await?;
 
     let batch = GemmBatch {
@@ -192,7 +191,7 @@ async fn choose(cx: &Cx<'_>, w: &Share, (bits, noise_bits): (u32, u32), r: &Shar
     let selected = reshare(&cx.scope("selected"), selected).await?;
     let element = pick(&cx.scope("element"), &selected, bits, &r.rows(rows, 2 * rows), noise_bits).await?;
 
-    let index = |f: &dyn Fn(usize, usize) -> usize| -> Vec<u32> {
+    let index = |f: &dyn Fn(usize, usize) -> usize| -> Indices {
         (0..rows * n).map(|i| f(i / n, i % n) as u32).collect()
     };
     let group_of = index(&|row, i| row * count + i / size);
@@ -206,7 +205,7 @@ fn pad(cx: &Cx, w: &Share, cols: usize) -> Share {
     let (rows, n) = (w.shape.rows, w.shape.cols);
     let zero = Words::zeros(cx.device(), 1);
     let place = |i: usize| if i % cols < n { i / cols * n + i % cols } else { rows * n };
-    let idx: Vec<u32> = (0..rows * cols).map(|i| place(i) as u32).collect();
+    let idx: Indices = (0..rows * cols).map(|i| place(i) as u32).collect();
     w.linear(Shape::new(rows, cols), |w| Words::concat(&[w, &zero]).gather(&idx))
 }
 

@@ -16,7 +16,7 @@ use super::super::compare::{self, Window};
 use super::super::truncate::sign;
 use super::bits::less_than;
 use crate::{Cost, Cx, Group, Item, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::Words;
+use kernels::{Indices, Words};
 
 /// Fractional bits of elements.
 pub(super) const FRACTION: u32 = 16;
@@ -65,7 +65,7 @@ pub(super) const RESOLUTION: u64 = {
 
 /// A base for each row, not above its k-th largest element and less than [`RESOLUTION`] below it; 0 if a row has fewer
 /// elements. Rows are those of v.
-pub(super) async fn threshold(cx: &Cx<'_>, v: &Share, k: usize, row_of: &[u32]) -> Result<Share> {
+pub(super) async fn threshold(cx: &Cx<'_>, v: &Share, k: usize, row_of: &Indices) -> Result<Share> {
     let rows = v.shape.rows;
     let zeros = Words::zeros(cx.device(), rows);
     let delta = v.delta.is_some().then(|| zeros.clone());

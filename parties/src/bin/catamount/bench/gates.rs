@@ -240,7 +240,7 @@ impl Inputs {
         });
 
         let x = self.share(scores, SCORES, 4.0);
-        let offsets: Arc<Vec<usize>> = Arc::new((0..=scores.rows).map(|r| r * scores.cols).collect());
+        let offsets = kernels::Segments::even(scores.rows, scores.cols);
         let maximum = max::cost(scores.len(), scores.rows, softmax.levels, SCORES, softmax.score_bits());
         let exponential = softmax.exp.cost(scores.len(), EXP_SCALE, RING);
         let (levels, bits) = (softmax.levels, softmax.score_bits());
