@@ -4,7 +4,7 @@
 mod secret;
 
 use kernels::cuda::Cuda;
-use kernels::{Device, Ring, Words};
+use kernels::{Device, Ring, Segments, Words};
 use kernels_shim::{Asked, Counting, Order, Shim};
 use models::benchmark::BenchmarkWeights;
 use models::checkpoint::ModelConfig;
@@ -207,9 +207,10 @@ fn launches() {
                 16,
                 |d| SoftmaxTables::new(d, SCALE, max::Levels::new(64), 16),
                 |cx, x, t| {
-                    Box::pin(
-                        async move { max::coarse_max(&cx, &x, &[0, 8, 16], t.levels, t.score_bits()).await },
-                    )
+                    Box::pin(async move {
+                        max::coarse_max(&cx, &x, &Segments::new(vec![0, 8, 16]), t.levels, t.score_bits())
+                            .await
+                    })
                 },
             ),
         ),
