@@ -85,7 +85,7 @@ fn generate_group(
             lanes.expand(&DPF, 0, &front.seed, group.len(), x);
         }
         for (i, lane) in group.clone().zip(0..) {
-            let keep = (alpha[i] / DPF_LEAF as u64 >> (levels - 1 - level) & 1) as usize;
+            let keep = ((alpha[i] / DPF_LEAF as u64) >> (levels - 1 - level) & 1) as usize;
             let lose = 1 - keep;
             let seed: [u32; 4] = std::array::from_fn(|w| x[0][4 * lose + w][lane] ^ x[1][4 * lose + w][lane]);
             let t = x[0][12][lane] ^ x[1][12][lane];
