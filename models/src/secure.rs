@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum Tokens {
     /// From a client: keys of point functions.
-    Keys(EmbeddingKeys),
+    Keys(Box<EmbeddingKeys>),
     /// So many that the client has yet to send: at the dealer, which deals ahead.
     Expected(usize),
     /// Chosen among the parties: one-hot rows at scale 0.

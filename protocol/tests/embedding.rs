@@ -259,7 +259,7 @@ fn make(device: &Device, maker: Maker, token: u32, n: usize, vocab: usize, seed:
         }
         if maker == Maker::BareControls {
             let bare = (0..n * levels)
-                .map(|i| 1 + u64::from(token / 128 >> (levels - 1 - i % levels) & 1))
+                .map(|i| 1 + u64::from((token / 128) >> (levels - 1 - i % levels) & 1))
                 .collect();
             keys.controls = Words::upload(device, bare);
         }
