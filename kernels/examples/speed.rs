@@ -37,13 +37,20 @@ impl One {
 
 fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
     let threads = rayon::current_num_threads();
-    for (m, k, n) in [(128, 768, 3072), (128, 768, 768), (32, 4096, 4096), (8, 4096, 4096)] {
-        let speed = rates::products(device, m, k, n);
+    let shapes = [[128, 768, 3072], [128, 768, 768], [32, 4096, 4096], [8, 4096, 4096]];
+    for (shape @ [m, k, n], bits) in
+        shapes.map(|s| (s, 64)).into_iter().chain([(shapes[0], 52), (shapes[1], 52)])
+    {
+        let speed = rates::products(device, shape, bits);
         let part = peak.map_or(String::new(), |p| {
             format!(", {:.0} % of the multiply peak", 100.0 * speed / p / threads as f64)
         });
         let beside = one.beside(threads, speed);
-        row(&format!("gemm [{m}×{k}]·[{k}×{n}]"), &format!("{:.1} GMAC/s{part}{beside}", speed / 1e9));
+        let modulus = if bits < 64 { format!(" mod 2^{bits}") } else { String::new() };
+        row(
+            &format!("gemm [{m}×{k}]·[{k}×{n}]{modulus}"),
+            &format!("{:.1} GMAC/s{part}{beside}", speed / 1e9),
+        );
     }
     let read = rates::reading(device);
     row("read 128 MiB", &format!("{:.1} GB/s", read / 1e9));
@@ -76,6 +83,16 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
     };
     let speed = (heads * queries * d * keys) as f64 / fastest(|| q.gemm_batch(&kv, &scores));
     row("12 heads of [32×64]·[64×200]", &format!("{:.1} GMAC/s", speed / 1e9));
+
+    for (k, n) in [(49152, 576), (30522, 768)] {
+        let w = Matrix::new(&words(device, k * n, 64), n, k);
+        for m in [1, 4, 8, 9, 16, 32, 128] {
+            let bits = words(device, m * k.div_ceil(64), 64);
+            let t = fastest(|| w.apply_bits(&bits));
+            let (speed, read) = ((m * k * n) as f64 / t / 1e9, (8 * k * n) as f64 / t / 1e9);
+            row(&format!("bits [{m}×{k}]·[{k}×{n}]"), &format!("{speed:.1} G bits·words/s, {read:.1} GB/s"));
+        }
+    }
 
     for n in [1 << 12, 1 << 15, 1 << 24] {
         let (speed, threads) = (rates::random(device, n), threads as f64);

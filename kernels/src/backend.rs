@@ -7,6 +7,7 @@ use crate::buffer::Buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
+use crate::formula::Formula;
 use crate::indices::{Indices, Segments};
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -80,13 +81,32 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
     (r + (1 << (28 - EXP_BITS))) >> (29 - EXP_BITS)
 }
 
-/// The words of a ChaCha12 key stream, see [`Backend::chacha12`].
+/// Words of a regenerated matrix that are held at a time at most, of each of its streams, and as many again where they are
+/// brought into another form (see [`Backend::gemm_regenerated`]): as many as a cache of 50 MB takes.
+pub const MADE_AT_ONCE: usize = 1 << 22;
+
+/// Words of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
+/// (key, `nonce` + ⌊i / piece⌋).
 #[derive(Clone, Copy)]
 pub struct KeyStream<'a> {
-    /// Its key, a secret.
+    /// The streams' key, a secret.
     pub key: &'a [u8; 32],
-    /// Which of the key's streams.
+    /// Which of the key's streams the first piece is.
     pub nonce: u64,
+    /// Words of a piece, a power of two from [`KeyStream::LEAST_PIECE`] on.
+    pub piece: usize,
+}
+
+impl KeyStream<'_> {
+    /// A shorter piece would end within what is made at a time.
+    pub const LEAST_PIECE: usize = 128;
+
+    /// The binary logarithm of a piece's words.
+    pub(crate) fn piece_bits(&self) -> u32 {
+        let piece = self.piece;
+        assert!(piece.is_power_of_two() && piece >= KeyStream::LEAST_PIECE, "a piece of {piece} words");
+        piece.trailing_zeros()
+    }
 }
 
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
@@ -128,18 +148,20 @@ pub struct DpfKeys<W> {
     pub seeds: W,
     /// Control-bit corrections, one word for each key and level: bit 0 left, bit 1 right.
     pub controls: W,
-    /// Output corrections, 2 words for each key.
+    /// Corrections of the leaf, 2 words for each key.
     pub last: W,
 }
 
-/// Levels of a point function's tree over `points` points, two of them to a leaf: ⌈log2 points⌉ − 1, and 0 for a
-/// single point.
+/// Points of a leaf of a point function's tree: the bits of a seed.
+pub const DPF_LEAF: usize = 128;
+
+/// Levels of a point function's tree over `points` points: ⌈log2 points⌉ − 7, and 0 where they are one leaf.
 pub const fn dpf_levels(points: usize) -> usize {
-    points.div_ceil(2).next_power_of_two().trailing_zeros() as usize
+    points.div_ceil(DPF_LEAF).next_power_of_two().trailing_zeros() as usize
 }
 
-/// Bytes of one key of a point function over `points` points: root, 16 bytes and 2 bits for each level, output
-/// correction.
+/// Bytes of one key of a point function over `points` points: root, 16 bytes and 2 bits for each level, correction of the
+/// leaf.
 pub const fn dpf_key_bytes(points: usize) -> usize {
     let levels = dpf_levels(points);
     16 + 16 * levels + levels.div_ceil(4) + 16
@@ -176,6 +198,11 @@ pub trait Backend: Send + Sync + Debug {
     /// The inverse of `pack` for `n` words. `bytes` has exactly ⌈n·bits/8⌉ bytes.
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage;
 
+    /// a ← (a op mask) mod 2^bits, and its words appended to `out` as by [`Backend::pack`].
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>);
+    /// a ← (a op w) mod 2^bits for the words w of a message that [`Backend::pack`] made.
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32);
+
     /// a ← a op b.
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
     /// a ← op(a).
@@ -184,6 +211,8 @@ pub trait Backend: Send + Sync + Debug {
     fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
     /// `op(a[i])`, as a new buffer.
     fn mapped(&self, op: Map, a: &Storage) -> Storage;
+    /// The results of an element-wise formula, each a new buffer. All inputs have the same length.
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage>;
     /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.
     fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
     /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.
@@ -209,17 +238,33 @@ pub trait Backend: Send + Sync + Debug {
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage;
     /// `C[m×n] = A[m×k] · B^T` with B from `pack_matrix`.
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
-    /// Two products, one with a matrix that nobody keeps: `C[m×n] = X[m×k] · S^T + Y[m×k] · R^T`. S is from `pack_matrix`;
-    /// R's n × k words, row by row, are the first of the stream, and made where they are used. With weights one of whose
-    /// components is such a stream, a product of shares takes half the memory, and with few rows it reads half as much.
+    /// The same for an A of bits, whose rows are kept in ⌈k/64⌉ words (bits beyond are ignored): sums of selected columns of
+    /// B. Reads all of B.
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage;
+    /// [`Backend::gemm`] modulo 2^bits; its words are below that. Up to 52 bits, processors that multiply mantissas are faster.
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        let mut c = self.gemm(a, b, m, k, n);
+        if bits < 64 {
+            self.map(Map::And((1 << bits) - 1), &mut c);
+        }
+        c
+    }
+    /// A product with a matrix that nobody keeps, and one beside it if `beside` is (X, S):
+    /// `C[m×n] = Y[m×k] · R^T + X[m×k] · S^T`. R's n × k words, row by row, are the sums of the streams' first words, and
+    /// made where they are used; S is from `pack_matrix`. With weights one of whose components is such a stream, a product
+    /// of shares takes half the memory, and with few rows it reads half as much.
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage;
+    /// Rows that `gemm` multiplies in about the time of one, so that products of several threads with one matrix are worth
+    /// putting together; 0 where they are not, or where threads do not wait for each other.
+    fn rows_together(&self) -> usize {
+        0
+    }
     /// Many small products, see [`GemmBatch`].
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage;
 
@@ -229,6 +274,8 @@ pub trait Backend: Send + Sync + Debug {
     fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage);
     /// `out[i]` = bit `idx[i] mod width` of row i (0 or 1).
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage;
+    /// `out[i]` = number of ones in row i.
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage;
     /// Moves bit j of row i to bit `(j + rot[i]) mod width`. `width` is a power of two.
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
     /// out bit j of each row = xor of its bits j, j+1, …, width−1.
@@ -292,7 +339,7 @@ pub trait Backend: Send + Sync + Debug {
         thresholds: &DcfThresholds,
     ) -> Storage;
 
-    /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, over Z_2^64
+    /// Generates one distributed point function a row: f(x) = 1 if x = alpha else 0, on x below `points`, with bits as values
     /// (Boyle, Gilboa and Ishai, CCS 2016). alpha is below `points`. The roots (2 words a key) are the two parties'
     /// secret seeds, fresh and independent for every key. The tree's PRG is one ChaCha12 block keyed by (seed, domain
     /// constant).
@@ -303,6 +350,6 @@ pub trait Backend: Send + Sync + Debug {
         root0: &Storage,
         root1: &Storage,
     ) -> DpfKeys<Storage>;
-    /// Party `party`'s additive shares of every f at all points: keys × points.
+    /// Party `party`'s shares by xor of every f at all points: keys × ⌈points/64⌉ words, zero beyond the last point.
     fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage;
 }

@@ -11,18 +11,21 @@ mod comparison;
 pub mod cpu;
 pub mod cuda;
 mod failure;
+mod formula;
 mod indices;
 pub mod rates;
+mod readings;
 mod ring;
 mod words;
 
 pub use backend::{
-    Backend, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, Map, Storage, Strides, Zip, dpf_key_bytes,
-    dpf_levels, exp_fraction,
+    Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage, Strides,
+    Zip, dpf_key_bytes, dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use failure::{DeviceError, Fault};
+pub use formula::{Change, Formula, Place, Step, Term};
 pub use indices::{Indices, Segments};
 pub use ring::Ring;
 pub use words::{Matrix, Tables, Words};

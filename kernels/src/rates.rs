@@ -33,11 +33,11 @@ pub fn multiply_peak() -> Option<f64> {
     Some(products as f64 / fastest(|| cpu::multiply_registers(ROUNDS)))
 }
 
-/// Multiply-adds a second of [rows × inputs] · [inputs × outputs].
-pub fn products(device: &Device, rows: usize, inputs: usize, outputs: usize) -> f64 {
+/// Multiply-adds a second of [rows × inputs] · [inputs × outputs], modulo 2^bits.
+pub fn products(device: &Device, [rows, inputs, outputs]: [usize; 3], bits: u32) -> f64 {
     let w = Matrix::new(&words(device, inputs * outputs), outputs, inputs);
     let x = words(device, rows * inputs);
-    (rows * inputs * outputs) as f64 / fastest(|| one(&w.apply(&x)))
+    (rows * inputs * outputs) as f64 / fastest(|| one(&w.apply_low(&x, bits)))
 }
 
 /// Bytes a second of memory that is read once, from start to end, and added up.
@@ -50,7 +50,7 @@ pub fn reading(device: &Device) -> f64 {
 /// Bytes a second of weights that `rows` rows are multiplied with.
 pub fn weights(device: &Device, rows: usize) -> f64 {
     let [inputs, outputs] = LARGE;
-    products(device, rows, inputs, outputs) / rows as f64 * 8.0
+    products(device, [rows, inputs, outputs], 64) / rows as f64 * 8.0
 }
 
 /// Bytes a second of ChaCha12, `n` words at a time.

@@ -2,7 +2,9 @@
 
 use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::formula::Formula;
 use crate::indices::{Indices, Segments};
+use crate::readings::{Manner, Readings};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 use std::sync::Arc;
 
@@ -50,6 +52,19 @@ impl Words {
         self.device.pack(&self.data, bits, out);
     }
 
+    /// self ← (self op mask) mod 2^bits, whose words are appended to a message.
+    pub fn mask_and_pack(mut self, op: Zip, mask: &Words, bits: u32, out: &mut Vec<u8>) -> Words {
+        assert_eq!(self.len(), mask.len(), "one mask for each word");
+        self.device.mask_and_pack(op, &mut self.data, &mask.data, bits, out);
+        self
+    }
+
+    /// (self op w) mod 2^bits for the words w of a message.
+    pub fn combine_packed(mut self, op: Zip, bytes: &[u8], bits: u32) -> Words {
+        self.device.combine_packed(op, &mut self.data, bytes, bits);
+        self
+    }
+
     /// The words, on the host.
     pub fn to_vec(&self) -> Vec<u64> {
         self.device.download(&self.data).into_owned()
@@ -68,6 +83,16 @@ impl Words {
     /// The device these words live on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The results of a formula whose inputs are on one device.
+    pub(crate) fn evaluate(inputs: &[&Words], formula: &Formula) -> Vec<Words> {
+        assert!(
+            inputs.iter().all(|w| w.len() == inputs[0].len()),
+            "a formula of buffers of different length"
+        );
+        let data: Vec<&Storage> = inputs.iter().map(|w| &w.data).collect();
+        inputs[0].device.formula(formula, &data).into_iter().map(|d| inputs[0].with(d)).collect()
     }
 
     fn map(mut self, op: Map) -> Words {
@@ -152,6 +177,13 @@ impl Words {
         parts[0].with(parts[0].device.concat(&data))
     }
 
+    /// `self[m×k] · R^T = [m×n]`, where R's n × k words are sums of the streams': see [`crate::Backend::gemm_regenerated`].
+    pub fn by_streams(&self, streams: &[KeyStream<'_>], n: usize, k: usize) -> Words {
+        let m = self.len() / k;
+        assert_eq!(self.len(), m * k, "input width");
+        self.with(self.device.gemm_regenerated(&self.data, streams, None, [m, k, n]))
+    }
+
     /// Many small products.
     pub fn gemm_batch(&self, b: &Words, shape: &GemmBatch) -> Words {
         self.with(self.device.gemm_batch(&self.data, &b.data, shape))
@@ -166,6 +198,11 @@ impl Words {
     /// Bit `idx[i]` of the `width`-bit row i.
     pub fn bit_at(&self, width: usize, idx: &Words) -> Words {
         self.with(self.device.bit_at(&self.data, width, &idx.data))
+    }
+
+    /// Number of ones of each `width`-bit row.
+    pub fn count_bits(&self, width: usize) -> Words {
+        self.with(self.device.count_bits(&self.data, width))
     }
 
     /// Moves bit j of row i to bit `(j + rot[i]) mod width`.
@@ -229,7 +266,7 @@ impl Words {
         DpfKeys { seeds: self.with(k.seeds), controls: self.with(k.controls), last: self.with(k.last) }
     }
 
-    /// Shares, at all points, of the point functions with the roots `self`, see [`crate::Backend::dpf_evaluate`].
+    /// Shares by xor, at all points, of the point functions with the roots `self`, see [`crate::Backend::dpf_evaluate`].
     pub fn dpf_evaluate(&self, party: u8, points: usize, keys: &DpfKeys<Words>) -> Words {
         let k = DpfKeys { seeds: &keys.seeds.data, controls: &keys.controls.data, last: &keys.last.data };
         self.with(self.device.dpf_evaluate(party, points, &self.data, &k))
@@ -356,6 +393,8 @@ impl Neg for &Words {
 pub struct Matrix {
     device: Device,
     data: Arc<Storage>,
+    /// Of products with words, and with bits.
+    readings: Arc<[Readings; 2]>,
     k: usize,
     n: usize,
 }
@@ -370,8 +409,12 @@ impl Matrix {
     /// Prepares `weights`, n rows of k words.
     pub fn new(weights: &Words, n: usize, k: usize) -> Matrix {
         assert_eq!(weights.len(), n * k, "matrix size");
-        let data = Arc::new(weights.device.pack_matrix(&weights.data, k, n));
-        Matrix { device: weights.device.clone(), data, k, n }
+        let data = weights.device.pack_matrix(&weights.data, k, n);
+        Matrix::of(&weights.device, data, n, k)
+    }
+
+    fn of(device: &Device, data: Storage, n: usize, k: usize) -> Matrix {
+        Matrix { device: device.clone(), data: Arc::new(data), readings: Arc::default(), k, n }
     }
 
     /// Number of outputs.
@@ -395,25 +438,71 @@ impl Matrix {
     /// If they are of different shapes.
     pub fn plus(&self, other: &Matrix) -> Matrix {
         assert_eq!((self.n, self.k), (other.n, other.k), "sum of matrices of different shapes");
-        let data = Arc::new(self.device.add_matrices(&self.data, &other.data, self.k));
-        Matrix { device: self.device.clone(), data, k: self.k, n: self.n }
+        Matrix::of(&self.device, self.device.add_matrices(&self.data, &other.data, self.k), self.n, self.k)
     }
 
-    /// `x[m×k] · self^T = [m×n]`.
+    /// `x[m×k] · self^T = [m×n]`. Few rows are taken along by a product that another thread makes with this matrix, if
+    /// there is one to come.
     pub fn apply(&self, x: &Words) -> Words {
+        self.product(x, 64, Manner::Passing)
+    }
+
+    /// [`Matrix::apply`] modulo 2^bits; the words of the result are below that.
+    ///
+    /// # Panics
+    /// If `bits` is 0 or above 64.
+    pub fn apply_low(&self, x: &Words, bits: u32) -> Words {
+        self.product(x, bits, Manner::Passing)
+    }
+
+    /// The same at a place of a program that other threads run as well: if some of them came to this matrix together
+    /// with this thread the last time, it waits a moment for them, so that one reading serves all.
+    ///
+    /// # Panics
+    /// As [`Matrix::apply_low`].
+    pub fn apply_in_step(&self, x: &Words, bits: u32) -> Words {
+        self.product(x, bits, Manner::InStep)
+    }
+
+    fn product(&self, x: &Words, bits: u32, manner: Manner) -> Words {
+        assert!((1..=64).contains(&bits), "a product modulo 2^{bits}");
         let m = x.len() / self.k;
         assert_eq!(x.len(), m * self.k, "input width");
-        Words { device: self.device.clone(), data: self.device.gemm(&x.data, &self.data, m, self.k, self.n) }
+        let (k, n) = (self.k, self.n);
+        if m > self.device.rows_together() {
+            return x.with(self.device.gemm_low(&x.data, &self.data, m, k, n, bits));
+        }
+        // Few rows wait for memory, whatever the modulus, and others' rows may have another one.
+        let multiply = |x: &Storage, m| {
+            let product = self.device.gemm(x, &self.data, m, k, n);
+            (product, self.device.status().is_ok())
+        };
+        x.with(self.readings[0].product(&self.device, &multiply, &x.data, m, manner)).low(bits)
     }
 
-    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's, see
-    /// [`crate::Backend::gemm_regenerated`].
-    pub fn apply_regenerated(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
+    /// `x[m×k] · self^T = [m×n]` for rows of bits, see [`crate::Backend::gemm_bits`], in step with other threads as
+    /// [`Matrix::apply_in_step`].
+    ///
+    /// # Panics
+    /// If x is no whole number of rows.
+    pub fn apply_bits(&self, x: &Words) -> Words {
+        let words = self.k.div_ceil(64);
+        let m = x.len() / words;
+        assert_eq!(x.len(), m * words, "input width");
+        let multiply = |x: &Storage, m| {
+            let sums = self.device.gemm_bits(x, &self.data, m, self.k, self.n);
+            (sums, self.device.status().is_ok())
+        };
+        x.with(self.readings[1].product(&self.device, &multiply, &x.data, m, Manner::InStep))
+    }
+
+    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's: of
+    /// both matrices' products with few rows each word is read, or made, once. See [`crate::Backend::gemm_regenerated`].
+    pub fn apply_beside(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
         let m = x.len() / self.k;
         assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
-        let shape = [m, self.k, self.n];
-        let data = self.device.gemm_regenerated(&x.data, &y.data, &self.data, stream, shape);
-        Words { device: self.device.clone(), data }
+        let (shape, beside) = ([m, self.k, self.n], Some((&x.data, &*self.data)));
+        y.with(y.device.gemm_regenerated(&y.data, &[stream], beside, shape))
     }
 }
 

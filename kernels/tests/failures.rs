@@ -3,8 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, GemmBatch, Indices, KeyStream, Map,
-    Segments, Storage, Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, Indices,
+    KeyStream, Map, Segments, Storage, Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,15 +38,26 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     d.pack(&a, 17, &mut message);
     keep(&d.unpack(&message, 17, 64));
     d.pack(&a, 64, &mut message);
+    let (mut masked, mut message) = (a.clone(), vec![]);
+    d.mask_and_pack(Zip::Sub, &mut masked, &b, 17, &mut message);
+    d.combine_packed(Zip::Add, &mut masked, &message, 17);
+    d.mask_and_pack(Zip::Xor, &mut masked, &b, 64, &mut message);
+    keep(&masked);
+    d.formula(&Formula::new(2, |t| vec![t[0] * t[1] + 3, t[0] - t[1]]), &[&a, &b]).iter().for_each(&mut keep);
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
-    let (made, stored) = (KeyStream { key: &[3; 32], nonce: 4 }, d.pack_matrix(&b, 16, 4));
-    keep(&d.gemm_regenerated(&a, &b, &stored, made, [4, 16, 4]));
+    keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
+    let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };
+    let stored = d.pack_matrix(&b, 16, 4);
+    // In registers, and in panels.
+    keep(&d.gemm_regenerated(&b, &[made; 2], Some((&a, &stored)), [4, 16, 4]));
+    keep(&d.gemm_regenerated(&b, &[made; 2], Some((&a, &d.pack_matrix(&words(16), 4, 4))), [16, 4, 4]));
     let strides = Strides { row: 4, col: 1 };
     let (m, n, k, c_row, c_len) = (4, 4, 4, 4, 20);
     let batch = GemmBatch { m, n, k, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };
     keep(&d.gemm_batch(&a, &b, &batch));
     d.flip_bit(&mut a, 128, &words(32));
     keep(&d.bit_at(&a, 128, &words(32)));
+    keep(&d.count_bits(&a, 100));
     keep(&d.rotate_bits(&a, 128, &words(32)));
     keep(&d.suffix_xor(&a, 128));
     keep(&d.masked_xor_segments(&words(16), &a, 128, 4, &Segments::new(vec![0, 3, 8])));
@@ -62,10 +73,10 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     let keys = DcfKeys { seeds, values, controls, outputs };
     let at = DcfThresholds::new(&shape, [(0, 0), (7, 1)]);
     keep(&d.dcf_evaluate(0, &root0, &keys, &words(4), &words(4), &at));
-    let keys = d.dpf_generate(100, &words(4), &root0, &root1);
+    let keys = d.dpf_generate(300, &words(4), &root0, &root1);
     [&keys.seeds, &keys.controls, &keys.last].into_iter().for_each(&mut keep);
     let keys = DpfKeys { seeds: &keys.seeds, controls: &keys.controls, last: &keys.last };
-    keep(&d.dpf_evaluate(1, 100, &root1, &keys));
+    keep(&d.dpf_evaluate(1, 300, &root1, &keys));
     read
 }
 
@@ -109,7 +120,7 @@ fn results_of_a_lack_of_memory_are_marked() {
         let shape = DcfShape::new(20, vec![0, 3]);
         before();
         let k = device.dcf_generate(&shape, &alpha, &alpha, &roots[0], &roots[1]);
-        let p = device.dpf_generate(100, &alpha, &roots[0], &roots[1]);
+        let p = device.dpf_generate(300, &alpha, &roots[0], &roots[1]);
         let strides = Strides { row: 4, col: 1 };
         let (m, n, c_row, c_len) = (4, 4, 4, 20);
         let batch = GemmBatch { m, n, k: 4, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };

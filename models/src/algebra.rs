@@ -41,6 +41,8 @@ pub struct Linear<V: Values> {
     pub weight: V::Matrix,
     /// b, one row.
     pub bias: Option<V::Rows>,
+    /// y is within ±2^(bits − 2) in units of the double scale, so that it may be computed modulo 2^bits.
+    pub bits: u32,
 }
 
 /// The values of a reading.

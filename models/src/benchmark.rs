@@ -166,7 +166,7 @@ mod tests {
     use crate::clear::{Clear, Ints};
     use crate::float::complete;
     use crate::secure::Secure;
-    use crate::shared::Assembly;
+    use crate::shared::{Assembly, Weights};
     use protocol::testing::World;
     use protocol::{Party, Shape};
     use std::sync::Arc;
@@ -185,7 +185,8 @@ mod tests {
         let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([5; 32]), [6; 32]);
         let tables = public.plan.tables(device, &c);
         let parties = Party::ALL.map(|party| {
-            let own = Assembly::make_up(device, party, public.clone(), tables.clone(), Some(Party::Zero));
+            let (public, tables) = (public.clone(), tables.clone());
+            let own = Assembly::make_up(device, party, public, tables, Some(Party::Zero), Weights::Stored);
             Arc::new(own.unwrap())
         });
         // Made on the processor, so that both sides do not err alike.

@@ -10,7 +10,7 @@ use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::folded::Folding;
 use crate::model::{Back, Front, Layer, OutputRows, Pass, Span};
-use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan};
+use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan, output_bits, output_limit};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::exp;
@@ -266,15 +266,21 @@ impl Bounds {
             below(qkv, self.qkv, limit(2 * SCALE))?;
         }
         below(name("the feed-forward input"), self.up, limit(2 * SCALE))?;
-        below(name("attention outputs"), self.o + self.residual, limit(2 * SCALE))?;
-        let yields = match plan.activation.product_log2 {
+        let [o, down] = self.outputs(&plan.activation, c);
+        let [o_bits, down_bits] = plan.output_bits;
+        below(name("attention outputs"), o, output_limit(o_bits))?;
+        below(name("feed-forward outputs"), down, output_limit(down_bits))
+    }
+
+    /// Of the outputs of both blocks, with the residuals beside them.
+    fn outputs(&self, activation: &TablePlan, c: &ModelConfig) -> [f64; 2] {
+        let yields = match activation.product_log2 {
             // What the gate's truncation takes.
             Some(product_log2) => 2f64.powi(product_log2 as i32 + 1),
-            None => 2f64.powi(plan.activation.range_log2 as i32),
+            None => 2f64.powi(activation.range_log2 as i32),
         };
         let (row, bias) = self.down;
-        let down = row * yields * (c.d_ff as f64).sqrt() + bias;
-        below(name("feed-forward outputs"), down + self.residual, limit(2 * SCALE))
+        [self.o, row * yields * (c.d_ff as f64).sqrt() + bias].map(|bound| bound + self.residual)
     }
 }
 
@@ -304,11 +310,13 @@ fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPl
     } else {
         None
     };
+    let activation = TablePlan::covering(range_log2, step, product_log2);
     Ok(LayerPlan {
         attention_norm: ranges.norm("attention/norm"),
         feed_forward_norm: ranges.norm("feed_forward/norm"),
         score_buckets,
-        activation: TablePlan::covering(range_log2, step, product_log2),
+        activation,
+        output_bits: bounds.outputs(&activation, ranges.c).map(output_bits),
     })
 }
 

@@ -91,7 +91,12 @@ impl Clear {
 
     /// Truncation of sums that must stay below 2^62.
     fn truncated(&self, z: Vec<u64>, scale: u32, shift: u32) -> Result<Vec<u64>> {
-        let limit = 2f64.powi(62 - scale as i32);
+        self.truncated_from(z, Ring::Z64.bits(), scale, shift)
+    }
+
+    /// Truncation of sums that must stay below 2^(bits − 2).
+    fn truncated_from(&self, z: Vec<u64>, bits: u32, scale: u32, shift: u32) -> Result<Vec<u64>> {
+        let limit = 2f64.powi(bits as i32 - 2 - scale as i32);
         self.check("truncation", &z, scale, -limit, limit)?;
         let half = (1u64 << shift) >> 1;
         Ok(z.into_iter().map(|v| truncate::clear(Ring::Z64, v.wrapping_add(half), shift)).collect())
@@ -147,6 +152,10 @@ impl Parts<Clear> for ClearParts<'_> {
     fn matrix(&mut self, p: Parameter) -> std::result::Result<Matrix, CheckpointError> {
         let ints = self.rows(p)?;
         Ok(Matrix::new(&Words::upload(self.device, ints.data), ints.rows, ints.cols))
+    }
+
+    fn bits(&self, p: Parameter) -> u32 {
+        self.tables.bits(p)
     }
 
     fn rows(&mut self, p: Parameter) -> std::result::Result<Ints, CheckpointError> {
@@ -224,7 +233,7 @@ impl Algebra for Clear {
 
     async fn linear(&self, x: &Ints, w: &Linear<Clear>) -> Result<Ints> {
         let y = self.affine(x, w);
-        Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
+        Ok(Ints { data: self.truncated_from(y.data, w.bits, 2 * SCALE, SCALE)?, ..y })
     }
 
     async fn linear_beside(&self, x: &Ints, w: &Linear<Clear>, h: &Ints, gain: &Ints) -> Result<Ints> {
@@ -233,7 +242,7 @@ impl Algebra for Clear {
             let terms = h.iter().zip(&gain.data);
             y.iter_mut().zip(terms).for_each(|(y, (h, g))| *y = y.wrapping_add(h.wrapping_mul(*g)));
         }
-        Ok(Ints { data: self.truncated(y.data, 2 * SCALE, SCALE)?, ..y })
+        Ok(Ints { data: self.truncated_from(y.data, w.bits, 2 * SCALE, SCALE)?, ..y })
     }
 
     fn rows(&self, x: &Ints, from: usize, to: usize) -> Ints {

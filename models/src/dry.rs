@@ -24,6 +24,8 @@ use std::task::Poll;
 const RING: u32 = 64;
 /// Bytes of a ring element.
 const WORD: u64 = 8;
+/// Bits of products that count as low ones.
+const LOW: u32 = 52;
 
 /// Multiplications in the ring, and costs on the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -36,12 +38,14 @@ pub struct Work {
     pub local: [Local; 3],
 }
 
-/// Products of matrices at one party, and the memory that they must read. Tables of gates, comparison keys, random words and
-/// element-wise operations are not counted.
+/// Products of matrices at one party, and the memory that they, and the embedding's sums of rows, must read. Tables of gates,
+/// comparison keys, random words, these sums and element-wise operations are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Local {
     /// Multiplications in the ring with weights.
     pub weights: u64,
+    /// Those of them that are needed modulo 2^52 only, which some processors make faster.
+    pub low: u64,
     /// Multiplications in the ring of scores and of weighted sums of values.
     pub attention: u64,
     /// Bytes of weights, and of the keys and values of all tokens so far, each read once a product.
@@ -57,6 +61,7 @@ impl Local {
     /// Both together.
     pub fn add(&mut self, other: &Local) {
         self.weights += other.weights;
+        self.low += other.low;
         self.attention += other.attention;
         self.read += other.read;
     }
@@ -136,6 +141,10 @@ impl Parts<Dry> for DryParts<'_> {
         Ok(Shape::new(rows, cols))
     }
 
+    fn bits(&self, p: Parameter) -> u32 {
+        self.tables.bits(p)
+    }
+
     fn rows(&mut self, p: Parameter) -> std::result::Result<Shape, Infallible> {
         self.matrix(p)
     }
@@ -199,7 +208,7 @@ impl Dry {
         dry.exchanging(async {
             let hidden = model.hidden(&dry, &count, sequences, OutputRows::Last).await?;
             if let Back::LanguageModel { output, .. } = &model.back {
-                let scores = dry.multiply(&hidden, &output.weight);
+                let scores = dry.multiply(&hidden, &output.weight, RING);
                 dry.charge(choice.cost(scores.rows, scores.cols)).await;
             }
             Ok(())
@@ -282,10 +291,12 @@ impl Dry {
         self.item(Charge { scope, exchange: None, sent: [[0; 3]; 3], weight_macs, local });
     }
 
-    fn multiply(&self, x: &Act<Dry>, w: &Shape) -> Shape {
+    /// x · W^T modulo 2^bits.
+    fn multiply(&self, x: &Act<Dry>, w: &Shape, bits: u32) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
-        let read = WORD * w.len() as u64;
-        self.compute(Local { weights: (x.rows * w.len()) as u64, attention: 0, read }.bilinear());
+        let (weights, read) = ((x.rows * w.len()) as u64, WORD * w.len() as u64);
+        let low = if bits <= LOW { weights } else { 0 };
+        self.compute(Local { weights, low, read, ..Local::default() }.bilinear());
         Shape::new(x.rows, w.rows)
     }
 
@@ -293,11 +304,12 @@ impl Dry {
     fn attention(&self, s: &AttentionShape) {
         let sum = |f: &dyn Fn(&Block) -> usize| (s.blocks.iter().map(f).sum::<usize>() * s.head_dim) as u64;
         let (attention, read) = (sum(&|b| s.square_len(b)), WORD * sum(&|b| b.keys * s.kv_heads));
-        self.compute(Local { weights: 0, attention, read }.bilinear());
+        self.compute(Local { attention, read, ..Local::default() }.bilinear());
     }
 
-    async fn product_truncated(&self, n: usize, shift: u32) {
-        self.charge(product_cost(n, RING).then(truncate::cost(n, shift, RING))).await;
+    /// A product modulo 2^bits, and its truncation.
+    async fn product_truncated(&self, n: usize, bits: u32, shift: u32) {
+        self.charge(product_cost(n, bits).then(truncate::cost_from(n, bits, shift, RING))).await;
     }
 }
 
@@ -310,12 +322,9 @@ impl Algebra for Dry {
     }
 
     async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
-        let one = Local {
-            weights: (tokens * table.len()) as u64,
-            attention: 0,
-            read: WORD * (tokens.div_ceil(embedding::TOGETHER) * table.len()) as u64,
-        };
-        self.compute(one.table());
+        // Sums of the table's rows, without products.
+        let read = if *tokens == 0 { 0 } else { WORD * table.len() as u64 };
+        self.compute(Local { read, ..Local::default() }.table());
         self.charge(embedding::cost(*tokens, table.rows, RING)).await;
         Ok(Shape::new(*tokens, table.rows))
     }
@@ -330,15 +339,15 @@ impl Algebra for Dry {
     }
 
     async fn linear(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight);
-        self.product_truncated(y.len(), SCALE).await;
+        let y = self.multiply(x, &w.weight, w.bits);
+        self.product_truncated(y.len(), w.bits, SCALE).await;
         Ok(y)
     }
 
     async fn linear_beside(&self, x: &Shape, w: &Linear<Dry>, _: &Shape, _: &Shape) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight);
-        self.charge(product_cost(y.len(), RING)).await;
-        self.product_truncated(y.len(), SCALE).await;
+        let y = self.multiply(x, &w.weight, w.bits);
+        self.charge(product_cost(y.len(), w.bits)).await;
+        self.product_truncated(y.len(), w.bits, SCALE).await;
         Ok(y)
     }
 
@@ -364,7 +373,7 @@ impl Algebra for Dry {
         t: &Arc<SoftmaxTables>,
     ) -> Result<Scored<Shape>> {
         let (qkv, own) = (self.scope("qkv"), self.scope("scores"));
-        let y = qkv.multiply(x, &w.weight);
+        let y = qkv.multiply(x, &w.weight, RING);
         qkv.note(product_cost(y.len(), RING));
         own.attention(s);
         let ((q, kv), n) = (s.widths(), s.scores());
@@ -404,7 +413,7 @@ impl Algebra for Dry {
         let (y, table) = (Shape::new(s.queries(), s.heads * s.head_dim), t.reciprocal(s.longest()));
         self.scope("values").attention(s);
         let sums = async {
-            self.scope("values").product_truncated(y.len(), EXP_SCALE).await;
+            self.scope("values").product_truncated(y.len(), RING, EXP_SCALE).await;
             Ok(())
         };
         let reciprocals = async {
@@ -420,8 +429,8 @@ impl Algebra for Dry {
 
     async fn activate(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
         let (up, t) = (self.scope("up"), t.alone());
-        let y = up.multiply(x, &w.weight);
         let input = t.spec.input_bits();
+        let y = up.multiply(x, &w.weight, input + SCALE);
         let cut = truncate::cost_between(y.len(), input + SCALE, SCALE, input);
         up.charge(product_cost(y.len(), input + SCALE).then(cut)).await;
         self.charge(t.cost(y.len(), SCALE, RING)).await;
@@ -430,7 +439,7 @@ impl Algebra for Dry {
 
     async fn gated(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
         let (up, t) = (self.scope("up"), t.gated());
-        let y = up.multiply(x, &w.weight);
+        let y = up.multiply(x, &w.weight, RING);
         let (n, spec) = (y.len() / 2, &t.table.spec);
         let input = spec.input_bits();
         let gate = async {
@@ -450,7 +459,7 @@ impl Algebra for Dry {
     }
 
     fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight);
+        let y = self.multiply(x, &w.weight, RING);
         self.note(product_cost(y.len(), RING));
         Ok(y)
     }

@@ -133,6 +133,10 @@ impl Parts<Float> for FloatParts<'_> {
         self.load(p)
     }
 
+    fn bits(&self, _: Parameter) -> u32 {
+        kernels::Ring::Z64.bits()
+    }
+
     fn rows(&mut self, p: Parameter) -> std::result::Result<Mat, CheckpointError> {
         self.load(p)
     }

@@ -2,7 +2,8 @@
 //!
 //! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight at a party that always deals,
 //! two at one that always evaluates in one place, three at one that plays every role; two of the embedding table at all
-//! parties ([`crate::shared`]). What a pass needs beside them is estimated from the declared
+//! parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
+//! and none at party 0, whatever they play. What a pass needs beside them is estimated from the declared
 //! cost: the gate that moves most bytes also holds most, twice as many at its peak (found by measuring;
 //! `models/tests/memory_plan.rs` holds the plan against measured peaks).
 
@@ -11,8 +12,10 @@ use crate::dry::Dry;
 use crate::model::{Cache, OutputRows};
 use crate::parameter::{Parameter, Use};
 use crate::plan::PlanTables;
-use protocol::Role;
+use crate::shared::Weights;
+use kernels::MADE_AT_ONCE;
 use protocol::gates::embedding;
+use protocol::{Party, Role};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -30,6 +33,71 @@ pub struct Demand {
     pub pass: usize,
     /// Sequences at the same time, in one session or in several: each of so many tokens.
     pub sequences: usize,
+}
+
+/// Whose memory is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Which party.
+    pub party: Party,
+    /// Its role, if it is always the same; else it plays one role in one session and another in the next.
+    pub plays: Option<Role>,
+    /// How it keeps its weights.
+    pub weights: Weights,
+}
+
+impl Holder {
+    /// Words of a weight that it holds.
+    fn components(&self, usage: Use) -> u64 {
+        match (usage, self.weights, self.plays) {
+            (Use::Table, ..) => 2,
+            (Use::Matrix, Weights::Regenerated, _) => u64::from(self.party != Party::Zero),
+            (_, _, Some(Role::Dealer)) => 1,
+            (_, _, Some(Role::P1 | Role::P2)) => 2,
+            (_, _, None) => 3,
+        }
+    }
+
+    /// What products hold beside inputs and results, at most: what is made of the largest matrix at a time, and the same
+    /// filled up with zeros, or of a second seed.
+    fn scratch(&self, c: &ModelConfig) -> u64 {
+        match self.weights {
+            Weights::Stored => 0,
+            Weights::Regenerated => {
+                // Outputs are wanted of few rows, whose words are drawn in registers.
+                let many = |p: &Parameter| p.usage() == Use::Matrix && *p != Parameter::Output;
+                let matrices = Parameter::all(c).into_iter().filter(many);
+                let largest = matrices.map(|p| p.len(c)).max().unwrap_or(0);
+                let seeds = if self.party == Party::Zero { 2 } else { 1 };
+                8 * seeds * largest.min(MADE_AT_ONCE) as u64
+            }
+        }
+    }
+
+    /// The most that is held while a model of which `tables` are there already is loaded.
+    fn loading(&self, c: &ModelConfig, tables: u64) -> u64 {
+        let sizes = || Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
+        // The component that comes in full is there of all parameters before anything is made of any: not at the dealer, and
+        // not at party 0.
+        let regenerated = self.weights == Weights::Regenerated;
+        let none = if regenerated { self.party == Party::Zero } else { self.plays == Some(Role::Dealer) };
+        let mut waiting = if none { 0 } else { sizes().map(|(_, size)| size).sum() };
+        let (mut loaded, mut most) = (tables, 0);
+        for (p, size) in sizes() {
+            waiting -= size.min(waiting);
+            let held = self.components(p.usage());
+            let made = if regenerated && p.usage() == Use::Matrix { held } else { MAKING.max(held + 1) };
+            most = most.max(loaded + made * size + waiting);
+            loaded += held * size;
+        }
+        // While it comes: what came before, and buffers of the one that is there now.
+        let mut come = tables;
+        for (_, size) in sizes().filter(|_| !none) {
+            most = most.max(come + MAKING * size);
+            come += size;
+        }
+        most
+    }
 }
 
 /// Bytes by kind.
@@ -54,47 +122,32 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What a party needs that always plays `plays`, or (`None`) one role in one session and another in the next. `queue`
-    /// bounds what waits on a link.
+    /// What a party needs. `queue` bounds what waits on a link.
     pub fn new(
         c: &ModelConfig,
         tables: &PlanTables,
-        plays: Option<Role>,
+        holder: Holder,
         demand: Demand,
         queue: u64,
     ) -> MemoryPlan {
-        let components = match plays {
-            Some(Role::Dealer) => 1,
-            Some(Role::P1 | Role::P2) => 2,
-            None => 3,
-        };
-        let (of_each, several) =
-            (plays.map_or(Role::ALL.to_vec(), |role| vec![role]), demand.sequences as u64);
-        let bytes = |usage: Use, components: u64| {
+        let of_each = holder.plays.map_or(Role::ALL.to_vec(), |role| vec![role]);
+        let several = demand.sequences as u64;
+        let bytes = |usage: Use| {
             let of_kind = Parameter::all(c).into_iter().filter(|p| p.usage() == usage);
-            of_kind.map(|p| 8 * components * p.len(c) as u64).sum::<u64>()
+            of_kind.map(|p| 8 * holder.components(usage) * p.len(c) as u64).sum::<u64>()
         };
-        let sizes = Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
-        // The component that comes in full is there of all parameters before anything is made of any: not at the dealer.
-        let mut waiting: u64 = if components == 1 { 0 } else { sizes.clone().map(|(_, size)| size).sum() };
-        let (mut loaded, mut loading) = (tables.bytes(), 0);
-        for (p, size) in sizes {
-            waiting = waiting.saturating_sub(size);
-            let held = if p.usage() == Use::Table { 2 } else { components };
-            loading = loading.max(loaded + MAKING.max(held + 1) * size + waiting);
-            loaded += held * size;
-        }
         let passes = of_each.iter().map(|role| pass(c, tables, *role, demand.pass.max(1)));
         let (dealt, held) = passes.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
         let caches = of_each.iter().map(|role| MemoryPlan::cache(c, *role, demand.context));
         MemoryPlan {
-            embedding: bytes(Use::Table, 2),
-            matrices: bytes(Use::Matrix, components),
-            rows: bytes(Use::Rows, components),
+            embedding: bytes(Use::Table),
+            matrices: bytes(Use::Matrix),
+            rows: bytes(Use::Rows),
             tables: tables.bytes(),
             cache: several * caches.max().unwrap_or(0),
-            activations: several * held,
-            loading,
+            // What a product draws is gone before a gate holds most.
+            activations: (several * held).max(holder.scratch(c)),
+            loading: holder.loading(c, tables.bytes()),
             dealt: (several * dealt).min(queue),
         }
     }

@@ -39,6 +39,8 @@ pub trait Parts<V: Values> {
     fn table(&mut self) -> std::result::Result<V::Table, Self::Error>;
     /// A weight matrix.
     fn matrix(&mut self, p: Parameter) -> std::result::Result<V::Matrix, Self::Error>;
+    /// Bits of the outputs of a weight matrix, see [`Linear::bits`].
+    fn bits(&self, p: Parameter) -> u32;
     /// Rows.
     fn rows(&mut self, p: Parameter) -> std::result::Result<V::Rows, Self::Error>;
     /// A norm.
@@ -47,6 +49,14 @@ pub trait Parts<V: Values> {
     fn softmax(&mut self, layer: usize) -> V::Softmax;
     /// A function.
     fn activation(&mut self, a: ActivationId) -> V::Activation;
+}
+
+fn linear<V: Values, P: Parts<V>>(
+    parts: &mut P,
+    weight: Parameter,
+    bias: Option<V::Rows>,
+) -> std::result::Result<Linear<V>, P::Error> {
+    Ok(Linear { weight: parts.matrix(weight)?, bias, bits: parts.bits(weight) })
 }
 
 /// What stands before the layers.
@@ -285,7 +295,8 @@ impl<V: Values> Layer<V> {
         let all = Parameter::all(c);
         let rows = |parts: &mut P, p: Parameter| all.contains(&p).then(|| parts.rows(p)).transpose();
         let linear = |parts: &mut P, w, b| {
-            Ok::<_, P::Error>(Linear { weight: parts.matrix(w)?, bias: rows(parts, b)? })
+            let bias = rows(parts, b)?;
+            linear(parts, w, bias)
         };
         let qkv = linear(parts, Parameter::Qkv(i), Parameter::QkvBias(i))?;
         let o = linear(parts, Parameter::O(i), Parameter::OBias(i))?;
@@ -328,7 +339,7 @@ impl<V: Values> Back<V> {
         let biased = c.family != Family::Llama;
         let output = |parts: &mut P| {
             let bias = biased.then(|| parts.rows(Parameter::OutputBias)).transpose()?;
-            Ok::<_, P::Error>(Linear { weight: parts.matrix(Parameter::Output)?, bias })
+            linear(parts, Parameter::Output, bias)
         };
         Ok(match c.head {
             Head::LanguageModel => {
@@ -341,7 +352,7 @@ impl<V: Values> Back<V> {
             Head::Classifier { .. } => {
                 let bias = Some(parts.rows(Parameter::PoolerBias)?);
                 Back::Classifier {
-                    pooler: Linear { weight: parts.matrix(Parameter::Pooler)?, bias },
+                    pooler: linear(parts, Parameter::Pooler, bias)?,
                     activation: parts.activation(ActivationId::Pooler),
                     output: output(parts)?,
                 }

@@ -6,7 +6,8 @@ use crate::algebra::SCALE;
 use crate::checkpoint::{Activation, Family, Head, ModelConfig};
 use crate::float::norm_kind;
 use crate::model::{ActivationId, NormId};
-use kernels::Device;
+use crate::parameter::Parameter;
+use kernels::{Device, Ring};
 use protocol::gates::choice::SampleTables;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable, dropped};
@@ -18,7 +19,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of gates, scales and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 4;
+pub const PROGRAM_VERSION: u32 = 5;
 
 /// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,22 @@ pub struct LayerPlan {
     pub score_buckets: usize,
     /// Function of the feed-forward block.
     pub activation: TablePlan,
+    /// Bits of the outputs of the attention block's last matrix and of the feed-forward block's, at the double scale and
+    /// with the residuals beside them: see [`Linear::bits`](crate::algebra::Linear::bits).
+    pub output_bits: [u32; 2],
+}
+
+/// Outputs of so many bits are multiplied fastest.
+const LOW_BITS: u32 = 52;
+
+/// The bits for outputs of a matrix, at the double scale, that are below `bound` for every input: as few as are faster, or all.
+pub(crate) fn output_bits(bound: f64) -> u32 {
+    if bound < output_limit(LOW_BITS) { LOW_BITS } else { Ring::Z64.bits() }
+}
+
+/// Outputs at the double scale that are within ±limit have so many bits.
+pub(crate) fn output_limit(bits: u32) -> f64 {
+    2f64.powi(bits as i32 - 2 - 2 * SCALE as i32)
 }
 
 /// A model's ranges.
@@ -119,6 +136,7 @@ pub struct LayerTables {
     feed_forward_norm: Arc<NormTable>,
     softmax: Arc<SoftmaxTables>,
     activation: Arc<FunctionTable>,
+    output_bits: [u32; 2],
 }
 
 /// A model's tables on a device. Layers with equal parameters share them.
@@ -273,8 +291,15 @@ impl Plan {
             Family::Llama => TablePlan::covering(4, Step::Gated, Some(11)),
             _ => TablePlan::covering(4, Step::Activation, None),
         };
-        let layer =
-            LayerPlan { attention_norm: norm, feed_forward_norm: norm, score_buckets: 64, activation };
+        // As it is proven for trained models; for gated products, whose table allows larger ones, it is not.
+        let [o, down] = [LOW_BITS, if c.family == Family::Llama { Ring::Z64.bits() } else { LOW_BITS }];
+        let layer = LayerPlan {
+            attention_norm: norm,
+            feed_forward_norm: norm,
+            score_buckets: 64,
+            activation,
+            output_bits: [o, down],
+        };
         let classifier = matches!(c.head, Head::Classifier { .. });
         Plan {
             longest: c.context.min(4096),
@@ -314,6 +339,9 @@ impl Plan {
             if ![64, 128].contains(&l.score_buckets) {
                 return Err(format!("layer {i}: {} buckets of scores", l.score_buckets));
             }
+            if l.output_bits.iter().any(|bits| ![LOW_BITS, Ring::Z64.bits()].contains(bits)) {
+                return Err(format!("layer {i}: outputs of {:?} bits", l.output_bits));
+            }
         }
         Ok(())
     }
@@ -340,6 +368,7 @@ impl Plan {
                 activation: cached(&mut activations, l.activation, |a| {
                     a.table(device, function(c.activation))
                 }),
+                output_bits: l.output_bits,
             })
             .collect();
         let pooler = self.pooler.map(|p| Arc::new(p.table(device, libm::tanh)));
@@ -364,6 +393,15 @@ impl PlanTables {
             NormId::Outer => self.outer_norm.clone(),
             NormId::Attention(i) => self.layers[i].attention_norm.clone(),
             NormId::FeedForward(i) => self.layers[i].feed_forward_norm.clone(),
+        }
+    }
+
+    /// Bits of the outputs of a weight matrix.
+    pub fn bits(&self, p: Parameter) -> u32 {
+        match p {
+            Parameter::O(i) => self.layers[i].output_bits[0],
+            Parameter::Down(i) => self.layers[i].output_bits[1],
+            _ => Ring::Z64.bits(),
         }
     }
 

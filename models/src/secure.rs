@@ -9,7 +9,7 @@ use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::truncate::{truncate, truncate_between};
+use protocol::gates::truncate::{truncate, truncate_between, truncate_from};
 use protocol::gates::{glu, norm, product, quadratic, row, softmax};
 use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix, join};
 use std::ops::Range;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum Tokens {
     /// From a client: keys of point functions.
-    Keys(EmbeddingKeys),
+    Keys(Box<EmbeddingKeys>),
     /// So many that the client has yet to send: at the dealer, which deals ahead.
     Expected(usize),
     /// Chosen among the parties: one-hot rows at scale 0.
@@ -121,7 +121,7 @@ impl Algebra for Secure<'_> {
     }
 
     async fn linear(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Share> {
-        truncate(&self.cx, self.affine(x, w)?, SCALE).await
+        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?, w.bits, SCALE).await
     }
 
     async fn linear_beside(
@@ -131,8 +131,8 @@ impl Algebra for Secure<'_> {
         h: &Share,
         gain: &Share,
     ) -> Result<Share> {
-        let beside = product::scale_columns(&self.cx, h, gain)?;
-        truncate(&self.cx, self.affine(x, w)?.plus(beside), SCALE).await
+        let beside = product::scale_columns(&self.cx, h, gain, w.bits)?;
+        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?.plus(beside), w.bits, SCALE).await
     }
 
     fn rows(&self, x: &Share, from: usize, to: usize) -> Share {
@@ -257,7 +257,7 @@ impl Algebra for Secure<'_> {
         }
         let (columns, ends) = (Indices::from(columns), Segments::new(ends));
         let sum = x.linear(sums, |w| w.gather(&columns).sum_segments(&ends));
-        let sum = product::scale_columns(&self.cx, &sum, gain)?;
+        let sum = product::scale_columns(&self.cx, &sum, gain, self.cx.ring().bits())?;
         let column = Indices::grid(0, [(sums.rows, 0), (cols, 1)]);
         let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
         let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));

@@ -154,6 +154,18 @@ impl Seeds {
     }
 }
 
+/// How a party keeps the components of weight matrices of which it has the seed. Every product has the same words either
+/// way, so that each party chooses for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// As words ready for products: faster where there is memory for them.
+    #[default]
+    Stored,
+    /// Not at all: they are drawn from the seed in each product. Of its matrices a party then holds 8 bytes a weight, c12,
+    /// and party 0 none, whatever roles it plays.
+    Regenerated,
+}
+
 /// How outputs travel.
 fn revealed(c: &ModelConfig) -> Reveal {
     match c.head {

@@ -7,7 +7,7 @@ use models::checkpoint::ModelConfig;
 use models::clear::Clear;
 use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
-use models::shared::{Assembly, PublicModel};
+use models::shared::{Assembly, PublicModel, Weights};
 use models::tokenizer::{ChatFormat, TokenizerInfo};
 use protocol::{Party, Role};
 use secret::{Done, Shared, Step, run_steps, share_parameters};
@@ -31,7 +31,7 @@ fn made_up(public: &PublicModel) -> Shared {
     let device = kernels::cpu::Cpu::best();
     let parties = Party::ALL.map(|party| {
         let tables = public.plan.tables(&device, &public.config);
-        Arc::new(Assembly::make_up(&device, party, public.clone(), tables, None).unwrap())
+        Arc::new(Assembly::make_up(&device, party, public.clone(), tables, None, Weights::Stored).unwrap())
     });
     Shared { parties, devices: [(); 3].map(|()| device.clone()), public: public.clone() }
 }
@@ -99,7 +99,10 @@ fn only_benchmark_models_are_made_up() {
     assert_ne!(other.digest(&tables), public.digest(&tables));
     let owned = PublicModel { benchmark: None, ..public.clone() };
     assert_ne!(owned.digest(&tables), public.digest(&tables));
-    let error = Assembly::make_up(&device, Party::One, owned, tables, None).err().unwrap().to_string();
+    let error = Assembly::make_up(&device, Party::One, owned, tables, None, Weights::Stored)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("not public"), "{error}");
     // A model that reads text is somebody's.
     let info = TokenizerInfo { json: "{}".into(), eos: vec![], bos: None, chat: ChatFormat::Raw };

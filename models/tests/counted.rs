@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 /// What a party's device did for weights and attention. Row gates multiply with small matrices of their own.
 fn local(counts: &Counts, weights: &BTreeSet<(usize, usize)>) -> Local {
-    let mut local = Local { weights: 0, attention: counts.batches[0], read: counts.batches[1] };
+    let [attention, read] = counts.batches;
+    let mut local = Local { attention, read, ..Local::default() };
     for (shape, [products, read]) in &counts.matrices {
         if weights.contains(shape) {
             local.weights += products;
+            local.low += counts.low.get(shape).copied().unwrap_or_default();
             local.read += read;
         }
     }
@@ -57,7 +59,7 @@ fn what_is_declared_is_what_a_device_counts() {
             declared.iter_mut().zip(&work.local).for_each(|(all, more)| all.add(more));
         }
         assert_eq!(counted.each_ref().map(|c| local(c, &weights)), declared, "{:?}", config.family);
-        assert!(declared.iter().all(|l| l.weights > 0 && l.attention > 0 && l.read > 0));
+        assert!(declared.iter().all(|l| l.weights > l.low && l.low > 0 && l.attention > 0 && l.read > 0));
         // What floors take random words to be at least: a byte at each of two parties for a byte sent.
         let random: u64 = counted.iter().map(|c| c.random).sum();
         let sent: u64 = done.iter().flat_map(|(_, ledger)| ledger.sent.iter().flatten()).sum();

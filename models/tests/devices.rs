@@ -11,7 +11,7 @@ use models::checkpoint::ModelConfig;
 use models::clear::Clear;
 use models::float::complete;
 use models::model::{Cache, OutputRows};
-use models::shared::{Assembly, Part, PartySession, PublicModel, Request, Stepwise, Work, client};
+use models::shared::{Assembly, Part, PartySession, PublicModel, Request, Stepwise, Weights, Work, client};
 use protocol::testing::{MemoryNetwork, World};
 use protocol::{Party, Role};
 use secret::{Done, Shared, Step, run_steps};
@@ -22,7 +22,7 @@ fn made_up(public: &PublicModel, devices: &[Device; 3]) -> Shared {
     let parties = Party::ALL.map(|party| {
         let device = &devices[party.index()];
         let tables = public.plan.tables(device, &public.config);
-        Arc::new(Assembly::make_up(device, party, public.clone(), tables, None).unwrap())
+        Arc::new(Assembly::make_up(device, party, public.clone(), tables, None, Weights::Stored).unwrap())
     });
     Shared { parties, devices: devices.clone(), public: public.clone() }
 }
@@ -92,7 +92,9 @@ fn a_lack_of_memory_ahead_is_told_when_the_pass_is_asked_for() {
         let failing = Arc::new(Failing::lacking_after(good, driver.clone()));
         let device: Device = Arc::new(Cuda::with_driver(failing.clone()));
         let tables = public.plan.tables(&device, &public.config);
-        let model = Arc::new(Assembly::make_up(&device, Party::Zero, public.clone(), tables, None).unwrap());
+        let model = Arc::new(
+            Assembly::make_up(&device, Party::Zero, public.clone(), tables, None, Weights::Stored).unwrap(),
+        );
         let streams = Box::new(World::new(8).chacha(Role::Dealer));
         let stepwise = Some(Stepwise { from: 2, to: 9 });
         let mut dealer = PartySession::new(model, Role::Dealer, streams).unwrap().dealing_ahead(1, stepwise);

@@ -7,6 +7,7 @@ use crate::{
     identity::Identity,
     ids::{Fingerprint, PublicKey},
     keys::StaticSecret,
+    weights::WeightsChoice,
 };
 use limits::MOST_SEQUENCES;
 use protocol::Party;
@@ -187,6 +188,8 @@ struct PartyFile {
     listen: std::net::SocketAddr,
     #[serde(default)]
     device: DeviceChoice,
+    #[serde(default)]
+    weights: WeightsChoice,
     identity: PartyIdentityConfig,
     parties: Vec<PartyEntry>,
     #[serde(default)]
@@ -208,6 +211,8 @@ pub struct PartyConfig {
     pub listen: std::net::SocketAddr,
     /// What it computes on.
     pub device: DeviceChoice,
+    /// How it keeps its weights.
+    pub weights: WeightsChoice,
     /// Its TLS identity.
     pub identity: Identity,
     /// Its X25519 secret.
@@ -283,6 +288,7 @@ impl PartyConfig {
             party,
             listen: raw.listen,
             device: raw.device,
+            weights: raw.weights,
             identity,
             secret,
             peers: [a, b],

@@ -1,9 +1,10 @@
 //! Party processes, QUIC transport, client library and command line.
 //!
 //! Asynchronous code lives only in this crate. A party's transport and server run on one current-thread runtime; each
-//! session has a blocking worker thread, which sees the network as a [`protocol::Network`].
+//! session has a blocking worker thread, which sees the network as a [`protocol::Network`] and drives the runtime while it
+//! waits for a message.
 //!
-//! - [`config`], [`device`], [`cluster`], [`identity`], [`init`]: configuration, devices and keys.
+//! - [`config`], [`device`], [`weights`], [`cluster`], [`identity`], [`init`]: configuration, devices and keys.
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
@@ -31,6 +32,7 @@ pub mod server;
 pub mod store;
 pub mod tls;
 pub mod transport;
+pub mod weights;
 pub mod wire;
 
 /// Logs to standard error; `RUST_LOG` chooses how much, `info` by default.

@@ -108,6 +108,7 @@ impl ModelStore {
             room: Room {
                 party: config.party,
                 plays: config.limits.dealer.only().map(|dealer| config.party.role(dealer)),
+                weights: config.weights,
                 context: config.limits.max_context_tokens as usize,
                 queue: config.transport.link_queue_bytes as u64,
                 promised: Promised::default(),
@@ -155,10 +156,10 @@ impl ModelStore {
 
     /// Begins to put a model together, if there is room for it.
     fn incoming(&self, device: &Device, metadata: &[u8]) -> Result<Incoming, Refused> {
-        let incoming = Incoming::step(device, || Incoming::new(device, self.party, metadata))?;
+        let mut incoming = Incoming::step(device, || Incoming::new(device, self.party, metadata))?;
         let public = &incoming.public;
         let room = self.room.for_model(device, &public.config, &incoming.tables, public.plan.longest);
-        room.map_err(Refused::NoRoom)?;
+        incoming.weights = room.map_err(Refused::NoRoom)?;
         Ok(incoming)
     }
 

@@ -9,14 +9,17 @@ use kernels::cuda::driver::{Address, Arg, Driver, Launch};
 use kernels::{Device, Fault};
 use kernels_shim::{Order, Shim};
 use models::checkpoint::ModelConfig;
-use models::memory::{Demand, MemoryPlan};
+use models::memory::{Demand, Holder, MemoryPlan};
 use models::model::OutputRows;
-use models::shared::PublicModel;
+use models::plan::PlanTables;
+use models::shared::{PublicModel, Weights};
 use parties::{
     client::Client,
+    config::PartyConfig,
     owner::{benchmark_model, share_benchmark},
     private::{Pass, PrivateModel},
     store::ModelStore,
+    weights::WeightsChoice,
 };
 use protocol::Party;
 use std::sync::{
@@ -129,23 +132,19 @@ impl Devices {
     }
 }
 
-/// A cluster in which `place` opens up to `count` devices of this capacity; models are stored, or kept in memory only; each party
-/// takes so many sessions at a time.
+/// A cluster in which `place` opens up to `count` devices of this capacity; all three are configured alike.
 fn cluster(
     place: Party,
     devices: &Devices,
     count: usize,
     capacity: u64,
-    (stored, sessions): (bool, usize),
+    configure: impl Fn(&mut PartyConfig),
 ) -> (Files, Vec<Running>) {
     *devices.left.lock().unwrap() = count;
     let files = Files::new();
     let parties = Party::ALL.map(|party| {
         let mut config = files.party(party.index());
-        config.limits.max_sessions = sessions;
-        if !stored {
-            config.limits.model_directory = Default::default();
-        }
+        configure(&mut config);
         let devices = devices.clone();
         let store = if party == place {
             let first = devices.open(capacity).unwrap();
@@ -158,13 +157,39 @@ fn cluster(
     (files, parties.into())
 }
 
+/// Models are kept in memory only.
+fn in_memory(config: &mut PartyConfig) {
+    config.limits.model_directory = Default::default();
+}
+
 fn model() -> PublicModel {
     benchmark_model(ModelConfig::toy()).unwrap()
+}
+
+/// Of which weights are more than what a pass holds.
+fn wide() -> PublicModel {
+    let config = ModelConfig {
+        layers: 8,
+        d_model: 64,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 32,
+        d_ff: 384,
+        ..ModelConfig::toy()
+    };
+    benchmark_model(config).unwrap()
 }
 
 async fn share(client: &Client, public: &PublicModel) -> Result<(), String> {
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     share_benchmark(client, "toy", public, &tables).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// What a party that plays every role needs for a pass.
+fn needed(public: &PublicModel, tables: &PlanTables, party: Party, pass: usize, weights: Weights) -> u64 {
+    let demand = Demand { context: 60, pass, sequences: 1 };
+    let holder = Holder { party, plays: None, weights };
+    MemoryPlan::new(&public.config, tables, holder, demand, 1 << 25).device()
 }
 
 /// One session of one pass.
@@ -193,9 +218,10 @@ fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
     if Shim::new(Order::Forward).is_none() {
         return;
     }
-    for (place, stored) in [(Party::One, true), (Party::Zero, false)] {
+    let cases: [(Party, fn(&mut PartyConfig)); 2] = [(Party::One, |_| {}), (Party::Zero, in_memory)];
+    for (place, configure) in cases {
         let devices = Devices::default();
-        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, (stored, 8));
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, configure);
         block_on(async {
             let client = Client::connect(&files.client()).await.unwrap();
             share(&client, &model()).await.unwrap();
@@ -239,7 +265,7 @@ fn nobody_waits_for_a_party_that_lost_its_device_in_a_pass() {
     }
     for (place, operations) in [(Party::Zero, 60), (Party::One, 200), (Party::Two, 700)] {
         let devices = Devices::default();
-        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, (true, 1));
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, |c| c.limits.max_sessions = 1);
         block_on(async {
             let client = Client::connect(&files.client()).await.unwrap();
             share(&client, &model()).await.unwrap();
@@ -274,6 +300,7 @@ async fn ask_when_free(client: &Client, began: Instant) -> Result<Vec<f32>, Stri
     }
 }
 
+/// Memory for a short pass with stored weights, not for a long one.
 #[test]
 fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     if Shim::new(Order::Forward).is_none() {
@@ -282,14 +309,14 @@ fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let place = Party::Two;
-    let needs = |pass| {
-        let demand = Demand { context: 60, pass, sequences: 1 };
-        MemoryPlan::new(&public.config, &tables, None, demand, 1 << 25).device()
-    };
+    let needs = |pass| needed(&public, &tables, place, pass, Weights::Stored);
     // Between a short pass and a long one.
     let needed = (needs(4) + needs(60)) / 2;
     let devices = Devices::default();
-    let (files, _parties) = cluster(place, &devices, 1, needed, (false, 8));
+    let (files, _parties) = cluster(place, &devices, 1, needed, |config| {
+        in_memory(config);
+        config.weights = WeightsChoice::Stored;
+    });
     block_on(async {
         let client = Client::connect(&files.client()).await.unwrap();
         share(&client, &public).await.unwrap();
@@ -304,6 +331,38 @@ fn a_pass_too_long_for_the_memory_ends_its_session_only() {
     });
 }
 
+/// Where stored weights and a session have no room, weights are regenerated: the same answers in less memory.
+#[test]
+fn weights_that_do_not_fit_are_regenerated() {
+    if Shim::new(Order::Forward).is_none() {
+        return;
+    }
+    let public = wide();
+    let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
+    let place = Party::Two;
+    let capacity = needed(&public, &tables, place, 4, Weights::Stored) - 1;
+    let little = needed(&public, &tables, place, 4, Weights::Regenerated);
+    assert!(little < needed(&public, &tables, place, 1, Weights::Stored), "nothing is gained");
+    let answer = |weights, capacity| {
+        let devices = Devices::default();
+        let (files, _parties) = cluster(place, &devices, 1, capacity, |config| {
+            in_memory(config);
+            config.weights = weights;
+        });
+        block_on(async {
+            let client = Client::connect(&files.client()).await.unwrap();
+            share(&client, &public).await?;
+            let answer = ask(&client, 4).await;
+            client.close().await;
+            answer
+        })
+    };
+    let expected = answer(WeightsChoice::Stored, 8 * capacity).unwrap();
+    assert_same(&expected, &answer(WeightsChoice::Auto, capacity).unwrap());
+    // Whoever insists on stored ones is refused, or finds no memory in the session.
+    answer(WeightsChoice::Stored, little).unwrap_err();
+}
+
 #[test]
 fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     if Shim::new(Order::Forward).is_none() {
@@ -312,7 +371,7 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     let public = model();
     let tables = public.plan.tables(&kernels::cpu::Cpu::best(), &public.config);
     let devices = Devices::default();
-    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, (false, 8));
+    let (files, _parties) = cluster(Party::One, &devices, 1, tables.bytes() + 100_000, in_memory);
     block_on(async {
         let client = Client::connect(&files.client()).await.unwrap();
         let error = share(&client, &public).await.unwrap_err();

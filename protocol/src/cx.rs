@@ -17,7 +17,7 @@ use crate::prg::{KeyId, Purpose};
 use crate::profile::Part;
 use crate::share::Share;
 use crate::{Role, Shape};
-use kernels::{Device, Ring, Words};
+use kernels::{Device, Ring, Words, Zip};
 use rounds::Core;
 use std::cell::RefCell;
 use std::future::Future;
@@ -48,16 +48,24 @@ pub enum Group {
 }
 
 impl Group {
-    fn plus(self, a: &Words, b: &Words) -> Words {
+    fn plus(self) -> Zip {
         match self {
-            Group::Add => a + b,
-            Group::Xor => a ^ b,
+            Group::Add => Zip::Add,
+            Group::Xor => Zip::Xor,
         }
     }
 
-    fn minus(self, a: &Words, b: &Words) -> Words {
+    fn minus(self) -> Zip {
         match self {
-            Group::Add => a - b,
+            Group::Add => Zip::Sub,
+            Group::Xor => Zip::Xor,
+        }
+    }
+
+    /// a + b modulo 2^bits, of words below it.
+    fn sum(self, a: &Words, b: &Words, bits: u32) -> Words {
+        match self {
+            Group::Add => Words::formula([a, b], |[a, b]| (a + b).low(bits)),
             Group::Xor => a ^ b,
         }
     }
@@ -180,6 +188,12 @@ impl<'n> Cx<'n> {
         Op { number, scope }
     }
 
+    /// The operation of what is dealt late in this run, for streams that the dealer must know by then: it can name them
+    /// without running the program ([`Session::draw_late`]).
+    pub fn late(&self, op: Op) -> Op {
+        self.core.borrow().late_op(op.scope)
+    }
+
     /// Reduces to the ring.
     pub fn reduce(&self, w: Words) -> Words {
         w.low(self.ring.bits())
@@ -207,10 +221,8 @@ impl<'n> Cx<'n> {
         match self.role {
             Role::Dealer => {
                 let pad = self.draw(KeyId::K01, &item).expect("the dealer knows k01");
-                let masked = item.group.minus(&value(&pad), &pad).low(item.bits);
-                let mut core = self.core.borrow_mut();
-                core.note_sent(KeyId::K01, &item, Role::P2, &masked);
-                core.queue_dealt(Role::P2, &masked, item.bits)?;
+                let value = value(&pad);
+                self.core.borrow_mut().queue_masked(&item, value, &pad)?;
                 Ok(None)
             }
             Role::P1 => Ok(self.draw(KeyId::K01, &item)),
@@ -260,44 +272,20 @@ impl<'n> Cx<'n> {
     /// Sends each evaluator's half, masked by its own pad, to the other; returns (own message, the peer's).
     /// Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn swap(&self, item: Item, half: Option<Words>, pads: &Pads) -> Result<Option<(Words, Words)>> {
-        self.core.borrow_mut().note_item(&item);
-        let posted = half.map(|half| {
-            let (pad, key, to) = match self.role {
-                Role::P1 => (&pads.p1, KeyId::K01, Role::P2),
-                _ => (&pads.p2, KeyId::K02, Role::P1),
-            };
-            let pad = pad.as_ref().expect("an evaluator knows its own pad");
-            let masked = item.group.minus(&half, pad).low(item.bits);
-            let mut core = self.core.borrow_mut();
-            core.note_sent(key, &item, to, &masked);
-            let (at, size) = (core.outgoing.len(), bytes(item.n, item.bits));
-            core.session.record(|r| r.turn(Part::Packing));
-            core.outgoing.reserve(size as usize);
-            masked.pack(item.bits, &mut core.outgoing);
-            core.session.record(|r| {
-                r.post(item.op.scope, size);
-                r.turn(Part::Compute);
-            });
-            (masked, at)
-        });
-        NextRound::default().await;
-        Ok(posted.map(|(mine, at)| {
-            let mut core = self.core.borrow_mut();
-            let end = at + bytes(item.n, item.bits) as usize;
-            core.session.record(|r| r.enter(item.op.scope, Part::Packing));
-            let theirs = Words::unpack(&self.device, &core.incoming[at..end], item.bits, item.n);
-            core.session.record(|r| r.turn(Part::Compute));
-            (mine, theirs)
-        }))
+        let posted = self.post(&item, half, pads).await;
+        let unpack = |bytes: &[u8]| Words::unpack(&self.device, bytes, item.bits, item.n);
+        Ok(posted.map(|(mine, at)| (mine, self.answer(&item, at, unpack))))
     }
 
     /// Opens a 2-of-2 value under fresh masks. Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn open(&self, item: Item, half: Option<Words>) -> Result<Masked> {
         let pads = self.pads(&item);
-        let swapped = self.swap(item, half, &pads).await?;
-        let delta = swapped.map(|(mine, theirs)| item.group.plus(&mine, &theirs).low(item.bits));
+        let posted = self.post(&item, half, &pads).await;
+        let delta = posted.map(|(mine, at)| {
+            self.answer(&item, at, |theirs| mine.combine_packed(item.group.plus(), theirs, item.bits))
+        });
         let lambda = match (pads.p1, pads.p2) {
-            (Some(a), Some(b)) => item.group.plus(&a, &b).low(item.bits),
+            (Some(a), Some(b)) => item.group.sum(&a, &b, item.bits),
             (Some(own), None) | (None, Some(own)) => own,
             (None, None) => unreachable!("every party knows k01 or k02"),
         };
@@ -305,6 +293,41 @@ impl<'n> Cx<'n> {
             self.core.borrow_mut().note_mask(item.op.number, &lambda);
         }
         Ok(Masked { delta, lambda })
+    }
+
+    /// Posts an evaluator's half under its pad, and waits for the exchange: own message, and where in the peer's its answer is.
+    async fn post(&self, item: &Item, half: Option<Words>, pads: &Pads) -> Option<(Words, usize)> {
+        self.core.borrow_mut().note_item(item);
+        let posted = half.map(|half| {
+            let (pad, key, to) = match self.role {
+                Role::P1 => (&pads.p1, KeyId::K01, Role::P2),
+                _ => (&pads.p2, KeyId::K02, Role::P1),
+            };
+            let pad = pad.as_ref().expect("an evaluator knows its own pad");
+            let mut core = self.core.borrow_mut();
+            let (at, size) = (core.outgoing.len(), bytes(item.n, item.bits));
+            core.session.record(|r| r.turn(Part::Packing));
+            core.outgoing.reserve(size as usize);
+            let masked = half.mask_and_pack(item.group.minus(), pad, item.bits, &mut core.outgoing);
+            core.session.record(|r| {
+                r.post(item.op.scope, size);
+                r.turn(Part::Compute);
+            });
+            core.note_sent(key, item, to, &masked);
+            (masked, at)
+        });
+        NextRound::default().await;
+        posted
+    }
+
+    /// What `read` makes of an item of the peer's message.
+    fn answer(&self, item: &Item, at: usize, read: impl FnOnce(&[u8]) -> Words) -> Words {
+        let mut core = self.core.borrow_mut();
+        let end = at + bytes(item.n, item.bits) as usize;
+        core.session.record(|r| r.enter(item.op.scope, Part::Packing));
+        let words = read(&core.incoming[at..end]);
+        core.session.record(|r| r.turn(Part::Compute));
+        words
     }
 }
 

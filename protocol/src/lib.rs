@@ -17,6 +17,7 @@ mod registry;
 mod role;
 mod share;
 pub mod testing;
+mod weights;
 
 pub use cost::{Cost, Ledger, bytes};
 pub use cx::{Ahead, Cx, Group, Item, Masked, Op, Pads, Sent, Session, Step};
@@ -26,4 +27,5 @@ pub use net::{NetError, Network};
 pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Streams};
 pub use registry::{PadUse, Registry};
 pub use role::{Party, Role};
-pub use share::{Product, Shape, Share, SharedMatrix};
+pub use share::{Product, Shape, Share};
+pub use weights::{Component, DrawnMatrix, Seed, SharedMatrix};

@@ -1,10 +1,10 @@
-//! Types of values: replicated shares, un-reshared 2-of-2 results, weights.
+//! Types of values: replicated shares, un-reshared 2-of-2 results.
 //!
 //! x = λ + Δ, λ = x0 + x1. The dealer knows λ, P1 knows x1, P2 knows x0, both evaluators know Δ (ASTRA's masked
 //! sharing, which is replicated sharing with component 2 called Δ). λ is pseudo-random, so all data dependence
 //! sits in Δ and the dealer can run ahead of the data.
 
-use kernels::{Indices, Matrix, Segments, Words};
+use kernels::{Indices, Segments, Words};
 
 /// Rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,41 +155,5 @@ impl Product {
             "products of different shape or scale"
         );
         Product { half: self.half.zip(other.half).map(|(a, b)| a + b), shape: self.shape, scale: self.scale }
-    }
-}
-
-/// One party's part of a shared weight matrix (n outputs of k inputs), prepared for products with shares.
-#[derive(Clone, Debug)]
-pub struct SharedMatrix {
-    /// Fractional bits of the weights.
-    pub scale: u32,
-    /// Multiplies an evaluator's Δ of the input (P1: Δ_w + w1, P2: w0); the dealer has none.
-    pub by_delta: Option<Matrix>,
-    /// Multiplies λ of the input (evaluators: Δ_w, dealer: λ_w).
-    pub by_lambda: Matrix,
-}
-
-impl SharedMatrix {
-    /// Prepares a share of an n × k matrix. `p1` says whether this is P1 (its half of λ joins Δ).
-    pub fn new(w: &Share, p1: bool) -> SharedMatrix {
-        let (n, k) = (w.shape.rows, w.shape.cols);
-        match &w.delta {
-            None => SharedMatrix { scale: w.scale, by_delta: None, by_lambda: Matrix::new(&w.lambda, n, k) },
-            Some(d) => {
-                let by_delta =
-                    if p1 { Matrix::new(&(d + &w.lambda), n, k) } else { Matrix::new(&w.lambda, n, k) };
-                SharedMatrix { scale: w.scale, by_delta: Some(by_delta), by_lambda: Matrix::new(d, n, k) }
-            }
-        }
-    }
-
-    /// Number of outputs.
-    pub fn outputs(&self) -> usize {
-        self.by_lambda.outputs()
-    }
-
-    /// Number of inputs.
-    pub fn inputs(&self) -> usize {
-        self.by_lambda.inputs()
     }
 }

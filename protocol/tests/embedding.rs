@@ -159,9 +159,10 @@ fn the_keys_of_a_pair_add_up_to_the_unit_vector() {
             assert_eq!(keys0.seeds.to_vec(), keys1.seeds.to_vec());
             assert_eq!(keys0.controls.to_vec(), keys1.controls.to_vec());
             assert_eq!(keys0.last.to_vec(), keys1.last.to_vec());
-            let sum = (root0.dpf_evaluate(0, vocab, keys0) + root1.dpf_evaluate(1, vocab, keys1)).to_vec();
-            for (row, token) in sum.chunks_exact(vocab).zip(&tokens) {
-                assert!(row.iter().enumerate().all(|(x, v)| *v == u64::from(x as u32 == *token)));
+            let sum = (root0.dpf_evaluate(0, vocab, keys0) ^ root1.dpf_evaluate(1, vocab, keys1)).to_vec();
+            for (row, token) in sum.chunks_exact(vocab.div_ceil(64)).zip(&tokens) {
+                let one = |word: usize| u64::from(word == *token as usize / 64) << (token % 64);
+                assert!(row.iter().enumerate().all(|(word, bits)| *bits == one(word)));
             }
         }
     }
@@ -169,13 +170,13 @@ fn the_keys_of_a_pair_add_up_to_the_unit_vector() {
 
 #[test]
 fn sizes_are_exact() {
-    // (levels · 16.25 + 32) for each key, levels = ⌈log2 V⌉ − 1; control bits are whole bytes.
-    for (vocab, party) in [(1, 64), (2, 64), (61, 228), (30522, 520), (49152, 552), (128_256, 584)] {
+    // (levels · 16.25 + 32) for each key, levels = ⌈log2 V⌉ − 7; control bits are whole bytes.
+    for (vocab, party) in [(1, 64), (61, 64), (129, 98), (30522, 324), (49152, 358), (128_256, 390)] {
         assert_eq!(token_bytes(vocab), party);
         let parts = embedding::split(World::new(7).device(), &[0], vocab, &key(7)).unwrap();
         assert_eq!(parts.map(|p| p.len()), [party; 3]);
     }
-    assert_eq!(3 * token_bytes(128_256), 1752);
+    assert_eq!(3 * token_bytes(128_256), 1170);
 }
 
 #[test]
@@ -232,6 +233,8 @@ enum Maker {
     NoSeedCorrection,
     /// Control corrections without the random bits in them.
     BareControls,
+    /// The correction of the leaf is the token's place in it.
+    BareLeaf,
 }
 
 /// Keys for one token many times over, made a second time.
@@ -255,8 +258,14 @@ fn make(device: &Device, maker: Maker, token: u32, n: usize, vocab: usize, seed:
             keys.seeds = Words::upload(device, seeds);
         }
         if maker == Maker::BareControls {
-            let bare = (0..n * levels).map(|i| 1 + u64::from(token >> (levels - i % levels) & 1)).collect();
+            let bare = (0..n * levels)
+                .map(|i| 1 + u64::from((token / 128) >> (levels - 1 - i % levels) & 1))
+                .collect();
             keys.controls = Words::upload(device, bare);
+        }
+        if maker == Maker::BareLeaf {
+            let place = 1u128 << (token % 128);
+            keys.last = Words::upload(device, [place as u64, (place >> 64) as u64].repeat(n));
         }
         for ((party, _), root) in holders.iter().zip(&roots) {
             keys.pack(vocab, root, &mut parts[*party]);
@@ -328,7 +337,7 @@ fn detect(maker: Maker, vocab: usize, seed: u64) -> [([f64; 3], f64); 3] {
 /// Vocabularies whose control bits fill whole bytes.
 #[test]
 fn keys_look_the_same_for_all_tokens() {
-    for vocab in [512, 128_256] {
+    for vocab in [2048, 30522] {
         for (party, (uniform, different)) in detect(Maker::Honest, vocab, 40).into_iter().enumerate() {
             assert!(uniform.iter().all(|z| *z < LIMIT), "{vocab} tokens, P{party}: {uniform:?}");
             assert!(different < LIMIT, "{vocab} tokens, P{party}: {different}");
@@ -340,17 +349,18 @@ fn keys_look_the_same_for_all_tokens() {
 fn detectors_fire_on_broken_keys() {
     // The keys above are the client's.
     let device = kernels::cpu::Cpu::best();
-    let client = embedding::split(&device, &[77; 9], 512, &key(50)).unwrap();
-    assert_eq!(make(&device, Maker::Honest, 77, 9, 512, &key(50)), client);
+    let client = embedding::split(&device, &[77; 9], 2048, &key(50)).unwrap();
+    assert_eq!(make(&device, Maker::Honest, 77, 9, 2048, &key(50)), client);
     // Each fault shows in the view that is made for it, at every party; some also as a difference between two tokens.
     let faults = [
         (Maker::RootsOfAllPairs, 1, false),
         (Maker::RootsOfAllTokens, 2, true),
         (Maker::NoSeedCorrection, 0, false),
         (Maker::BareControls, 0, true),
+        (Maker::BareLeaf, 0, true),
     ];
     for (maker, view, differ) in faults {
-        for (uniform, different) in detect(maker, 512, 60) {
+        for (uniform, different) in detect(maker, 2048, 60) {
             assert!(uniform[view] > 5.0 * LIMIT, "{maker:?}: {uniform:?}");
             let found = if differ { different > 5.0 * LIMIT } else { different < LIMIT };
             assert!(found, "{maker:?}: {different}");
@@ -365,11 +375,80 @@ fn a_party_does_not_hold_a_pair() {
     let p1_sees = |maker| {
         let [(root, keys), (other_root, other)] =
             halves(&device, &make(&device, maker, 77, 1, 512, &key(70))[1], 512);
-        (root.dpf_evaluate(1, 512, &keys) + other_root.dpf_evaluate(0, 512, &other)).to_vec()
+        (root.dpf_evaluate(1, 512, &keys) ^ other_root.dpf_evaluate(0, 512, &other)).to_vec()
     };
-    assert_eq!(p1_sees(Maker::RootsOfAllPairs).iter().position(|v| *v == 1), Some(77));
-    let sum = p1_sees(Maker::Honest);
-    assert!(sum.iter().all(|v| *v > 1), "words of 64 random bits");
+    assert_eq!(p1_sees(Maker::RootsOfAllPairs), [0, 1 << (77 - 64), 0, 0, 0, 0, 0, 0]);
+    let ones: u32 = p1_sees(Maker::Honest).iter().map(|w| w.count_ones()).sum();
+    assert!(ones.abs_diff(256) < 70, "{ones} of 512 random bits");
+}
+
+// ---- What the bits of keys say about tokens.
+
+/// For each pair, the bit at the token of each token's key with bit 0: it is the pair's sign.
+fn signs(parts: &[Vec<u8>; 3], token: u32, vocab: usize) -> [Vec<bool>; 3] {
+    let device = kernels::cpu::Cpu::best();
+    HOLDERS.map(|[(party, i), _]| {
+        let [a, b] = halves(&device, &parts[party], vocab);
+        let (root, keys) = if i == 0 { a } else { b };
+        let bits = root.dpf_evaluate(0, vocab, &keys).to_vec();
+        bits.chunks_exact(vocab.div_ceil(64))
+            .map(|row| row[token as usize / 64] >> (token % 64) & 1 == 1)
+            .collect()
+    })
+}
+
+/// How uneven the outcomes of two signs are together, in standard deviations. A party has a key of each of two pairs: if
+/// these were not four equally likely outcomes, its bits would say something about where the token is.
+fn uneven(a: &[bool], b: &[bool]) -> f64 {
+    let mut counts = [0f64; 4];
+    a.iter().zip(b).for_each(|(a, b)| counts[usize::from(*a) + 2 * usize::from(*b)] += 1.0);
+    let expected = a.len().min(b.len()) as f64 / 4.0;
+    z_score(counts.iter().map(|c| (c - expected).powi(2) / expected).sum(), 3.0)
+}
+
+#[test]
+fn signs_are_balanced_and_independent() {
+    let device = kernels::cpu::Cpu::best();
+    // Wherever the token is: in the first, in the last leaf, at a leaf's ends.
+    for (vocab, token) in [(1, 0), (61, 60), (300, 127), (300, 128), (2048, 2047)] {
+        let parts = make(&device, Maker::Honest, token, KEYS, vocab, &key(110 + u64::from(token)));
+        let [one, zero, delta] = signs(&parts, token, vocab);
+        for (a, b) in [(&one, &zero), (&one, &delta), (&zero, &delta)] {
+            let z = uneven(a, b);
+            assert!(z < LIMIT, "token {token} of {vocab}: {z}");
+        }
+        // A client that makes keys until the sign is 1, and one that makes them until two pairs have the same sign.
+        let positive: Vec<bool> = one.iter().copied().filter(|s| *s).collect();
+        assert!(uneven(&positive, &zero) > 4.0 * LIMIT);
+        let same: Vec<bool> = one.iter().zip(&zero).filter(|(a, b)| a == b).map(|(a, _)| *a).collect();
+        assert!(uneven(&same, &same) > 4.0 * LIMIT);
+        // One root for all pairs is such a client.
+        let parts = make(&device, Maker::RootsOfAllPairs, token, KEYS, vocab, &key(120));
+        let [one, zero, _] = signs(&parts, token, vocab);
+        assert!(uneven(&one, &zero) > 4.0 * LIMIT);
+    }
+}
+
+/// Every position of a key's bits is as often 1 as 0, whatever the token.
+#[test]
+fn bits_of_a_key_are_balanced() {
+    let device = kernels::cpu::Cpu::best();
+    let vocab = 300;
+    for token in [0, 130, 299] {
+        let parts = make(&device, Maker::Honest, token, KEYS, vocab, &key(130 + u64::from(token)));
+        for [(p, i), (q, j)] in HOLDERS {
+            for (party, i, bit) in [(p, i, 0), (q, j, 1)] {
+                let (root, keys) = &halves(&device, &parts[party], vocab)[i];
+                let bits = root.dpf_evaluate(bit, vocab, keys).to_vec();
+                for x in 0..vocab {
+                    let ones = bits.iter().skip(x / 64).step_by(vocab.div_ceil(64));
+                    let ones = ones.map(|w| (w >> (x % 64) & 1) as f64).sum::<f64>();
+                    let z = (ones - KEYS as f64 / 2.0) / (KEYS as f64 / 4.0).sqrt();
+                    assert!(z.abs() < LIMIT, "P{party}, token {token}, position {x}: {z}");
+                }
+            }
+        }
+    }
 }
 
 // ---- What the parties send.
@@ -400,7 +479,8 @@ impl Streams for Zeroed {
 
 #[test]
 fn received_words_are_uniform() {
-    for (to, words) in [(Role::P1, 64 * 64), (Role::P2, 2 * 64 * 64)] {
+    let opened = 2 * 64 * 65 + 64 * 64;
+    for (to, words) in [(Role::P1, opened), (Role::P2, 2 * opened)] {
         let seen = received(World::new(90), to);
         assert_eq!(seen.len(), words);
         let z = not_uniform(&seen);
@@ -419,7 +499,7 @@ fn views_are_in_bijection_with_masks() {
     let w = World::new(0);
     let shape = Shape::new(5, 61);
     let tables = share_table(&w, &values(shape), shape);
-    for (party, messages) in [(Role::P1, 1), (Role::P2, 2)] {
+    for (party, messages) in [(Role::P1, 2), (Role::P2, 3)] {
         for token in [0, 1, 60] {
             let keys = keys(&w, &[token, 30], 61, 100);
             let run = solve_views(1000 + party as u64, Ring::Z64, party, &[], &[vec![]], &[], &|cx, _| {
@@ -431,7 +511,7 @@ fn views_are_in_bijection_with_masks() {
     }
 }
 
-/// One stream masks P0's sum, one each evaluator's half, in operations of their own.
+/// One stream masks what P0 deals, one what each evaluator shows, one its half of the result.
 #[test]
 fn messages_are_those_declared() {
     let w = World::new(9).recorded();
@@ -439,7 +519,8 @@ fn messages_are_those_declared() {
     let o = embed(&w, keys(&w, &[3, 4], 61, 9), share_table(&w, &values(shape), shape));
     let sent =
         |i: usize| o.sent[i].iter().map(|s| (s.to, s.lane, s.bits, s.values.len())).collect::<Vec<_>>();
-    assert_eq!(sent(0), [(Role::P2, Purpose::Theta as u8, 64, 10)]);
-    assert_eq!(sent(1), [(Role::P2, Purpose::Result as u8, 64, 10)]);
-    assert_eq!(sent(2), [(Role::P1, Purpose::Result as u8, 64, 10)]);
+    let result = Purpose::Result as u8;
+    assert_eq!(sent(0), [(Role::P2, Purpose::Theta as u8, 64, 2 * 12 + 10)]);
+    assert_eq!(sent(1), [(Role::P2, result, 64, 2 * 12), (Role::P2, result, 64, 10)]);
+    assert_eq!(sent(2), [(Role::P1, result, 64, 2 * 12), (Role::P1, result, 64, 10)]);
 }

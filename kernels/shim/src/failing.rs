@@ -100,7 +100,7 @@ impl Driver for Failing {
         unsafe { self.driver.copy_within(to, from, bytes) }
     }
 
-    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
+    unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
         self.count()?;
         // SAFETY: the caller's promise.
         unsafe { self.driver.launch(launch, args) }

@@ -6,10 +6,12 @@
 //! fresh memory is full of noise, and what lies before and behind each block is looked at after each launch and when it is
 //! freed. A violation panics.
 
+mod counting;
 mod failing;
 mod library;
 mod memory;
 
+pub use counting::{Asked, Counting};
 pub use failing::Failing;
 use kernels::cuda::Cuda;
 use kernels::cuda::driver::{Address, Arg, Driver, Launch};
@@ -177,7 +179,7 @@ impl Driver for Shim {
         Ok(())
     }
 
-    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
+    unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
         let blocks: Vec<Address> = {
             let memory = self.memory_now();
             let pointers = args.iter().filter_map(|a| match a {
@@ -186,27 +188,20 @@ impl Driver for Shim {
                 Arg::Pointer(at) => Some(*at),
                 _ => None,
             });
-            pointers
-                .map(|at| {
-                    memory.block_of(at).unwrap_or_else(|| panic!("{launch:?}: {at:#x} is no live block"))
-                })
-                .collect()
+            let live =
+                |at| memory.block_of(at).unwrap_or_else(|| panic!("{launch:?}: {at:#x} is no live block"));
+            // A structure's words do not say which of them are addresses: those of live blocks are taken for such.
+            let inside = args.iter().flat_map(|a| if let Arg::Block(words) = a { words } else { &[][..] });
+            pointers.map(live).chain(inside.filter_map(|at| memory.block_of(*at))).collect()
         };
-        let values: Vec<u64> = args
-            .iter()
-            .map(|a| match *a {
-                Arg::Pointer(v) | Arg::U64(v) => v,
-                // Little-endian: its first four bytes are the half word.
-                Arg::U32(v) => u64::from(v),
-            })
-            .collect();
-        let places: Vec<*const c_void> = values.iter().map(|v| (v as *const u64).cast()).collect();
+        let places: Vec<*const c_void> = args.iter().map(|a| a.place().cast()).collect();
         let kinds: Vec<u32> = args
             .iter()
             .map(|a| match a {
                 Arg::Pointer(_) => 0,
                 Arg::U64(_) => 8,
                 Arg::U32(_) => 4,
+                Arg::Block(words) => size_of_val(*words) as u32,
             })
             .collect();
         let reverse = u32::from(self.order == Order::Reverse);

@@ -189,12 +189,16 @@ API cuLaunchKernel(const void *function, unsigned gx, unsigned gy, unsigned gz, 
     if (stream != &the_stream || shared > allowed_shared || gx == 0) return INVALID_VALUE;
     allowed_shared = 48 << 10;
     auto entry = static_cast<const shim::Entry *>(function);
-    std::vector<unsigned long long> values(entry->count);
-    for (unsigned i = 0; i < entry->count; i++) memcpy(&values[i], params[i], entry->kinds[i] ? entry->kinds[i] : 8);
+    std::vector<std::vector<unsigned long long>> values(entry->count);
+    for (unsigned i = 0; i < entry->count; i++) {
+        unsigned size = entry->kinds[i] ? entry->kinds[i] : 8;
+        values[i].resize((size + 7) / 8);
+        memcpy(values[i].data(), params[i], size);
+    }
     return later([=] {
         shim::Launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0};
         std::vector<const void *> args;
-        for (const auto &v : values) args.push_back(&v);
+        for (const auto &v : values) args.push_back(v.data());
         if (entry->start(launch, entry->cooperative, (void *const *)args.data(), entry->kinds, entry->count)) lost = LAUNCH_FAILED;
     });
 }

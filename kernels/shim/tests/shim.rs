@@ -119,7 +119,7 @@ fn get(shim: &Shim, at: Address, words: usize) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect()
 }
 
-fn launch(shim: &Shim, kernel: &'static str, blocks: u32, threads: u32, args: &[Arg]) {
+fn launch(shim: &Shim, kernel: &'static str, blocks: u32, threads: u32, args: &[Arg<'_>]) {
     let launch = Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 512 };
     // SAFETY: kernels of this file stay inside their buffers, or write into a guard.
     unsafe { shim.launch(&launch, args) }.expect("kernels do not fail");

@@ -57,6 +57,11 @@ impl Lanes for Avx2 {
         unsafe { chacha12(key, nonce, first, mask, out) }
     }
 
+    fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { subset_sums(bits, m, panel, out) }
+    }
+
     fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
         if s.entries < 8 {
             return scalar::select(s, out);
@@ -75,9 +80,9 @@ impl Lanes for Avx2 {
         unsafe { grow(self, nodes, count, c, out) }
     }
 
-    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+    fn leaves(&self, nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
         // SAFETY: an `Avx2` exists only after detection.
-        unsafe { leaves(nodes, last, minus, out) }
+        unsafe { leaves(nodes, last, out) }
     }
 }
 
@@ -89,6 +94,11 @@ fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
 #[target_feature(enable = "avx2")]
 fn map(op: Map, a: &mut [u64]) {
     scalar::map(op, a);
+}
+
+#[target_feature(enable = "avx2")]
+fn subset_sums(bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+    super::sums::subset_sums(bits, m, panel, out);
 }
 
 #[target_feature(enable = "avx2")]
@@ -313,8 +323,8 @@ fn grow(lanes: &Avx2, nodes: &Front, count: usize, c: Correction, out: &mut [Fro
 }
 
 #[target_feature(enable = "avx2")]
-fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
-    scalar::leaves(nodes, last, minus, out);
+fn leaves(nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
+    scalar::leaves(nodes, last, out);
 }
 
 const _: () = assert!(PANEL == 16 && NODES == 16);

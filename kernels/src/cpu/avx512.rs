@@ -2,6 +2,7 @@
 
 mod peak;
 mod product;
+mod sums;
 mod tree;
 
 use super::bits::rotate;
@@ -10,14 +11,18 @@ use super::lanes::{
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
-use product::{paired, tile};
+use product::{paired, paired_low, tile};
 use std::arch::x86_64::*;
 
 /// Proof that this processor has AVX-512 F, DQ, BW and VL.
 #[derive(Debug)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512 {
+    /// Whether it has IFMA, products of 52-bit integers.
+    ifma: bool,
+}
 
-static AVX512: Avx512 = Avx512(());
+static AVX512: Avx512 = Avx512 { ifma: false };
+static AVX512_IFMA: Avx512 = Avx512 { ifma: true };
 
 impl Avx512 {
     pub(super) fn detect() -> Option<&'static Avx512> {
@@ -25,7 +30,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
-        all.then_some(&AVX512)
+        all.then_some(if is_x86_feature_detected!("avx512ifma") { &AVX512_IFMA } else { &AVX512 })
     }
 
     /// Multiplies registers; see [`peak::multiply`].
@@ -79,32 +84,55 @@ impl Lanes for Avx512 {
         }
     }
 
-    fn paired_tile(&self) -> Option<fn(Tile<'_>)> {
-        Some(|t| {
-            assert!(t.in_bounds(), "tile outside its buffers");
-            let strip = t.a_row == 1 && t.a_col == 8;
-            // SAFETY: `self` exists only after detection, and the tile lies inside its buffers.
-            unsafe {
-                match t.rows {
-                    1 => paired::<1, false>(t),
-                    2 => paired::<2, false>(t),
-                    3 => paired::<3, false>(t),
-                    4 => paired::<4, false>(t),
-                    5 => paired::<5, false>(t),
-                    6 => paired::<6, false>(t),
-                    7 => paired::<7, false>(t),
-                    8 if strip => paired::<8, true>(t),
-                    8 => paired::<8, false>(t),
-                    rows => panic!("tile of {rows} rows"),
+    fn paired_tile(&self, bits: u32) -> Option<fn(Tile<'_>)> {
+        macro_rules! rows {
+            ($paired:ident) => {
+                |t| {
+                    assert!(t.in_bounds(), "tile outside its buffers");
+                    let strip = t.a_row == 1 && t.a_col == 8;
+                    // SAFETY: `self` exists only after detection, IFMA's too, and the tile lies inside its buffers.
+                    unsafe {
+                        match t.rows {
+                            1 => $paired::<1, false>(t),
+                            2 => $paired::<2, false>(t),
+                            3 => $paired::<3, false>(t),
+                            4 => $paired::<4, false>(t),
+                            5 => $paired::<5, false>(t),
+                            6 => $paired::<6, false>(t),
+                            7 => $paired::<7, false>(t),
+                            8 if strip => $paired::<8, true>(t),
+                            8 => $paired::<8, false>(t),
+                            rows => panic!("tile of {rows} rows"),
+                        }
+                    }
                 }
-            }
-        })
+            };
+        }
+        Some(if self.ifma && bits <= 52 { rows!(paired_low) } else { rows!(paired) })
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
         assert!(first.is_multiple_of(16), "streams start at whole groups of blocks");
         // SAFETY: an `Avx512` exists only after detection.
         unsafe { chacha12(key, nonce, first, mask, out) }
+    }
+
+    fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+        let (panel, out) = (panel.as_chunks().0, out.as_chunks_mut().0);
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe {
+            match m {
+                1 => sums::masked::<1>(bits, panel, out),
+                2 => sums::masked::<2>(bits, panel, out),
+                3 => sums::masked::<3>(bits, panel, out),
+                4 => sums::masked::<4>(bits, panel, out),
+                5 => sums::masked::<5>(bits, panel, out),
+                6 => sums::masked::<6>(bits, panel, out),
+                7 => sums::masked::<7>(bits, panel, out),
+                8 => sums::masked::<8>(bits, panel, out),
+                _ => sums::four_russians(bits, m, panel, out),
+            }
+        }
     }
 
     fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
@@ -139,9 +167,9 @@ impl Lanes for Avx512 {
         unsafe { tree::grow(nodes, c, out) }
     }
 
-    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+    fn leaves(&self, nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::leaves(nodes, last, minus, out) }
+        unsafe { tree::leaves(nodes, last, out) }
     }
 }
 

@@ -55,6 +55,14 @@ pub(super) fn bit_at(u: &[u64], width: usize, idx: &[u64]) -> Vec<u64> {
     u.chunks_exact(row.words).zip(idx).map(bit).collect()
 }
 
+pub(super) fn count_bits(u: &[u64], width: usize) -> Vec<u64> {
+    let row = Row::new(width);
+    let ones = |u: &[u64]| (0..row.words).map(|i| u64::from(row.word(u, i).count_ones())).sum();
+    let mut out = buffer::zeroed(row.count(u.len()));
+    out.iter_mut().zip(u.chunks_exact(row.words)).for_each(|(out, u)| *out = ones(u));
+    out
+}
+
 pub(super) fn rotate_bits(u: &[u64], width: usize, rot: &[u64]) -> Vec<u64> {
     assert!(width.is_power_of_two(), "rows of {width} bits cannot be rotated");
     let row = Row::new(width);

@@ -1,31 +1,32 @@
-//! Distributed point functions: f(x) = 1 if x = α else 0, evaluated at all points (Boyle, Gilboa and Ishai, "Function
-//! secret sharing: improvements and extensions", CCS 2016, eprint 2018/707, Fig. 1, with early termination).
+//! Distributed point functions: f(x) = 1 if x = α else 0, evaluated at all points as bits (Boyle, Gilboa and Ishai, "Function
+//! secret sharing: improvements and extensions", CCS 2016, eprint 2018/707, Fig. 1, with the early termination of its
+//! Section 3.2.3).
 //!
-//! **Tree.** A leaf is 128 bits, shares of f at two points x and x + 1, x even; so the tree over n points has
-//! ⌈log2 n⌉ − 1 levels. A key is a root seed, for each level a correction of the seed and of the two control bits, and
+//! **Tree.** A leaf is 128 bits, shares by xor of f at 128 neighbouring points; so the tree over n points has
+//! ⌈log2 n⌉ − 7 levels. A key is a root seed, for each level a correction of the seed and of the two control bits, and
 //! a correction of the leaf. The corrections are the same in both keys of a pair; party b starts with control bit b.
 //! Off the path to α both parties have the same seed and control bit, on it independent seeds and different bits.
 //!
 //! **Tree PRG.** A node with the 128-bit seed (s0, s1) expands to one ChaCha12 block with nonce 0 and counter 0,
 //! keyed by the little-endian bytes of s0 and s1 followed by the 16 bytes `Catamount DPF v1`. The block, read as
 //! eight little-endian 64-bit words, is: left seed (words 0 and 1), right seed (2 and 3); bits 0 and 1 of word 6 are
-//! the left and right control bits; the rest is unused. The seed of a leaf converts to its two words, party 1 negates.
+//! the left and right control bits; the rest is unused. The seed of a leaf is its bits, corrected if its control bit is set.
 //!
 //! **Evaluation** walks the whole tree depth first, 16 neighbours at a time, and leaves out what lies behind the last
-//! point. Its order of operations and memory accesses depends on n only. About n/2 blocks of ChaCha12 for n points.
+//! point. Its order of operations and memory accesses depends on n only. About n/128 blocks of ChaCha12 for n points.
 
-use super::dcf::{join, sign};
+use super::dcf::join;
 use super::lanes::{Correction, Front, Lanes, NODES};
+use super::par;
 use super::scalar::DPF;
-use crate::backend::{DpfKeys, dpf_levels};
+use crate::backend::{DPF_LEAF, DpfKeys, dpf_levels};
 use crate::buffer;
-use rayon::prelude::*;
 
-/// Points below which one thread is faster.
-const SMALL: usize = 1 << 13;
+/// Words of a leaf.
+const LEAF: usize = DPF_LEAF / 64;
 
-/// Levels of a subtree that one thread walks alone: 2^12 leaves.
-const ALONE: usize = 12;
+/// Points from which on several threads are faster.
+const MANY: usize = 1 << 17;
 
 fn check(points: usize, root: &[u64]) -> (usize, usize) {
     assert!(points > 0, "a point function of no points");
@@ -84,8 +85,7 @@ fn generate_group(
             lanes.expand(&DPF, 0, &front.seed, group.len(), x);
         }
         for (i, lane) in group.clone().zip(0..) {
-            // The lowest bit of α chooses between the two points of a leaf.
-            let keep = (alpha[i] >> (levels - level) & 1) as usize;
+            let keep = ((alpha[i] / DPF_LEAF as u64) >> (levels - 1 - level) & 1) as usize;
             let lose = 1 - keep;
             let seed: [u32; 4] = std::array::from_fn(|w| x[0][4 * lose + w][lane] ^ x[1][4 * lose + w][lane]);
             let t = x[0][12][lane] ^ x[1][12][lane];
@@ -106,10 +106,10 @@ fn generate_group(
     }
     for (i, lane) in group.zip(0..) {
         let (leaf0, leaf1) = (party[0].leaf(lane), party[1].leaf(lane));
-        for w in 0..2 {
-            let one = u64::from(alpha[i] & 1 == w as u64);
-            let last = one.wrapping_sub(leaf0[w]).wrapping_add(leaf1[w]);
-            keys.last[2 * i + w] = sign(party[1].control[lane], last);
+        let bit = alpha[i] as usize % DPF_LEAF;
+        for w in 0..LEAF {
+            let one = u64::from(bit / 64 == w) << (bit % 64);
+            keys.last[LEAF * i + w] = leaf0[w] ^ leaf1[w] ^ one;
         }
     }
 }
@@ -127,36 +127,26 @@ pub(super) fn evaluate(
         keys.seeds.len() == 2 * n * levels && keys.controls.len() == n * levels && keys.last.len() == 2 * n,
         "correction words of {n} keys of {points} points"
     );
-    let mut out = buffer::zeroed(n * points);
-    let tree = |i: usize| Tree {
-        lanes,
-        party,
-        root: &root[2 * i..][..2],
-        seeds: &keys.seeds[2 * levels * i..][..2 * levels],
-        controls: &keys.controls[levels * i..][..levels],
-        last: [keys.last[2 * i], keys.last[2 * i + 1]],
-    };
-    let size = 2 << ALONE;
-    if out.len() < SMALL || rayon::current_num_threads() == 1 {
-        for (i, row) in out.chunks_mut(points).enumerate() {
-            row.chunks_mut(size).enumerate().for_each(|(j, part)| tree(i).subtree(j, part));
-        }
-    } else {
-        out.par_chunks_mut(points).enumerate().for_each(|(i, row)| {
-            row.par_chunks_mut(size).enumerate().for_each(|(j, part)| tree(i).subtree(j, part));
-        });
-    }
+    let words = points.div_ceil(64);
+    let mut out = buffer::zeroed(n * words);
+    par::chunks_if(n * points >= MANY, &mut out, words, |i, row| {
+        let (root, seeds) = (&root[2 * i..][..2], &keys.seeds[2 * levels * i..][..2 * levels]);
+        let controls = &keys.controls[levels * i..][..levels];
+        let mut front = Front::ZERO;
+        front.set(0, root, party);
+        Tree { lanes, seeds, controls, last: [keys.last[2 * i], keys.last[2 * i + 1]] }.fill(&front, 0, row);
+        // Bits beyond the last point.
+        row[words - 1] &= u64::MAX >> (64 * words - points);
+    });
     out
 }
 
-/// One party's key.
+/// One party's key without its root.
 struct Tree<'a> {
     lanes: &'a dyn Lanes,
-    party: u8,
-    root: &'a [u64],
     seeds: &'a [u64],
     controls: &'a [u64],
-    last: [u64; 2],
+    last: [u64; LEAF],
 }
 
 impl Tree<'_> {
@@ -172,36 +162,19 @@ impl Tree<'_> {
         children
     }
 
-    /// The points below node `index` of the level [`ALONE`] above the leaves, as far as there are points.
-    fn subtree(&self, index: usize, out: &mut [u64]) {
-        let mut front = Front::ZERO;
-        front.set(0, self.root, self.party);
-        let top = self.levels().saturating_sub(ALONE);
-        for level in 0..top {
-            let [children, _] = self.grow(&front, 1, level);
-            let side = index >> (top - 1 - level) & 1;
-            for (to, from) in front.seed.iter_mut().zip(&children.seed) {
-                to[0] = from[side];
-            }
-            front.control[0] = children.control[side];
-        }
-        self.fill(&front, top, out);
-    }
-
     /// The points below the nodes of `front` at `level`, as far as there are points.
     fn fill(&self, front: &Front, level: usize, out: &mut [u64]) {
         if level == self.levels() {
-            let minus = self.party == 1;
             if let Ok(out) = out.try_into() {
-                self.lanes.leaves(front, self.last, minus, out);
+                self.lanes.leaves(front, self.last, out);
             } else {
-                let mut leaves = [0; 2 * NODES];
-                self.lanes.leaves(front, self.last, minus, &mut leaves);
+                let mut leaves = [0; LEAF * NODES];
+                self.lanes.leaves(front, self.last, &mut leaves);
                 out.copy_from_slice(&leaves[..out.len()]);
             }
             return;
         }
-        let below = 2 << (self.levels() - level);
+        let below = LEAF << (self.levels() - level);
         let children = self.grow(front, out.len().div_ceil(below), level);
         for (front, out) in children.iter().zip(out.chunks_mut(NODES * below / 2)) {
             self.fill(front, level + 1, out);

@@ -11,14 +11,15 @@
 //! for inner product, 1968); those of the outputs are the last row of their panel. Two multiply-adds are then one product
 //! and three additions: four instructions either way, but the multiplier, whose pipes additions share, is no longer the
 //! limit. The floor is what a core starts of them: two 512-bit instructions a cycle on Zen 4, of which one may be a
-//! product, hence 8 multiply-adds a cycle.
+//! product, hence 8 multiply-adds a cycle. Modulo 2^52 or less, a product of mantissas adds its sum itself: three
+//! instructions, of which one is a product, hence up to 10.7.
 //!
 //! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
 //! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
 
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
-use crate::backend::{GemmBatch, KeyStream};
+use crate::backend::{GemmBatch, KeyStream, Map};
 use crate::buffer;
 use rayon::prelude::*;
 
@@ -28,18 +29,21 @@ const SMALL: usize = 1 << 19;
 /// Rows from which on paired inputs are faster: each row's own sums take a pass over it.
 const PAIRED: usize = 32;
 
+/// Rows up to which reading the matrix is what takes the time, give or take what the last few of them compute.
+pub(super) const TOGETHER: usize = 16;
+
 /// Words of a cache line.
 const LINE: usize = 8;
 
 /// Words of a packed panel.
-const fn panel_words(k: usize) -> usize {
+pub(super) const fn panel_words(k: usize) -> usize {
     PANEL * (k + 1)
 }
 
 pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
     // Weights stay: they take no buffer that is longer than they are.
-    let mut out = vec![0; n.div_ceil(PANEL) * panel_words(k)];
+    let mut out = buffer::lasting(n.div_ceil(PANEL) * panel_words(k));
     if k == 0 {
         return out;
     }
@@ -68,17 +72,18 @@ fn sum_pairs(panel: &mut [u64], k: usize) {
 /// The sum of two packed matrices, packed.
 pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
     assert_eq!(a.len(), b.len(), "matrices of different shapes");
-    let mut out = a.to_vec();
+    let mut out = buffer::lasting(a.len());
     par::chunks(&mut out, panel_words(k), |p, panel| {
         let words = PANEL * k;
-        let more = &b[p * panel_words(k)..][..words];
-        panel[..words].iter_mut().zip(more).for_each(|(a, b)| *a = a.wrapping_add(*b));
+        let [a, b] = [a, b].map(|m| &m[p * panel_words(k)..][..words]);
+        panel.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum = a.wrapping_add(*b));
         sum_pairs(panel, k);
     });
     out
 }
 
-pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, n: usize) -> Vec<u64> {
+/// A · B modulo 2^bits, B packed.
+pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3], bits: u32) -> Vec<u64> {
     assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
     assert_eq!(b.len(), n.div_ceil(PANEL) * panel_words(k), "packed matrix of {n} × {k}");
     let mut c = buffer::zeroed(m * n);
@@ -88,7 +93,8 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, 
     let step = lanes.tile_rows();
     let threads = rayon::current_num_threads();
     let parallel = threads > 1 && m * k * n >= SMALL;
-    let product = Product { lanes, a: &Rows::new(lanes, a, m, k), b, k, n };
+    let paired = lanes.paired_tile(bits).filter(|_| m >= PAIRED);
+    let product = Product { lanes, paired, a: &Rows::new(a, [m, k], step, paired.is_some()), b, k, n };
     if parallel && m < PAIRED * threads {
         // Few rows: each thread takes some panels, so that it has enough rows for pairs if there are.
         let panels = n.div_ceil(PANEL);
@@ -113,6 +119,9 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, 
             }
         });
     }
+    if bits < 64 {
+        lanes.map(Map::And((1 << bits) - 1), &mut c);
+    }
     c
 }
 
@@ -127,8 +136,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(lanes: &dyn Lanes, a: &'a [u64], m: usize, k: usize) -> Rows<'a> {
-        let step = lanes.tile_rows();
+    fn new(a: &'a [u64], [m, k]: [usize; 2], step: usize, paired: bool) -> Rows<'a> {
         let mut strips = Vec::new();
         if m >= step {
             strips = vec![0; m / step * step * k];
@@ -139,7 +147,7 @@ impl<'a> Rows<'a> {
             });
         }
         let mut pairs = Vec::new();
-        if m >= PAIRED && lanes.paired_tile().is_some() {
+        if paired {
             let sum =
                 |row: &[u64]| row.chunks_exact(2).fold(0u64, |s, x| s.wrapping_add(x[0].wrapping_mul(x[1])));
             pairs = a.chunks_exact(k).map(sum).collect();
@@ -160,6 +168,8 @@ impl<'a> Rows<'a> {
 
 struct Product<'a> {
     lanes: &'a dyn Lanes,
+    /// Takes the place of the plain tile.
+    paired: Option<fn(Tile<'_>)>,
     a: &'a Rows<'a>,
     b: &'a [u64],
     k: usize,
@@ -172,7 +182,6 @@ impl Product<'_> {
         let step = self.lanes.tile_rows();
         let cols = PANEL.min(self.n - p * PANEL);
         let (panel, sums) = self.b[p * panel_words(self.k)..][..panel_words(self.k)].split_at(PANEL * self.k);
-        let paired = self.lanes.paired_tile().filter(|_| m >= PAIRED);
         // A single strip reads the panel once anyway.
         let blocks = if m <= step { 1 } else { self.k.div_ceil(self.lanes.block()) };
         let block = self.k.div_ceil(blocks).next_multiple_of(2);
@@ -197,13 +206,13 @@ impl Product<'_> {
                     accumulate: l > 0,
                     ahead: (PANEL * k + i / step * share * LINE, share),
                 };
-                match paired {
+                match self.paired {
                     Some(paired) => paired(tile),
                     None => self.lanes.tile(tile),
                 }
             }
         }
-        if paired.is_some() {
+        if self.paired.is_some() {
             for (row, x) in c.chunks_mut(c_row).zip(&self.a.pairs[i0..][..m]) {
                 let row = &mut row[at..][..cols];
                 row.iter_mut().zip(sums).for_each(|(c, y)| *c = c.wrapping_sub(x.wrapping_add(*y)));
@@ -215,12 +224,12 @@ impl Product<'_> {
 /// Words of a stream that are made together.
 const MADE: usize = 1 << 15;
 
-/// C += Y · R^T, where R's words, row by row, are the stream's: some outputs at a time.
+/// C += Y · R^T, where R's words, row by row, are sums of the streams': some outputs at a time.
 pub(super) fn add_regenerated(
     lanes: &dyn Lanes,
     c: &mut [u64],
     y: &[u64],
-    stream: KeyStream<'_>,
+    streams: &[KeyStream<'_>],
     [m, k, n]: [usize; 3],
 ) {
     assert_eq!(y.len(), m * k, "left matrix of {m} × {k}");
@@ -232,16 +241,23 @@ pub(super) fn add_regenerated(
     par::chunks_if(n * k >= par::WORDS, &mut parts, each * m, |i, part| {
         let (from, outputs) = (i * each, part.len() / m);
         // Streams are made from every sixteenth block on.
-        let start = from * k / 128 * 128;
+        let start = from * k / KeyStream::LEAST_PIECE * KeyStream::LEAST_PIECE;
         let mut words = buffer::zeroed((from + outputs) * k - start);
-        lanes.chacha12(stream.key, stream.nonce, start as u64 / 8, u64::MAX, &mut words);
+        if let Some((first, others)) = streams.split_first() {
+            draw(lanes, first, start, &mut words);
+            let mut more = buffer::unwritten(if others.is_empty() { 0 } else { words.len() });
+            for stream in others {
+                draw(lanes, stream, start, &mut more);
+                words.iter_mut().zip(&more).for_each(|(sum, w)| *sum = sum.wrapping_add(*w));
+            }
+        }
         let rows = &words[from * k - start..];
         if m < lanes.tile_rows() {
             for (out, row) in part.chunks_exact_mut(m).zip(rows.chunks_exact(k)) {
                 out.iter_mut().zip(y.chunks_exact(k)).for_each(|(c, y)| *c = lanes.dot(y, row));
             }
         } else {
-            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(rows, k, outputs), m, k, outputs));
+            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(rows, k, outputs), [m, k, outputs], 64));
         }
     });
     for (i, part) in parts.chunks(each * m).enumerate() {
@@ -252,6 +268,18 @@ pub(super) fn add_regenerated(
                 *c = c.wrapping_add(part[at]);
             }
         }
+    }
+}
+
+/// The stream's words from `start` on, the first of a sixteenth block.
+fn draw(lanes: &dyn Lanes, stream: &KeyStream<'_>, start: usize, out: &mut [u64]) {
+    let (bits, mut at, mut out) = (stream.piece_bits(), start, out);
+    while !out.is_empty() {
+        let (piece, within) = (at >> bits, at & (stream.piece - 1));
+        let (now, later) = out.split_at_mut(out.len().min(stream.piece - within));
+        lanes.chacha12(stream.key, stream.nonce.wrapping_add(piece as u64), within as u64 / 8, u64::MAX, now);
+        at += now.len();
+        out = later;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The inner loops that each instruction set provides. Every default is the scalar reference.
 
-use super::scalar;
+use super::{scalar, sums};
 use crate::backend::{Map, Zip};
 use std::fmt::Debug;
 
@@ -246,14 +246,19 @@ pub(super) trait Lanes: Send + Sync + Debug {
     }
 
     /// Where products are scarcer than additions, a tile of Σ (a_{2j} + b_{2j+1})·(a_{2j+1} + b_{2j}) and, of an odd
-    /// number of inputs, the plain product of the last one.
-    fn paired_tile(&self) -> Option<fn(Tile<'_>)> {
+    /// number of inputs, the plain product of the last one. Only modulo 2^`bits`.
+    fn paired_tile(&self, _bits: u32) -> Option<fn(Tile<'_>)> {
         None
     }
 
     /// The key stream from block `first` on, each word masked. `first` is a multiple of 16.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
         scalar::chacha12(key, nonce, first, mask, out);
+    }
+
+    /// See [`sums::subset_sums`].
+    fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
+        sums::subset_sums(bits, m, panel, out);
     }
 
     /// `out[c][e]` for every row of the selection.
@@ -278,8 +283,8 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::grow(self, nodes, count, c, out);
     }
 
-    /// The shares at the two points below each node, in order; `minus` negates them.
-    fn leaves(&self, nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
-        scalar::leaves(nodes, last, minus, out);
+    /// The bits of each leaf, two words, corrected by `last` where its control bit is set.
+    fn leaves(&self, nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
+        scalar::leaves(nodes, last, out);
     }
 }

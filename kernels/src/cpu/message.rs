@@ -1,6 +1,8 @@
 //! Words of a few bits, to and from bytes.
 
+use super::lanes::Lanes;
 use super::par;
+use crate::backend::{Map, Zip};
 use crate::buffer;
 
 pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
@@ -41,29 +43,69 @@ pub(super) fn unpack(bytes_in: &[u8], bits: u32, n: usize) -> Vec<u64> {
         return out;
     }
     let mut out = buffer::zeroed(n);
-    let mask = u64::MAX >> (64 - bits);
     const CHUNK: usize = 1 << 14;
-    par::chunks(&mut out, CHUNK, |c, out| {
-        for (j, w) in out.iter_mut().enumerate() {
-            let bit = (c * CHUNK + j) * bits as usize;
-            let rest = &bytes_in[bit / 8..];
-            // Up to 57 bits lie in eight bytes wherever they begin.
-            if let (true, Some(b)) = (bits <= 57, rest.first_chunk::<8>()) {
-                *w = (u64::from_le_bytes(*b) >> (bit % 8)) & mask;
-                continue;
-            }
-            let window = match rest.first_chunk::<16>() {
-                Some(b) => u128::from_le_bytes(*b),
-                None => {
-                    let mut b = [0; 16];
-                    b[..rest.len()].copy_from_slice(rest);
-                    u128::from_le_bytes(b)
-                }
-            };
-            *w = (window >> (bit % 8)) as u64 & mask;
-        }
-    });
+    par::chunks(&mut out, CHUNK, |c, out| unpack_from(bytes_in, c * CHUNK, bits, out));
     out
+}
+
+/// Words `first`, `first` + 1, … of a message.
+fn unpack_from(bytes_in: &[u8], first: usize, bits: u32, out: &mut [u64]) {
+    let mask = u64::MAX >> (64 - bits);
+    for (j, w) in out.iter_mut().enumerate() {
+        let bit = (first + j) * bits as usize;
+        let rest = &bytes_in[bit / 8..];
+        // Up to 57 bits lie in eight bytes wherever they begin.
+        if let (true, Some(b)) = (bits <= 57, rest.first_chunk::<8>()) {
+            *w = (u64::from_le_bytes(*b) >> (bit % 8)) & mask;
+            continue;
+        }
+        let window = match rest.first_chunk::<16>() {
+            Some(b) => u128::from_le_bytes(*b),
+            None => {
+                let mut b = [0; 16];
+                b[..rest.len()].copy_from_slice(rest);
+                u128::from_le_bytes(b)
+            }
+        };
+        *w = (window >> (bit % 8)) as u64 & mask;
+    }
+}
+
+/// a ← (a op mask) mod 2^bits, packed; piece by piece, each of which is whole bytes of the message.
+pub(super) fn mask_and_pack(
+    lanes: &dyn Lanes,
+    op: Zip,
+    a: &mut [u64],
+    mask: &[u64],
+    bits: u32,
+    out: &mut Vec<u8>,
+) {
+    check(bits);
+    assert_eq!(a.len(), mask.len(), "one mask for each word");
+    out.reserve(bytes(a.len(), bits));
+    for (a, mask) in a.chunks_mut(par::PIECE).zip(mask.chunks(par::PIECE)) {
+        combine(lanes, op, a, mask, bits);
+        pack(a, bits, out);
+    }
+}
+
+/// a ← (a op w) mod 2^bits for the words w of a message.
+pub(super) fn combine_packed(lanes: &dyn Lanes, op: Zip, a: &mut [u64], bytes_in: &[u8], bits: u32) {
+    check(bits);
+    assert_eq!(bytes_in.len(), bytes(a.len(), bits), "bytes for {} words of {bits} bits", a.len());
+    let mut theirs = [0; par::PIECE];
+    for (i, a) in a.chunks_mut(par::PIECE).enumerate() {
+        let theirs = &mut theirs[..a.len()];
+        unpack_from(bytes_in, i * par::PIECE, bits, theirs);
+        combine(lanes, op, a, theirs, bits);
+    }
+}
+
+fn combine(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64], bits: u32) {
+    lanes.zip(op, a, b);
+    if bits < 64 {
+        lanes.map(Map::And(u64::MAX >> (64 - bits)), a);
+    }
 }
 
 /// Words of `SIZE` bytes: each is written in full, and the next one over its upper bytes, in a piece that stays in the cache.

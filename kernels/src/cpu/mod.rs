@@ -8,6 +8,7 @@ mod bits;
 mod dcf;
 mod dpf;
 mod elementwise;
+mod formula;
 mod gemm;
 mod lanes;
 mod message;
@@ -15,10 +16,12 @@ mod par;
 mod scalar;
 mod select;
 mod stream;
+mod sums;
 
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::formula::Formula;
 use crate::indices::{Indices, Segments};
 use dcf::Inputs;
 use lanes::{Lanes, Selection};
@@ -160,6 +163,19 @@ impl Backend for Cpu {
         host(message::unpack(bytes, bits, n))
     }
 
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out);
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        message::combine_packed(self.lanes, op, a.host_mut(), bytes, bits);
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        let inputs: Vec<&[u64]> = inputs.iter().map(|s| s.host()).collect();
+        formula::evaluate(self.lanes, formula, &inputs).into_iter().map(host).collect()
+    }
+
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
         elementwise::zip(self.lanes, op, a.host_mut(), b.host());
     }
@@ -217,19 +233,33 @@ impl Backend for Cpu {
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        host(gemm::gemm(self.lanes, a.host(), b.host(), m, k, n))
+        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], 64))
+    }
+
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], bits))
+    }
+
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        host(sums::gemm_bits(self.lanes, a.host(), b.host(), m, k, n))
+    }
+
+    fn rows_together(&self) -> usize {
+        gemm::TOGETHER
     }
 
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
-        let mut c = gemm::gemm(self.lanes, x.host(), stored.host(), m, k, n);
-        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
+        let mut c = match beside {
+            Some((x, stored)) => gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64),
+            None => buffer::zeroed(m * n),
+        };
+        gemm::add_regenerated(self.lanes, &mut c, y.host(), streams, [m, k, n]);
         host(c)
     }
 
@@ -243,6 +273,10 @@ impl Backend for Cpu {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         host(bits::bit_at(u.host(), width, idx.host()))
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        host(bits::count_bits(u.host(), width))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

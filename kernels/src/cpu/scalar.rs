@@ -200,13 +200,12 @@ pub(super) fn grow<L: Lanes + ?Sized>(
 }
 
 #[inline(always)]
-pub(super) fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+pub(super) fn leaves(nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
     for (lane, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         let control = (nodes.control[lane] as i32) as i64 as u64;
         for (half, out) in out.iter_mut().enumerate() {
             let seed = nodes.seed[2 * half][lane] as u64 | (nodes.seed[2 * half + 1][lane] as u64) << 32;
-            let v = seed.wrapping_add(control & last[half]);
-            *out = if minus { v.wrapping_neg() } else { v };
+            *out = seed ^ (control & last[half]);
         }
     }
 }

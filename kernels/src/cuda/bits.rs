@@ -28,6 +28,14 @@ impl Cuda {
         out
     }
 
+    pub(super) fn counted(&self, u: &DeviceWords, width: usize) -> DeviceWords {
+        let (words, n) = rows(u.len(), width);
+        let out = self.core.alloc("count_bits", n);
+        let args = [u.arg(), width.into(), words.into(), out.arg(), n.into()];
+        self.launch(Launch::over("count_bits", n), &args);
+        out
+    }
+
     pub(super) fn rotated(&self, u: &DeviceWords, width: usize, rot: &DeviceWords) -> DeviceWords {
         assert!(width.is_power_of_two(), "rows of {width} bits cannot be rotated");
         let (words, n) = rows(u.len(), width);

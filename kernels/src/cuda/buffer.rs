@@ -81,7 +81,7 @@ impl Core {
     }
 
     /// Starts a kernel, unless there is nothing to do.
-    pub(super) fn launch(&self, launch: Launch, args: &[Arg]) {
+    pub(super) fn launch(&self, launch: Launch, args: &[Arg<'_>]) {
         if launch.grid.contains(&0) {
             return;
         }
@@ -127,8 +127,17 @@ impl DeviceWords {
     }
 
     /// As an argument of a kernel.
-    pub(super) fn arg(&self) -> Arg {
+    pub(super) fn arg(&self) -> Arg<'static> {
         Arg::Pointer(self.at)
+    }
+
+    /// As a word of a structure; `None` of words without memory, and that is a failure of `operation`.
+    pub(super) fn address(&self, operation: &str) -> Option<Address> {
+        if self.at == VOID {
+            self.core.fail(operation, Fault::Void);
+            return None;
+        }
+        Some(self.at)
     }
 
     /// The first `bytes` bytes into `out`: zeros if the device failed.

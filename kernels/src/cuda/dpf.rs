@@ -1,10 +1,9 @@
 //! Distributed point functions: two neighbouring threads make a key, a block walks a subtree of some.
 //!
-//! **Cost.** A block expands the 1023 nodes of a whole subtree of 2048 points in 36 steps of its warps (its upper five levels
-//! fill less than one), after one step for each level above the subtree. A step is about 675 instructions, 400 of which share
-//! the pipe that decides. On an H100 (132 multiprocessors, 64 of these a cycle each, 1.755 GHz) that allows 66 · 10^9
-//! points a second, which are 0.5 TB of shares; memory would take six times as many. This is computed from published rates
-//! and was not measured.
+//! **Cost.** A node is a block of ChaCha12, about 675 instructions of a warp for 32 nodes, 400 of which share the pipe that
+//! decides; a key of 49152 points has 384 nodes. On an H100 (132 multiprocessors, 64 of these a cycle each, 1.755 GHz) that
+//! allows 10^8 such keys a second, far more than there is memory to read for their rows. This is computed from published
+//! rates and was not measured.
 
 use super::Cuda;
 use super::driver::Launch;
@@ -61,16 +60,18 @@ impl Cuda {
             seeds.len() == 2 * n * levels && controls.len() == n * levels && last.len() == 2 * n,
             "correction words of {n} keys of {points} points"
         );
-        let out = self.core.alloc("dpf_evaluate", n * points);
+        let words = points.div_ceil(64);
+        let out = self.core.alloc("dpf_evaluate", n * words);
         // Small trees share a block.
         let depth = levels.min(LEVELS);
         let group = 1usize << (LEVELS - depth);
-        let grid = [n.div_ceil(group) as u32, points.div_ceil(2 << depth) as u32, 1];
+        let grid = [n.div_ceil(group) as u32, words.div_ceil(2 << depth) as u32, 1];
         let launch = Launch { kernel: "dpf_evaluate", grid, block: [128, 1, 1], shared: 0 };
         let args = [
             u32::from(party).into(),
             (levels as u32).into(),
             points.into(),
+            words.into(),
             root.arg(),
             seeds.arg(),
             controls.arg(),

@@ -42,29 +42,42 @@ impl Launch {
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arg {
+pub enum Arg<'a> {
     /// `u64*`, `u32*`, …
     Pointer(Address),
     /// `u64`
     U64(u64),
     /// `u32`
     U32(u32),
+    /// A structure of so many words, passed by value.
+    Block(&'a [u64]),
 }
 
-impl From<u64> for Arg {
-    fn from(v: u64) -> Arg {
+impl Arg<'_> {
+    /// Where its bytes are, for an interface that takes pointers to arguments and does not write to them.
+    pub fn place(&self) -> *const u8 {
+        match self {
+            Arg::Pointer(v) | Arg::U64(v) => (&raw const *v).cast(),
+            Arg::U32(v) => (&raw const *v).cast(),
+            Arg::Block(words) => words.as_ptr().cast(),
+        }
+    }
+}
+
+impl From<u64> for Arg<'_> {
+    fn from(v: u64) -> Self {
         Arg::U64(v)
     }
 }
 
-impl From<usize> for Arg {
-    fn from(v: usize) -> Arg {
+impl From<usize> for Arg<'_> {
+    fn from(v: usize) -> Self {
         Arg::U64(v as u64)
     }
 }
 
-impl From<u32> for Arg {
-    fn from(v: u32) -> Arg {
+impl From<u32> for Arg<'_> {
+    fn from(v: u32) -> Self {
         Arg::U32(v)
     }
 }
@@ -111,5 +124,5 @@ pub trait Driver: Send + Sync + Debug {
     ///
     /// # Safety
     /// The arguments are those of the kernel, and with this shape it stays inside the memory they point to.
-    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault>;
+    unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault>;
 }

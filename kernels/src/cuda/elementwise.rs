@@ -15,7 +15,7 @@ pub(super) fn zip_number(op: Zip) -> u32 {
 }
 
 /// The number of an operation in `elementwise.cu`, and its constant.
-fn map_number(op: Map) -> (u32, u64) {
+pub(super) fn map_number(op: Map) -> (u32, u64) {
     match op {
         Map::Neg => (0, 0),
         Map::Add(c) => (1, c),

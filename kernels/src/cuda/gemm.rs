@@ -5,6 +5,9 @@
 //! integer units. Where a result has too few tiles to keep the device busy, the inputs are split among blocks, and sums
 //! modulo 2^64 are the same however they are split.
 //!
+//! A matrix that is the words of a key stream is made in registers, block by block, for few rows, beside a stored one or
+//! alone; for more rows [`MADE_AT_ONCE`] words at a time are made and then multiplied as stored ones are.
+//!
 //! **Cost**, counted in the code for compute capability 9.0; MAC is one multiply-add of 64-bit words:
 //!
 //! | kernel | of | instructions | from memory |
@@ -22,15 +25,17 @@
 //!   decides up to 9 rows (H200: 6). Two components of 6.6 · 10^9 weights, a model of 7 · 10^9, take 32 ms (H200: 22).
 //! - One of the two components made again: 0.30 · 10^12 weights a second by ChaCha12's logic and shifts, of which there
 //!   are 64 a cycle too; so 22 ms for that model on both devices, and half its memory.
+//!   (Counted with the whole stream under one nonce; a nonce for each piece adds some six instructions of 667.) `drawn1` to
+//!   `drawn8` are the same without the stored matrix: no reading, and as long.
 //! - `tensor64`: 36 products of bytes a MAC are 27 · 10^12 MAC a second, and as many instructions as that leaves time
 //!   for: 1054 of a warp where the tensor core needs 1152 cycles. The published rate is that of `wgmma`; `mma.sync`, which
 //!   this is, reaches less of it.
 //! - `batch64`: 3.5 · 10^12 MAC a second.
 
 use super::driver::{Arg, Launch};
-use super::stream::key_args;
+use super::stream::stream_args;
 use super::{Cuda, DeviceWords};
-use crate::backend::{GemmBatch, KeyStream, Storage, Strides, Zip};
+use crate::backend::{GemmBatch, KeyStream, MADE_AT_ONCE, Storage, Strides, Zip};
 
 /// Inputs of one step of the tensor cores.
 const DEPTH: usize = 32;
@@ -39,14 +44,28 @@ const PITCH: usize = DEPTH + 2;
 /// Rows up to which weights are read past shared memory, and the kernel for each number of them.
 const FEW: [&str; 8] =
     ["few_rows1", "few_rows2", "few_rows3", "few_rows4", "few_rows5", "few_rows6", "few_rows7", "few_rows8"];
+/// Rows of bits that share a reading of the weights, and outputs of a warp.
+const BIT_ROWS: usize = 8;
+const BIT_OUTPUTS: usize = 2;
 /// Blocks of 128 threads that keep a device of 132 multiprocessors busy with reading.
 const READING: usize = 8 * 132;
 /// Blocks that do so with multiplying.
 const MULTIPLYING: usize = 2 * 132;
 
-/// The same where one matrix is made in registers, with the inputs of a block.
-const MADE_IN_REGISTERS: [(&str, usize); 4] =
+/// The same where a matrix is made in registers beside one that is read, with the inputs of a block.
+const BESIDE: [(&str, usize); 4] =
     [("regenerated1", 1024), ("regenerated2", 1024), ("regenerated3", 512), ("regenerated4", 512)];
+/// The same where nothing is read beside it.
+const ALONE: [(&str, usize); 8] = [
+    ("drawn1", 1024),
+    ("drawn2", 1024),
+    ("drawn3", 1024),
+    ("drawn4", 1024),
+    ("drawn5", 512),
+    ("drawn6", 512),
+    ("drawn7", 512),
+    ("drawn8", 512),
+];
 
 /// How the inputs are split among blocks.
 struct Split {
@@ -121,54 +140,108 @@ impl Cuda {
         self.made(c)
     }
 
+    pub(super) fn selected_sums(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        let (a, b) = (self.words(a), self.words(b));
+        let (words, depth) = (k.div_ceil(64), k.next_multiple_of(DEPTH));
+        assert_eq!(a.len(), m * words, "left matrix of {m} × {k} bits");
+        assert_eq!(b.len(), n * depth, "packed matrix of {n} × {k}");
+        if m == 0 || n == 0 || k == 0 {
+            return self.made(self.core.zeroed("gemm_bits", m * n));
+        }
+        let tiles = [n.div_ceil(4 * BIT_OUTPUTS), m.div_ceil(BIT_ROWS)];
+        let split = Split::new(depth, 256, tiles[0] * tiles[1], READING);
+        // Parts are added up.
+        let c = match split.parts {
+            1 => self.core.alloc("gemm_bits", m * n),
+            _ => self.core.zeroed("gemm_bits", m * n),
+        };
+        let grid = [tiles[0] as u32, split.parts, tiles[1] as u32];
+        let launch = Launch { kernel: "bit_rows", grid, block: [128, 1, 1], shared: 0 };
+        let args =
+            [a.arg(), words.into(), b.arg(), c.arg(), m.into(), n.into(), depth.into(), split.span.into()];
+        self.launch(launch, &args);
+        self.made(c)
+    }
+
     pub(super) fn regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
-        let KeyStream { key, nonce } = stream;
-        let depth = k.next_multiple_of(DEPTH);
-        if m == 0 || m > MADE_IN_REGISTERS.len() || n == 0 || k == 0 || !k.is_multiple_of(8) {
-            // All of it is made, for now. A block of the stream is eight words, and would cross rows.
-            let made = self.made(self.stream(key, nonce, n * k, 64));
-            let sums = [(x, stored), (y, &self.packed_matrix(&made, k, n))]
-                .map(|(x, w)| self.product(x, w, m, k, n));
-            let [c, other] = sums.each_ref().map(|s| self.words(s));
-            self.zip_into(Zip::Add, c, other, c);
-            let [c, _] = sums;
-            return c;
-        }
-        let [x, y, stored] = [x, y, stored].map(|s| self.words(s));
-        assert!(x.len() == m * k && y.len() == m * k, "left matrices of {m} × {k}");
-        assert_eq!(stored.len(), n * depth, "packed matrix of {n} × {k}");
-        let (kernel, span) = MADE_IN_REGISTERS[m - 1];
-        let parts = k.div_ceil(span) as u32;
-        // Parts are added up.
-        let c = match parts {
-            1 => self.core.alloc("gemm_regenerated", m * n),
-            _ => self.core.zeroed("gemm_regenerated", m * n),
+        assert_eq!(self.words(y).len(), m * k, "left matrix of {m} × {k}");
+        let whole_blocks = m > 0 && n > 0 && k > 0 && k.is_multiple_of(8);
+        let zeros = || self.core.zeroed("gemm_regenerated", m * n);
+        let (c, alone) = match (beside, streams) {
+            (Some((x, stored)), [first, others @ ..]) if whole_blocks && m <= BESIDE.len() => {
+                let c = zeros();
+                let beside = [x, stored].map(|s| self.words(s));
+                self.add_in_registers(&c, self.words(y), first, Some(beside), [m, k, n]);
+                (self.made(c), others)
+            }
+            (Some((x, stored)), streams) => (self.product(x, stored, m, k, n), streams),
+            (None, streams) => (self.made(zeros()), streams),
         };
-        let grid = [n.div_ceil(64) as u32, parts, 1];
-        let [k0, k1, k2, k3] = key_args(key);
-        let args = [
-            x.arg(),
-            y.arg(),
-            stored.arg(),
-            k0,
-            k1,
-            k2,
-            k3,
-            nonce.into(),
-            c.arg(),
-            n.into(),
-            k.into(),
-            depth.into(),
-        ];
+        let sums = self.words(&c);
+        if whole_blocks && m <= ALONE.len() {
+            alone
+                .iter()
+                .for_each(|stream| self.add_in_registers(sums, self.words(y), stream, None, [m, k, n]));
+        } else {
+            self.add_in_panels(sums, y, alone, [m, k, n]);
+        }
+        // Nothing that failed since keeps a content.
+        match c {
+            Storage::Device(words) => self.made(words),
+            host => host,
+        }
+    }
+
+    /// C += Y · R^T, and X · S^T for `beside`, with R made in registers.
+    fn add_in_registers(
+        &self,
+        c: &DeviceWords,
+        y: &DeviceWords,
+        stream: &KeyStream<'_>,
+        beside: Option<[&DeviceWords; 2]>,
+        [m, k, n]: [usize; 3],
+    ) {
+        let depth = k.next_multiple_of(DEPTH);
+        let (kernel, span) = if beside.is_some() { BESIDE[m - 1] } else { ALONE[m - 1] };
+        let mut args = vec![];
+        if let Some([x, stored]) = beside {
+            assert_eq!(x.len(), m * k, "left matrix of {m} × {k}");
+            assert_eq!(stored.len(), n * depth, "packed matrix of {n} × {k}");
+            args.extend([x.arg(), stored.arg(), depth.into()]);
+        }
+        args.push(y.arg());
+        args.extend(stream_args(stream));
+        args.extend([c.arg(), n.into(), k.into()]);
+        let grid = [n.div_ceil(64) as u32, k.div_ceil(span) as u32, 1];
         self.launch(Launch { kernel, grid, block: [256, 1, 1], shared: 0 }, &args);
-        self.made(c)
+    }
+
+    /// C += Y · R^T, with R made some outputs at a time and then multiplied as if it were stored.
+    fn add_in_panels(&self, c: &DeviceWords, y: &Storage, streams: &[KeyStream<'_>], [m, k, n]: [usize; 3]) {
+        let Some((one, others)) = streams.split_first() else { return };
+        if m == 0 || k == 0 {
+            return;
+        }
+        // With a panel a block of the stream begins as well.
+        let outputs = (MADE_AT_ONCE / k.next_multiple_of(DEPTH) / 64 * 64).max(64);
+        for first in (0..n).step_by(outputs) {
+            let count = outputs.min(n - first);
+            let made = self.stream(one, first * k, count * k, 64);
+            for other in others {
+                let more = self.stream(other, first * k, count * k, 64);
+                self.zip_into(Zip::Add, &made, &more, &made);
+            }
+            let panel = self.padded(&made, count, k).unwrap_or(made);
+            let part = self.product(y, &self.made(panel), m, k, count);
+            let args = [self.words(&part).arg(), count.into(), c.arg(), n.into(), first.into(), m.into()];
+            self.launch(Launch::over("add_columns", m * count), &args);
+        }
     }
 
     pub(super) fn products(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -14,6 +14,7 @@ mod dpf;
 pub mod driver;
 mod elementwise;
 mod failures;
+mod formula;
 mod gemm;
 mod kept;
 mod message;
@@ -28,6 +29,7 @@ mod stream;
 use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
+use crate::formula::Formula;
 use crate::indices::{Indices, Segments};
 pub use buffer::DeviceWords;
 use buffer::{Core, bytes};
@@ -37,6 +39,7 @@ pub use nvidia::{NoDevice, open};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+use stream::WHOLE;
 
 /// A device with memory of its own as a [`Device`](crate::Device).
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Cuda {
         Storage::Device(words)
     }
 
-    fn launch(&self, launch: Launch, args: &[Arg]) {
+    fn launch(&self, launch: Launch, args: &[Arg<'_>]) {
         self.core.launch(launch, args);
     }
 }
@@ -112,6 +115,19 @@ impl Backend for Cuda {
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
         self.made(self.unpacked(bytes, bits, n))
+    }
+
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        self.mask_packed(op, self.words(a), self.words(mask), bits, out);
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        self.combine_with(op, self.words(a), bytes, bits);
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        let inputs: Vec<&DeviceWords> = inputs.iter().map(|a| self.words(a)).collect();
+        self.evaluated(formula, &inputs).into_iter().map(|words| self.made(words)).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
@@ -168,7 +184,7 @@ impl Backend for Cuda {
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        self.made(self.stream(key, nonce, n, bits))
+        self.made(self.stream(&KeyStream { key, nonce, piece: WHOLE }, 0, n, bits))
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
@@ -184,15 +200,18 @@ impl Backend for Cuda {
         self.product(a, b, m, k, n)
     }
 
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        self.selected_sums(a, b, m, k, n)
+    }
+
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         shape: [usize; 3],
     ) -> Storage {
-        self.regenerated(x, y, stored, stream, shape)
+        self.regenerated(y, streams, beside, shape)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
@@ -205,6 +224,10 @@ impl Backend for Cuda {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         self.made(self.bits_at(self.words(u), width, self.words(idx)))
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        self.made(self.counted(self.words(u), width))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

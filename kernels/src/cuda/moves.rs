@@ -96,7 +96,7 @@ pub(super) enum DeviceCuts {
 
 impl DeviceCuts {
     /// The two arguments of a kernel: offsets, or no pointer and the length of every segment.
-    pub(super) fn args(&self) -> [Arg; 2] {
+    pub(super) fn args(&self) -> [Arg<'_>; 2] {
         match self {
             DeviceCuts::Even(len) => [Arg::Pointer(0), Arg::from(*len)],
             DeviceCuts::Table(words) => [words.arg(), Arg::U64(0)],

@@ -302,17 +302,9 @@ impl Driver for Nvidia {
         self.call(|stream| unsafe { result::memcpy_dtod_async(to, from, bytes as usize, stream) })
     }
 
-    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
+    unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
         let function = self.kernels[launch.kernel];
-        let mut values: Vec<u64> = args
-            .iter()
-            .map(|a| match *a {
-                Arg::Pointer(v) | Arg::U64(v) => v,
-                // Little-endian: its first four bytes are the half word.
-                Arg::U32(v) => u64::from(v),
-            })
-            .collect();
-        let mut places: Vec<*mut c_void> = values.iter_mut().map(|v| (v as *mut u64).cast()).collect();
+        let mut places: Vec<*mut c_void> = args.iter().map(|a| a.place().cast_mut().cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: there is a place for each argument, which the driver reads before it returns; the rest is the caller's
         // promise.

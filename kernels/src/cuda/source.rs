@@ -1,9 +1,10 @@
 //! The kernels' sources: one translation unit.
 
 /// Files in their order, the prelude first.
-pub const FILES: [(&str, &str); 11] = [
+pub const FILES: [(&str, &str); 12] = [
     ("prelude.cuh", include_str!("cu/prelude.cuh")),
     ("elementwise.cu", include_str!("cu/elementwise.cu")),
+    ("formula.cu", include_str!("cu/formula.cu")),
     ("moves.cu", include_str!("cu/moves.cu")),
     ("stream.cu", include_str!("cu/stream.cu")),
     ("message.cu", include_str!("cu/message.cu")),

@@ -42,6 +42,18 @@ pub(crate) fn single_bits(device: &Device) {
     }
 }
 
+pub(crate) fn counts(device: &Device) {
+    let mut r = Numbers(27);
+    for width in widths() {
+        let words = width.div_ceil(64);
+        let u = r.words(37 * words);
+        let got = up(device, &u).count_bits(width).to_vec();
+        let want = |row: &[u64]| (0..width).filter(|j| bit(row, *j)).count() as u64;
+        assert_eq!(got, u.chunks_exact(words).map(want).collect::<Vec<_>>(), "width {width}");
+    }
+    assert!(up(device, &[]).count_bits(65).is_empty());
+}
+
 pub(crate) fn rotations(device: &Device) {
     let mut r = Numbers(21);
     for width in WIDTHS {

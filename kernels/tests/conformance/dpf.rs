@@ -2,7 +2,7 @@
 //! with `rand_chacha` as the generator.
 
 use super::{Numbers, up};
-use kernels::{Device, DpfKeys, Words, dpf_key_bytes, dpf_levels};
+use kernels::{DPF_LEAF, Device, DpfKeys, Words, dpf_key_bytes, dpf_levels};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -25,11 +25,14 @@ impl Batch {
 
     fn check(&self, alpha: &[u64]) {
         let [f0, f1] = self.shares();
-        assert_eq!((f0.len(), f1.len()), (alpha.len() * self.points, alpha.len() * self.points));
+        let words = self.points.div_ceil(64);
+        assert_eq!((f0.len(), f1.len()), (alpha.len() * words, alpha.len() * words));
         for (i, (a, b)) in f0.iter().zip(&f1).enumerate() {
-            let (key, x) = (i / self.points, i % self.points);
-            let want = u64::from(x as u64 == alpha[key]);
-            assert_eq!(a.wrapping_add(*b), want, "{} points, α = {}, x = {x}", self.points, alpha[key]);
+            let (key, word) = (i / words, i % words);
+            let want = u64::from(word as u64 == alpha[key] / 64) << (alpha[key] % 64);
+            assert_eq!(a ^ b, want, "{} points, α = {}, word {word}", self.points, alpha[key]);
+            let points = (self.points - 64 * word).min(64);
+            assert_eq!(a & !(u64::MAX >> (64 - points)), 0, "bits beyond the last of {} points", self.points);
         }
     }
 }
@@ -37,16 +40,16 @@ impl Batch {
 /// Every α of every small domain.
 pub(crate) fn exhaustive(device: &Device) {
     let mut r = Numbers(70);
-    for points in (1..=40).chain([61, 63, 64, 65, 127, 128, 129]) {
+    for points in (1..=40).chain([61, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 511, 513]) {
         let alpha: Vec<u64> = (0..points as u64).collect();
         Batch::new(device, &mut r, points, &alpha).check(&alpha);
     }
 }
 
-/// Several subtrees, the last one cut anywhere; enough work for all threads.
+/// Several fronts and subtrees, the last one cut anywhere; enough work for all threads.
 pub(crate) fn wide(device: &Device) {
     let mut r = Numbers(71);
-    for points in [8191, 8192, 8193, 8225, 16384, 16385, 30522, 49152, 100_003] {
+    for points in [4096, 4097, 8191, 8193, 16384, 16385, 30522, 49152, 100_003, 131_072, 131_073, 262_200] {
         let n = points as u64;
         let alpha = [0, n - 1, n / 2, r.next() % n, n.min(8192) - 1, 8192 % n];
         let count = 1 + r.below(alpha.len());
@@ -68,16 +71,12 @@ fn generator(seed: [u64; 2]) -> [([u64; 2], u64); 2] {
 /// A level's corrections: seed, left and right control bit.
 type Level = ([u64; 2], [u64; 2]);
 
-fn signed(minus: u64, v: u64) -> u64 {
-    if minus == 1 { v.wrapping_neg() } else { v }
-}
-
-/// Gen of Fig. 1 for the leaf of α, with the payload (1, 0) or (0, 1).
+/// Gen of Fig. 1 for the leaf of α, with the unit vector of its 128 bits as payload.
 fn gen_by_figure(levels: usize, alpha: u64, roots: [[u64; 2]; 2]) -> (Vec<Level>, [u64; 2]) {
     let (mut s, mut t) = (roots, [0u64, 1]);
     let mut corrections = Vec::new();
     for i in 0..levels {
-        let bit = (alpha / 2) >> (levels - 1 - i) & 1;
+        let bit = (alpha / 128) >> (levels - 1 - i) & 1;
         let g = s.map(generator);
         let (keep, lose) = if bit == 0 { (0, 1) } else { (1, 0) };
         let s_cw = [0, 1].map(|w| g[0][lose].0[w] ^ g[1][lose].0[w]);
@@ -88,27 +87,32 @@ fn gen_by_figure(levels: usize, alpha: u64, roots: [[u64; 2]; 2]) -> (Vec<Level>
         }
         corrections.push((s_cw, t_cw));
     }
-    let payload = if alpha.is_multiple_of(2) { [1u64, 0] } else { [0, 1] };
-    let last = [0, 1].map(|w| signed(t[1], payload[w].wrapping_sub(s[0][w]).wrapping_add(s[1][w])));
-    (corrections, last)
+    let payload = 1u128 << (alpha % 128);
+    (corrections, [0, 1].map(|w| s[0][w] ^ s[1][w] ^ (payload >> (64 * w)) as u64))
+}
+
+/// Point x of row `key`.
+fn bit(shares: &[u64], points: usize, key: usize, x: usize) -> u64 {
+    shares[key * points.div_ceil(64) + x / 64] >> (x % 64) & 1
 }
 
 /// Eval of Fig. 1, at one point.
 fn eval_by_figure(party: u64, root: [u64; 2], key: &(Vec<Level>, [u64; 2]), x: usize) -> u64 {
     let (mut s, mut t) = (root, party);
     for (i, (s_cw, t_cw)) in key.0.iter().enumerate() {
-        let side = (x / 2) >> (key.0.len() - 1 - i) & 1;
+        let side = (x / 128) >> (key.0.len() - 1 - i) & 1;
         let g = generator(s)[side];
         s = [0, 1].map(|w| g.0[w] ^ (t * s_cw[w]));
         t = g.1 ^ (t * t_cw[side]);
     }
-    signed(party, s[x % 2].wrapping_add(t.wrapping_mul(key.1[x % 2])))
+    let word = x % 128 / 64;
+    (s[word] ^ (t * key.1[word])) >> (x % 64) & 1
 }
 
 /// Keys and shares are the very bits of the definition.
 pub(crate) fn equals_definition(device: &Device) {
     let mut r = Numbers(72);
-    for (points, count) in [(1, 3), (2, 2), (3, 17), (61, 35), (128, 2), (1000, 16), (20_000, 2)] {
+    for (points, count) in [(1, 3), (61, 35), (128, 2), (129, 17), (1000, 16), (20_000, 5), (140_000, 2)] {
         let levels = dpf_levels(points);
         let alpha: Vec<u64> = (0..count).map(|_| r.below(points) as u64).collect();
         let batch = Batch::new(device, &mut r, points, &alpha);
@@ -124,11 +128,11 @@ pub(crate) fn equals_definition(device: &Device) {
                 assert_eq!(controls[i * levels + l], t_cw[0] | t_cw[1] << 1);
             }
             assert_eq!(last[2 * i..][..2], key.1);
-            let near = alpha[i] as usize & !1;
-            for x in (0..points).step_by(1 + points / 100).chain(near..points.min(near + 2)) {
+            let near = alpha[i] as usize / DPF_LEAF * DPF_LEAF;
+            for x in (0..points).step_by(1 + points / 100).chain(near..points.min(near + DPF_LEAF)) {
                 for b in 0..2 {
                     let want = eval_by_figure(b, root[b as usize], &key, x);
-                    let got = shares[b as usize][i * points + x];
+                    let got = bit(&shares[b as usize], points, i, x);
                     assert_eq!(got, want, "{points} points, key {i}, point {x}");
                 }
             }
@@ -139,7 +143,7 @@ pub(crate) fn equals_definition(device: &Device) {
 /// Correction words may be anything: every device computes the same from them, in words and in bytes.
 pub(crate) fn hostile_keys(device: &Device) {
     let mut r = Numbers(73);
-    for (points, count) in [(1, 2), (5, 3), (300, 19), (9000, 2)] {
+    for (points, count) in [(1, 2), (5, 3), (300, 19), (9000, 2), (150_000, 1)] {
         let levels = dpf_levels(points);
         let words = [2 * count, 2 * levels * count, levels * count, 2 * count].map(|n| r.words(n));
         let [root, seeds, controls, last] = words.each_ref().map(|w| up(device, w));
@@ -159,7 +163,7 @@ pub(crate) fn hostile_keys(device: &Device) {
                 let key = (levels.map(level).collect(), [last[2 * i], last[2 * i + 1]]);
                 for x in (0..points).step_by(1 + points / 100) {
                     let want = eval_by_figure(party as u64, [root[2 * i], root[2 * i + 1]], &key, x);
-                    assert_eq!(got[i * points + x], want, "{points} points, key {i}, point {x}");
+                    assert_eq!(bit(&got, points, i, x), want, "{points} points, key {i}, point {x}");
                 }
             }
         }
@@ -169,8 +173,9 @@ pub(crate) fn hostile_keys(device: &Device) {
 /// Sizes and places of what travels.
 pub(crate) fn key_bytes(device: &Device) {
     let mut r = Numbers(74);
-    let sizes = [(1, 32), (2, 32), (3, 49), (16, 81), (17, 97), (128, 130), (30522, 260), (49152, 276)];
-    for (points, size) in sizes.into_iter().chain([(128_256, 292)]) {
+    let sizes =
+        [(1, 32), (128, 32), (129, 49), (1024, 81), (1025, 97), (8192, 130), (30522, 162), (49152, 179)];
+    for (points, size) in sizes.into_iter().chain([(128_256, 195)]) {
         assert_eq!(dpf_key_bytes(points), size, "{points} points");
         let alpha = [0, points as u64 - 1, r.below(points) as u64];
         let batch = Batch::new(device, &mut r, points, &alpha);
@@ -187,10 +192,10 @@ pub(crate) fn key_bytes(device: &Device) {
         }
     }
     // Nothing, and every byte in its place: root, levels, controls of four levels a byte, output.
-    let (root, keys) = DpfKeys::unpack(device, 100, &[]).unwrap();
-    assert_eq!((root.len(), root.dpf_evaluate(1, 100, &keys).len()), (0, 0));
-    let bytes: Vec<u8> = (0..dpf_key_bytes(100) as u8).collect();
-    let (root, keys) = DpfKeys::unpack(device, 100, &bytes).unwrap();
+    let (root, keys) = DpfKeys::unpack(device, 5000, &[]).unwrap();
+    assert_eq!((root.len(), root.dpf_evaluate(1, 5000, &keys).len()), (0, 0));
+    let bytes: Vec<u8> = (0..dpf_key_bytes(5000) as u8).collect();
+    let (root, keys) = DpfKeys::unpack(device, 5000, &bytes).unwrap();
     let word = |first: u8| u64::from_le_bytes(std::array::from_fn(|i| first + i as u8));
     assert_eq!(root.to_vec(), [word(0), word(8)]);
     assert_eq!(keys.seeds.to_vec(), (0..12).map(|i| word(16 + 8 * i)).collect::<Vec<_>>());

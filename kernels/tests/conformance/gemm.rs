@@ -1,25 +1,33 @@
 //! Products against three loops.
 
 use super::{Numbers, up};
-use kernels::{Device, GemmBatch, KeyStream, Matrix, Strides};
+use kernels::{Device, GemmBatch, KeyStream, Matrix, Strides, Words};
 use proptest::prelude::*;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 fn check(device: &Device, r: &mut Numbers, m: usize, k: usize, n: usize) {
     let (a, w) = (r.words(m * k), r.words(n * k));
-    let got = if m == 0 || k == 0 {
-        let packed = device.pack_matrix(&device.upload(w.clone()), k, n);
-        device.download(&device.gemm(&device.upload(a.clone()), &packed, m, k, n)).into_owned()
-    } else {
-        Matrix::new(&up(device, &w), n, k).apply(&up(device, &a)).to_vec()
+    let want = |i: usize, j: usize| {
+        (0..k).fold(0u64, |s, l| s.wrapping_add(a[i * k + l].wrapping_mul(w[j * k + l])))
     };
-    assert_eq!(got.len(), m * n);
-    for i in 0..m {
-        for j in 0..n {
-            let want = (0..k).fold(0u64, |s, l| s.wrapping_add(a[i * k + l].wrapping_mul(w[j * k + l])));
-            assert_eq!(got[i * n + j], want, "[{m}×{k}]·[{k}×{n}] at ({i}, {j})");
-        }
+    let want: Vec<u64> = (0..m * n).map(|at| want(at / n, at % n)).collect();
+    let equal = |got: &[u64], bits: u32| {
+        assert_eq!(got.len(), m * n);
+        let low = u64::MAX >> (64 - bits);
+        let wrong = got.iter().zip(&want).position(|(got, want)| *got != want & low);
+        assert_eq!(wrong, None, "[{m}×{k}]·[{k}×{n}] modulo 2^{bits}");
+    };
+    // Sums of products wrap around each of these; every shape takes another.
+    let bits = [52, 41, 53, 1, 51, 64][(m + k + n) % 6];
+    if m == 0 || k == 0 {
+        let (a, packed) = (device.upload(a.clone()), device.pack_matrix(&device.upload(w.clone()), k, n));
+        equal(&device.download(&device.gemm(&a, &packed, m, k, n)), 64);
+        equal(&device.download(&device.gemm_low(&a, &packed, m, k, n, bits)), bits);
+    } else {
+        let (a, matrix) = (up(device, &a), Matrix::new(&up(device, &w), n, k));
+        equal(&matrix.apply(&a).to_vec(), 64);
+        equal(&matrix.apply_low(&a, bits).to_vec(), bits);
     }
 }
 
@@ -174,8 +182,18 @@ pub(crate) fn batch_layouts(device: &Device) {
     check_batch(device, &[], &[], &s);
 }
 
-/// A stored matrix and a stream's: rows that blocks of the stream cross and rows that they do not, several parts of the
-/// inputs, and enough work for all threads.
+/// Words of a stream in pieces, by another implementation.
+fn drawn(stream: &KeyStream<'_>, n: usize) -> Vec<u64> {
+    let piece = |i: usize| {
+        let mut r = ChaCha12Rng::from_seed(*stream.key);
+        r.set_stream(stream.nonce + i as u64);
+        (0..stream.piece.min(n - i * stream.piece)).map(move |_| r.next_u64())
+    };
+    (0..n.div_ceil(stream.piece)).flat_map(piece).collect()
+}
+
+/// A stored matrix and a stream's, a stream's alone, and the sum of two streams: rows that blocks of a stream cross and
+/// rows that they do not, rows within a piece and beyond, several parts of the inputs, and enough work for all threads.
 pub(crate) fn regenerated(device: &Device) {
     let mut r = Numbers(48);
     let sizes = [
@@ -194,29 +212,81 @@ pub(crate) fn regenerated(device: &Device) {
     for (i, (k, n)) in sizes.into_iter().enumerate() {
         for m in [1, 2 + i % 3, 5 + i] {
             let (x, y, w) = (r.words(m * k), r.words(m * k), r.words(n * k));
-            let (key, nonce): ([u8; 32], u64) = (std::array::from_fn(|_| r.next() as u8), r.next());
-            let mut stream = ChaCha12Rng::from_seed(key);
-            stream.set_stream(nonce);
-            let made: Vec<u64> = (0..n * k).map(|_| stream.next_u64()).collect();
-            let matrix = Matrix::new(&up(device, &w), n, k);
-            let stream = KeyStream { key: &key, nonce };
-            let got = matrix.apply_regenerated(&up(device, &x), &up(device, &y), stream).to_vec();
-            let want = |at: usize| {
+            let keys: [[u8; 32]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| r.next() as u8));
+            let piece = KeyStream::LEAST_PIECE << (2 * i % 9);
+            let streams = keys.each_ref().map(|key| KeyStream { key, nonce: r.next() >> 1, piece });
+            let made = streams.each_ref().map(|s| drawn(s, n * k));
+            let product = |at: usize, x: &[u64], w: &[u64]| {
                 let (i, j) = (at / n, at % n);
-                (0..k).fold(0u64, |s, l| {
-                    let stored = x[i * k + l].wrapping_mul(w[j * k + l]);
-                    s.wrapping_add(stored).wrapping_add(y[i * k + l].wrapping_mul(made[j * k + l]))
-                })
+                (0..k).fold(0u64, |s, l| s.wrapping_add(x[i * k + l].wrapping_mul(w[j * k + l])))
             };
-            assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
+            let check = |got: Words, want: &dyn Fn(usize) -> u64, what: &str| {
+                let want: Vec<u64> = (0..m * n).map(want).collect();
+                assert!(got.to_vec() == want, "[{m}×{k}]·[{k}×{n}], pieces of {piece}, {what}");
+            };
+            let (matrix, [x_up, y_up]) =
+                (Matrix::new(&up(device, &w), n, k), [&x, &y].map(|v| up(device, v)));
+            let both = |at| product(at, &x, &w).wrapping_add(product(at, &y, &made[0]));
+            check(matrix.apply_beside(&x_up, &y_up, streams[0]), &both, "one beside a stored matrix");
+            let alone = |at| product(at, &y, &made[0]);
+            check(y_up.by_streams(&streams[..1], n, k), &alone, "one");
+            let sum = |at| alone(at).wrapping_add(product(at, &y, &made[1]));
+            check(y_up.by_streams(&streams, n, k), &sum, "the sum of two");
         }
     }
-    let stream = KeyStream { key: &[1; 32], nonce: 2 };
-    for (m, k, n) in [(0, 8, 3), (2, 0, 3), (2, 8, 0)] {
+    let stream = KeyStream { key: &[1; 32], nonce: 2, piece: KeyStream::LEAST_PIECE };
+    for (m, k, n) in [(0, 8, 3), (2, 0, 3), (2, 8, 0), (9, 0, 3), (9, 8, 0)] {
         let (x, w) = (device.zeros(m * k), device.pack_matrix(&device.zeros(n * k), k, n));
-        let c = device.gemm_regenerated(&x, &x, &w, stream, [m, k, n]);
-        assert_eq!(*device.download(&c), vec![0; m * n]);
+        for beside in [None, Some((&x, &w))] {
+            let c = device.gemm_regenerated(&x, &[stream; 2], beside, [m, k, n]);
+            assert_eq!(*device.download(&c), vec![0; m * n]);
+        }
     }
+}
+
+/// Rows of bits, with anything beyond the last input: few rows and many, inputs that end anywhere in a word, several parts of
+/// the inputs, and enough work for all threads.
+pub(crate) fn bits(device: &Device) {
+    let mut r = Numbers(49);
+    let mut check = |m: usize, k: usize, n: usize| {
+        let words = k.div_ceil(64);
+        let (a, w) = (r.words(m * words), r.words(n * k));
+        let got = Matrix::new(&up(device, &w), n, k).apply_bits(&up(device, &a)).to_vec();
+        let want = |at: usize| {
+            let (bits, weights) = (&a[at / n * words..][..words], &w[at % n * k..][..k]);
+            let chosen = weights.iter().enumerate().filter(|(l, _)| bits[l / 64] >> (l % 64) & 1 == 1);
+            chosen.fold(0u64, |sum, (_, w)| sum.wrapping_add(*w))
+        };
+        assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
+    };
+    for m in [0, 1, 2, 3, 4, 5, 8, 9, 17, 33] {
+        for k in [1, 3, 4, 31, 32, 33, 63, 64, 65, 97, 130] {
+            for n in [1, 15, 16, 17, 50] {
+                check(m, k, n);
+            }
+        }
+    }
+    for (m, k, n) in [(1, 4099, 300), (4, 9000, 33), (7, 2000, 90), (130, 517, 70), (40, 3100, 21)] {
+        check(m, k, n);
+    }
+    for (m, k, n) in [(0, 3usize, 4), (2, 0, 4), (2, 3, 0)] {
+        let (x, w) = (device.zeros(m * k.div_ceil(64)), device.pack_matrix(&device.zeros(n * k), k, n));
+        assert_eq!(*device.download(&device.gemm_bits(&x, &w, m, k, n)), vec![0; m * n]);
+    }
+}
+
+/// More of a stream than is made at a time.
+pub(crate) fn regenerated_in_panels(device: &Device) {
+    let (m, k, n) = (1, 9, 131_072 + 70);
+    let mut r = Numbers(49);
+    let x = r.words(m * k);
+    let stream = KeyStream { key: &[5; 32], nonce: 7 << 32, piece: 1 << 19 };
+    let made = drawn(&stream, n * k);
+    let want: Vec<u64> = made
+        .chunks_exact(k)
+        .map(|row| row.iter().zip(&x).fold(0u64, |s, (w, x)| s.wrapping_add(w.wrapping_mul(*x))))
+        .collect();
+    assert!(up(device, &x).by_streams(&[stream], n, k).to_vec() == want);
 }
 
 pub(crate) fn properties(device: &Device) {

@@ -4,6 +4,7 @@ mod bits;
 mod dcf;
 mod dpf;
 mod elementwise;
+mod formula;
 mod gemm;
 mod message;
 mod select;
@@ -76,6 +77,7 @@ fn cuda_over_a_lazy_driver() {
     let run = std::process::Command::new(program)
         .args([
             "cuda::elementwise",
+            "cuda::formula",
             "cuda::message",
             "cuda::stream",
             "cuda::gemm::large_inputs",
@@ -91,9 +93,15 @@ fn cuda_over_a_lazy_driver() {
         .expect("it runs");
     let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && !said.contains("not tested"), "{said}");
-    for test in
-        ["elementwise::zips", "message::", "stream::", "gemm::batches", "dcf::shapes", "dpf::exhaustive"]
-    {
+    for test in [
+        "elementwise::zips",
+        "formula::results",
+        "message::",
+        "stream::",
+        "gemm::batches",
+        "dcf::shapes",
+        "dpf::exhaustive",
+    ] {
         assert!(said.contains(&format!("test cuda::{test}")), "{test} did not run: {said}");
     }
 }
@@ -124,10 +132,11 @@ macro_rules! suite {
 
 suite! {
     elementwise: zips maps broadcasts segments moves grids large_buffers;
-    message: every_width hostile_bytes;
-    bits: single_bits rotations suffixes masked_segments transpositions;
+    formula: operations results in_any_order large_buffers;
+    message: every_width hostile_bytes masked combined;
+    bits: single_bits counts rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
-    gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated properties;
+    gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;

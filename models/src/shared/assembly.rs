@@ -1,7 +1,7 @@
 //! A party's share of a model, put together from what its owner sends.
 
 use super::holding::Holding;
-use super::{PublicModel, SharedModelError};
+use super::{PublicModel, SharedModelError, Weights};
 use crate::checkpoint::ModelConfig;
 use crate::model::Model;
 use crate::parameter::Parameter;
@@ -36,6 +36,12 @@ impl Assembly {
         Ok(Assembly { device: device.clone(), party, parameters: Parameter::all(config), holding })
     }
 
+    /// The same, of which matrices are kept so.
+    #[must_use]
+    pub fn keeping(self, weights: Weights) -> Assembly {
+        Assembly { holding: self.holding.keeping(weights), ..self }
+    }
+
     /// Takes parameter number `index` at a party that gets values.
     ///
     /// # Errors
@@ -47,7 +53,7 @@ impl Assembly {
 
     /// One party's share of a benchmark model, made up on the device parameter by parameter. What an owner that shares the
     /// same weights under the same seeds would have sent, so that all that follows is the same. `dealer` as for
-    /// [`Assembly::finish`].
+    /// [`Assembly::finish`], `kept` as for [`Assembly::keeping`].
     ///
     /// # Errors
     /// It is no benchmark model.
@@ -57,11 +63,12 @@ impl Assembly {
         public: PublicModel,
         tables: PlanTables,
         dealer: Option<Party>,
+        kept: Weights,
     ) -> Result<PartyModel, SharedModelError> {
         let secret = || SharedModelError::Upload("the weights of this model are not public".into());
         let weights = public.benchmark.ok_or_else(secret)?;
         let (config, seeds) = (public.config.clone(), weights.seeds());
-        let mut assembly = Assembly::new(device, party, &config, &seeds.for_party(party))?;
+        let mut assembly = Assembly::new(device, party, &config, &seeds.for_party(party))?.keeping(kept);
         if party != Party::Zero {
             for (i, p) in Parameter::all(&config).into_iter().enumerate() {
                 let component = |seed| input::component(device, seed, i as u32, p.len(&config));

@@ -14,11 +14,16 @@
 //! dealer  λ = before + after      P1  λ1 = before, Δ = after      P2  λ0 = after, Δ = before
 //! ```
 //! Matrices are multiplied as [`SharedMatrix`] says: by the sum of both at the dealer and, with Δ apart, at P1.
+//!
+//! Components of matrices whose seed a party has need not be stored ([`Weights::Regenerated`]): it then multiplies by c12
+//! and by a stream, or, party 0, by two streams, whatever its role.
+//!
 //! Memory: 8 bytes a weight for the dealer's role alone, 16 for one evaluator's, 24 for all three (the dealer keeps the
-//! components of the embedding table apart, as the evaluators do). Each is made when it is first needed and shared by
+//! components of the embedding table apart, as the evaluators do); with regenerated components, of matrices 8 at parties 1
+//! and 2 and none at party 0, in every role. Each is made when it is first needed and shared by
 //! all sessions.
 
-use super::SharedModelError;
+use super::{SharedModelError, Weights};
 use crate::checkpoint::ModelConfig;
 use crate::model::{ActivationId, Model, NormId, Parts};
 use crate::parameter::{Parameter, Use};
@@ -29,7 +34,7 @@ use protocol::gates::embedding::SharedTable;
 use protocol::gates::input;
 use protocol::gates::norm::NormTable;
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::{Key, Party, Role, Shape, Share, SharedMatrix};
+use protocol::{Component, DrawnMatrix, Party, Role, Seed, Shape, Share, SharedMatrix};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -44,6 +49,7 @@ enum Side {
 #[derive(Clone)]
 enum Values {
     Matrix(Matrix),
+    Drawn(DrawnMatrix),
     Rows(Words),
 }
 
@@ -59,7 +65,7 @@ impl Values {
         match (self, other) {
             (Values::Matrix(a), Values::Matrix(b)) => Values::Matrix(a.plus(b)),
             (Values::Rows(a), Values::Rows(b)) => Values::Rows(a + b),
-            _ => unreachable!("components of one parameter have one form"),
+            _ => unreachable!("components that are added have one form"),
         }
     }
 }
@@ -70,7 +76,8 @@ pub(super) struct Holding {
     party: Party,
     config: ModelConfig,
     /// Of the components before and after this party; the one without a seed was sent in full.
-    seeds: [Option<Key>; 2],
+    seeds: [Option<Seed>; 2],
+    weights: Weights,
     parameters: HashMap<Parameter, Held>,
 }
 
@@ -96,14 +103,20 @@ impl Holding {
         let (keys, rest) = seeds.as_chunks::<32>();
         let seeds = match (party, keys) {
             _ if !rest.is_empty() => return Err(wrong()),
-            (Party::Zero, &[c01, c02]) => [Some(c02), Some(c01)],
-            (Party::One, &[c01]) => [Some(c01), None],
-            (Party::Two, &[c02]) => [None, Some(c02)],
+            (Party::Zero, [c01, c02]) => [Some(c02), Some(c01)],
+            (Party::One, [c01]) => [Some(c01), None],
+            (Party::Two, [c02]) => [None, Some(c02)],
             _ => return Err(wrong()),
         };
         let held = |stream| Held { stream, sides: Default::default(), sum: OnceLock::new() };
         let parameters = Parameter::all(config).into_iter().zip((0..).map(held)).collect();
-        Ok(Holding { device: device.clone(), party, config: config.clone(), seeds, parameters })
+        let (seeds, weights) = (seeds.map(|seed| seed.map(Seed::new)), Weights::Stored);
+        Ok(Holding { device: device.clone(), party, config: config.clone(), seeds, weights, parameters })
+    }
+
+    /// The same, which keeps its matrices so.
+    pub(super) fn keeping(self, weights: Weights) -> Holding {
+        Holding { weights, ..self }
     }
 
     fn shape(&self, p: Parameter) -> Shape {
@@ -140,9 +153,12 @@ impl Holding {
     fn component(&self, p: Parameter, side: Side, keep: bool) -> Result<Values, SharedModelError> {
         let held = self.parameters.get(&p).ok_or_else(|| missing(p))?;
         let (place, seed) = (&held.sides[side as usize], &self.seeds[side as usize]);
-        let expand = |seed: &Key| {
+        let expand = |seed: &Seed| {
             let shape = self.shape(p);
-            let words = input::component(&self.device, seed, held.stream, shape.len());
+            if p.usage() == Use::Matrix && self.weights == Weights::Regenerated {
+                return Values::Drawn(DrawnMatrix::new(seed, held.stream, shape.rows, shape.cols));
+            }
+            let words = input::component(&self.device, seed.key(), held.stream, shape.len());
             Values::new(words, p.usage(), shape)
         };
         match (place.get(), seed) {
@@ -218,13 +234,25 @@ impl Parts<SecureValues> for Reading<'_> {
         };
         let matrix = |side| match self.holding.component(p, side, true)? {
             Values::Matrix(m) => Ok(m),
-            Values::Rows(_) => Err(missing(p)),
+            _ => Err(missing(p)),
         };
         Ok(SharedTable::of([matrix(sides[0])?, matrix(sides[1])?], p.scale()))
     }
 
     fn matrix(&mut self, p: Parameter) -> Result<SharedMatrix, SharedModelError> {
         let component = |side| self.holding.component(p, side, true);
+        if self.holding.weights == Weights::Regenerated {
+            let [own, other] = match self.role {
+                Role::Dealer | Role::P1 => [Side::Before, Side::After],
+                Role::P2 => [Side::After, Side::Before],
+            };
+            let kept = |side| match component(side)? {
+                Values::Matrix(m) => Ok(Component::Stored(m)),
+                Values::Drawn(d) => Ok(Component::Drawn(d)),
+                Values::Rows(_) => Err(missing(p)),
+            };
+            return Ok(SharedMatrix::of_components(p.scale(), self.role, [kept(own)?, kept(other)?]));
+        }
         let (by_lambda, by_delta) = match self.role {
             Role::Dealer => (self.holding.sum(p)?, None),
             Role::P1 => (component(Side::After)?, Some(self.holding.sum(p)?)),
@@ -232,10 +260,14 @@ impl Parts<SecureValues> for Reading<'_> {
         };
         let matrix = |values| match values {
             Values::Matrix(m) => Ok(m),
-            Values::Rows(_) => Err(missing(p)),
+            _ => Err(missing(p)),
         };
         let by_delta = by_delta.map(matrix).transpose()?;
-        Ok(SharedMatrix { scale: p.scale(), by_delta, by_lambda: matrix(by_lambda)? })
+        Ok(SharedMatrix::stored(p.scale(), matrix(by_lambda)?, by_delta))
+    }
+
+    fn bits(&self, p: Parameter) -> u32 {
+        self.tables.bits(p)
     }
 
     fn rows(&mut self, p: Parameter) -> Result<Share, SharedModelError> {
@@ -279,14 +311,16 @@ mod tests {
 
     /// The words of a value, a matrix row by row.
     fn words(v: &Values) -> Vec<u64> {
+        let of = |component: Component| {
+            let (n, k) = (component.outputs(), component.inputs());
+            let unit = (0..k * k).map(|i| u64::from(i / k == i % k)).collect();
+            let columns = component.apply(&Words::upload(&device(), unit)).to_vec();
+            (0..n * k).map(|i| columns[i % k * n + i / k]).collect()
+        };
         match v {
             Values::Rows(w) => w.to_vec(),
-            Values::Matrix(m) => {
-                let (n, k) = (m.outputs(), m.inputs());
-                let unit = (0..k * k).map(|i| u64::from(i / k == i % k)).collect();
-                let columns = m.apply(&Words::upload(&device(), unit)).to_vec();
-                (0..n * k).map(|i| columns[i % k * n + i / k]).collect()
-            }
+            Values::Matrix(m) => of(Component::Stored(m.clone())),
+            Values::Drawn(d) => of(Component::Drawn(d.clone())),
         }
     }
 
@@ -378,10 +412,29 @@ mod tests {
         }
     }
 
+    /// What is drawn where it is used is what would be stored, and only what comes in full is stored.
+    #[test]
+    fn regenerated_components_are_those_that_would_be_stored() {
+        let config = ModelConfig::toy();
+        let mut source = RandomModel::new(config.clone(), 3).unwrap();
+        let stored = holdings(&config, &mut source);
+        let drawn = holdings(&config, &mut source).map(|h| h.keeping(Weights::Regenerated));
+        for (stored, drawn) in stored.iter().zip(&drawn) {
+            for p in Parameter::all(&config) {
+                for side in [Side::Before, Side::After] {
+                    let [a, b] = [stored, drawn].map(|h| h.component(p, side, true).unwrap());
+                    assert_eq!(words(&a), words(&b), "{p:?} at {}", drawn.party);
+                    let expected = p.usage() == Use::Matrix && drawn.seeds[side as usize].is_some();
+                    assert_eq!(matches!(b, Values::Drawn(_)), expected, "{p:?} at {}", drawn.party);
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_is_sent_to_a_party_names_two_components_only() {
         let seeds = Party::ALL.map(|party| SEEDS.for_party(party));
-        let has = |party: Party, seed: &Key| seeds[party.index()].chunks(32).any(|s| s == seed);
+        let has = |party: Party, seed: &protocol::Key| seeds[party.index()].chunks(32).any(|s| s == seed);
         assert!(has(Party::Zero, &SEEDS.one) && has(Party::Zero, &SEEDS.zero));
         assert!(has(Party::One, &SEEDS.one) && !has(Party::One, &SEEDS.zero));
         assert!(has(Party::Two, &SEEDS.zero) && !has(Party::Two, &SEEDS.one));
@@ -446,6 +499,7 @@ mod tests {
         match v {
             Values::Rows(w) => w.clone(),
             Values::Matrix(m) => m.apply(&Words::upload(device, (1..=m.inputs() as u64).collect())),
+            Values::Drawn(_) => panic!("nothing is drawn in these tests"),
         }
     }
 }

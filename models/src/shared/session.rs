@@ -195,7 +195,7 @@ impl PartySession {
         r: &Request,
         reply: &mut dyn FnMut(Account, Option<Vec<u8>>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (mut tokens, mut parts) = (Tokens::Keys(r.keys.clone()), r.parts.clone());
+        let (mut tokens, mut parts) = (Tokens::Keys(Box::new(r.keys.clone())), r.parts.clone());
         assert_eq!(r.keys.tokens(), parts.iter().map(|p| p.count).sum::<usize>(), "keys of all parts");
         let choices = match r.work {
             Work::Choose { count, .. } => count,

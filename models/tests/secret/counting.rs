@@ -2,8 +2,8 @@
 
 use kernels::cpu::Cpu;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Indices, KeyStream, Map, Segments,
-    Storage, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, Indices, KeyStream, Map,
+    Segments, Storage, Zip,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex};
 pub struct Counts {
     /// Multiplications, and bytes of the right-hand matrix, by its inputs and outputs.
     pub matrices: BTreeMap<(usize, usize), [u64; 2]>,
+    /// Those of the multiplications that are made modulo 2^52 or less.
+    pub low: BTreeMap<(usize, usize), u64>,
     /// Multiplications of batches, and bytes of their right-hand sides.
     pub batches: [u64; 2],
     /// Bytes of random streams.
@@ -82,6 +84,18 @@ impl Backend for Counting {
         self.inner.unpack(bytes, bits, n)
     }
 
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+        self.inner.mask_and_pack(op, a, mask, bits, out)
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
+        self.inner.combine_packed(op, a, bytes, bits)
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
+        self.inner.formula(formula, inputs)
+    }
+
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
         self.inner.zip(op, a, b)
     }
@@ -144,18 +158,30 @@ impl Backend for Counting {
         self.inner.gemm(a, b, m, k, n)
     }
 
+    fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
+        self.count(k, n, 0, k * n);
+        self.inner.gemm_bits(a, b, m, k, n)
+    }
+
+    fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
+        self.count(k, n, m * k * n, k * n);
+        if bits <= 52 {
+            *self.counts.lock().unwrap().low.entry((k, n)).or_default() += (m * k * n) as u64;
+        }
+        self.inner.gemm_low(a, b, m, k, n, bits)
+    }
+
     fn gemm_regenerated(
         &self,
-        x: &Storage,
         y: &Storage,
-        stored: &Storage,
-        stream: KeyStream<'_>,
+        streams: &[KeyStream<'_>],
+        beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage {
-        let [m, k, n] = mkn;
-        self.count(k, n, 2 * m * k * n, k * n);
-        self.counts.lock().unwrap().random += 8 * (k * n) as u64;
-        self.inner.gemm_regenerated(x, y, stored, stream, mkn)
+        let ([m, k, n], stored, made) = (mkn, usize::from(beside.is_some()), streams.len());
+        self.count(k, n, (stored + made) * m * k * n, stored * k * n);
+        self.counts.lock().unwrap().random += (8 * made * k * n) as u64;
+        self.inner.gemm_regenerated(y, streams, beside, mkn)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
@@ -170,6 +196,10 @@ impl Backend for Counting {
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
         self.inner.bit_at(u, width, idx)
+    }
+
+    fn count_bits(&self, u: &Storage, width: usize) -> Storage {
+        self.inner.count_bits(u, width)
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {

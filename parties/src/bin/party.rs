@@ -3,6 +3,7 @@
 use clap::Parser;
 use parties::device::DeviceChoice;
 use parties::server::{ServerError, run_party};
+use parties::weights::WeightsChoice;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,6 +17,9 @@ struct Arguments {
     /// Compute on cpu, cuda (the first GPU) or cuda:N, whatever the configuration says.
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    /// Keep weights stored, regenerated or as there is room (auto), whatever the configuration says.
+    #[arg(long, value_name = "HOW")]
+    weights: Option<WeightsChoice>,
     /// Print every key of a configuration, its meaning and its default.
     #[arg(long)]
     print_defaults: bool,
@@ -38,7 +42,7 @@ fn run(arguments: Arguments) -> Result<(), ServerError> {
     }
     parties::init_logging();
     if let Some(config) = arguments.config {
-        run_party(&config, arguments.device)?;
+        run_party(&config, arguments.device, arguments.weights)?;
     }
     Ok(())
 }

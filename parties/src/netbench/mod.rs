@@ -57,6 +57,9 @@ pub struct Exchanges {
     /// Microseconds of one in the fastest batch. Single exchanges can be shorter than any network allows, where the other
     /// end's message has come before.
     pub best_us: f64,
+    /// Microseconds of one in the median batch. Two ends that send and wait in turn soon have two messages on their way that
+    /// arrive together or apart: a single exchange takes between nothing and both ways, a batch of them what they cost.
+    pub mean_us: f64,
     /// Microseconds.
     pub median_us: f64,
     /// All but a twentieth took no longer, microseconds.
@@ -228,9 +231,19 @@ fn exchange<E: End>(ends: &mut [E; 2], size: usize, seconds: f64) -> Result<Exch
         Ok::<_, NetbenchError>(micros)
     })?;
     let mean = |batch: &[f64]| batch.iter().sum::<f64>() / batch.len() as f64;
-    let best_us = micros.chunks(BATCH).filter(|b| b.len() == BATCH).map(mean).reduce(f64::min);
-    let best_us = best_us.unwrap_or_else(|| mean(&micros));
+    let mut batches: Vec<f64> = micros.chunks(BATCH).filter(|b| b.len() == BATCH).map(mean).collect();
+    if batches.is_empty() {
+        batches.push(mean(&micros));
+    }
+    batches.sort_unstable_by(f64::total_cmp);
     micros.sort_unstable_by(f64::total_cmp);
     let (count, last) = (micros.len(), micros.len() - 1);
-    Ok(Exchanges { bytes: size, count, best_us, median_us: micros[last / 2], p95_us: micros[last * 19 / 20] })
+    Ok(Exchanges {
+        bytes: size,
+        count,
+        best_us: batches[0],
+        mean_us: batches[batches.len() / 2],
+        median_us: micros[last / 2],
+        p95_us: micros[last * 19 / 20],
+    })
 }

@@ -5,7 +5,7 @@ use crate::{
     config::PartyConfig,
     ids::{Digest, SessionId},
     relay::{Between, NetworkModel},
-    transport::{SessionLinks, SessionSpec, Transport},
+    transport::{Reactor, SessionLinks, SessionSpec, Transport},
 };
 use protocol::{Network as _, Party, Role};
 use std::{
@@ -75,25 +75,27 @@ impl Cluster {
             }
             let (stop, stopped) = oneshot::channel();
             let (opened, answer) = mpsc::channel();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = thread::spawn(move || {
-                runtime.block_on(async move {
-                    match Transport::start(&config) {
-                        Err(error) => drop(opened.send(Err(error))),
-                        Ok((transport, _clients)) => {
-                            let _ = opened.send(transport.open(spec).await.map(|(links, _)| links));
-                            let _ = stopped.await;
-                            transport.shutdown("is measured").await;
-                        }
-                    }
+                let failed = opened.clone();
+                let run = Reactor::run(|reactor| {
+                    let (transport, clients) = Transport::start_on(reactor, &config)?;
+                    Ok::<_, NetbenchError>(async move {
+                        let _none = clients;
+                        let _ = opened.send(transport.open(spec).await.map_err(NetbenchError::from));
+                        let _ = stopped.await;
+                        transport.shutdown("is measured").await;
+                    })
                 });
+                if let Err(error) = run {
+                    let _ = failed.send(Err(error));
+                }
             });
             nodes.push(Node { stop: Some(stop), thread: Some(thread) });
             opening.push(answer);
         }
         let mut links = Vec::with_capacity(3);
         for answer in opening {
-            links.push(answer.recv().map_err(|_| NetbenchError::Thread)??);
+            links.push(answer.recv().map_err(|_| NetbenchError::Thread)??.0);
         }
         let [dealer, one, two]: [SessionLinks; 3] = links.try_into().map_err(|_| NetbenchError::Thread)?;
         let ends = [Link { links: one, peer: Role::P2 }, Link { links: two, peer: Role::P1 }];

@@ -9,7 +9,8 @@ use crate::{
     engine::Engine,
     keys::StaticSecret,
     store::ModelStore,
-    transport::{CLOSE_BUSY, ClientConnection, Clients, Transport, TransportError},
+    transport::{CLOSE_BUSY, ClientConnection, Clients, Reactor, Transport, TransportError},
+    weights::WeightsChoice,
 };
 use protocol::Party;
 use std::{
@@ -63,13 +64,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the socket and begins to connect to the other parties. Must be called on a tokio runtime, best a
-    /// current-thread one of its own.
+    /// Binds the socket and begins to connect to the other parties, in the start of a reactor.
     ///
     /// # Errors
     /// The address is in use, or the keys are unusable.
-    pub fn start(config: &PartyConfig, engine: Arc<dyn Engine>) -> Result<Self, ServerError> {
-        let (transport, clients) = Transport::start(config)?;
+    pub fn start(
+        reactor: &Arc<Reactor>,
+        config: &PartyConfig,
+        engine: Arc<dyn Engine>,
+    ) -> Result<Self, ServerError> {
+        let (transport, clients) = Transport::start_on(reactor, config)?;
         let shared = Arc::new(Shared {
             party: config.party,
             secret: config.secret.clone(),
@@ -141,27 +145,31 @@ pub fn run_party_with(
     engine: impl FnOnce(&PartyConfig) -> Result<Arc<dyn Engine>, ServerError>,
 ) -> Result<(), ServerError> {
     let engine = engine(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
-        let stop = stop_signal()?;
-        let server = Server::start(config, engine)?;
-        tracing::info!("{} listens on {}", config.party, config.listen);
-        server.run(stop).await;
-        tracing::info!("{} has stopped", config.party);
-        Ok(())
-    });
+    let party = config.party;
     // A worker in a long computation does not hold the process up.
-    runtime.shutdown_background();
-    result
+    Reactor::run(|reactor| {
+        let stop = stop_signal()?;
+        let server = Server::start(reactor, config, engine)?;
+        tracing::info!("{party} listens on {}", config.listen);
+        Ok::<_, ServerError>(server.run(stop))
+    })?;
+    tracing::info!("{party} has stopped");
+    Ok(())
 }
 
-/// Runs a party with the engine of this build, on `device` if it is given and else on its configuration's.
+/// Runs a party with the engine of this build, on `device` and with `weights` if they are given and else with its
+/// configuration's.
 ///
 /// # Errors
 /// The configuration, the device, and as [`run_party_with`].
-pub fn run_party(config: &Path, device: Option<DeviceChoice>) -> Result<(), ServerError> {
+pub fn run_party(
+    config: &Path,
+    device: Option<DeviceChoice>,
+    weights: Option<WeightsChoice>,
+) -> Result<(), ServerError> {
     let mut config = PartyConfig::load(config)?;
     config.device = device.unwrap_or(config.device);
+    config.weights = weights.unwrap_or(config.weights);
     run_party_with(&config, |config| {
         let device = config.device.open()?;
         Ok(Arc::new(ModelStore::on(config, device).map_err(ServerError::Engine)?))

@@ -327,6 +327,8 @@ impl Worker {
                 events.blocking_send(Event::Output(bytes)).map_err(gone)
             })?;
             self.events.blocking_send(Event::PassDone(counter)).map_err(gone)?;
+            // So that the client hears of it now.
+            self.links.pause();
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Whether what a party is about to hold fits: asked before any of it is made.
 
 use super::bad;
+use crate::weights::WeightsChoice;
 use crate::wire::{Failure, FailureCode};
 use kernels::Device;
 use models::checkpoint::ModelConfig;
-use models::memory::{Demand, MemoryPlan, gigabytes};
+use models::memory::{Demand, Holder, MemoryPlan, gigabytes};
 use models::plan::PlanTables;
+use models::shared::Weights;
 use protocol::{Party, Role};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +19,8 @@ pub(super) struct Room {
     pub(super) party: Party,
     /// Its role, if it is always the same.
     pub(super) plays: Option<Role>,
+    /// How it is to keep weights.
+    pub(super) weights: WeightsChoice,
     /// Largest context of a session.
     pub(super) context: usize,
     /// Bytes that wait on a link at most.
@@ -60,8 +64,8 @@ impl Drop for Promise {
 }
 
 impl Room {
-    /// Says what a model needs, and refuses one that would not fit together with a session of one token. Its tables are
-    /// there already.
+    /// Says what a model needs and how its weights are kept, and refuses one that would not fit together with a session of
+    /// one token. Its tables are there already.
     ///
     /// # Errors
     /// What is needed and what is free.
@@ -71,20 +75,28 @@ impl Room {
         c: &ModelConfig,
         tables: &PlanTables,
         longest: usize,
-    ) -> Result<(), String> {
+    ) -> Result<Weights, String> {
         let context = longest.min(self.context);
-        let plan = |context, pass| {
+        let plan = |weights, context, pass| {
+            let holder = Holder { party: self.party, plays: self.plays, weights };
             let demand = Demand { context, pass, sequences: 1 };
-            MemoryPlan::new(c, tables, self.plays, demand, self.queue)
+            MemoryPlan::new(c, tables, holder, demand, self.queue)
         };
-        let (full, least) = (plan(context, PASS.min(context)), plan(1, 1));
+        let full = |weights| plan(weights, context, PASS.min(context));
+        let stored = full(Weights::Stored);
+        let promised = *self.promised.lock();
+        let weights = self.weights.on(device, (stored.device() - stored.tables).saturating_add(promised));
         tracing::info!(
-            "{} needs for a session of {context} tokens on {}, {}: {full}",
+            "{} needs for a session of {context} tokens on {}, {}, with weights {}: {}",
             self.party,
             device.name(),
-            free(device)
+            free(device),
+            WeightsChoice::from(weights),
+            full(weights)
         );
-        self.check(device, least.device() - least.tables, least.dealt, *self.promised.lock())
+        let least = plan(weights, 1, 1);
+        self.check(device, least.device() - least.tables, least.dealt, promised)?;
+        Ok(weights)
     }
 
     /// Keeps room for the keys and values of a session in this role of `sequences` sequences of `context` tokens.
@@ -192,7 +204,14 @@ mod tests {
     use models::plan::Plan;
 
     fn room() -> Room {
-        Room { party: Party::One, plays: None, context: 4096, queue: 1 << 25, promised: Promised::default() }
+        Room {
+            party: Party::One,
+            plays: None,
+            weights: WeightsChoice::Auto,
+            context: 4096,
+            queue: 1 << 25,
+            promised: Promised::default(),
+        }
     }
 
     /// Two sessions at once, of which one alone fits.

@@ -10,7 +10,7 @@ use crate::{
 use kernels::{Device, Words};
 use models::parameter::Parameter;
 use models::plan::PlanTables;
-use models::shared::{Assembly, PartyModel, PublicModel};
+use models::shared::{Assembly, PartyModel, PublicModel, Weights};
 use protocol::Party;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use zeroize::Zeroizing;
 
 /// A model's parts as they come, parameter by parameter.
 pub(super) struct Incoming {
@@ -28,6 +29,8 @@ pub(super) struct Incoming {
     pub(super) tables: PlanTables,
     /// Bytes of every part: seeds, then parameters.
     pub(super) sizes: Vec<usize>,
+    /// How they are to be kept.
+    pub(super) weights: Weights,
     assembly: Option<Assembly>,
     part: usize,
     bytes: Vec<u8>,
@@ -43,7 +46,8 @@ impl Incoming {
         // Of a benchmark model nothing is sent.
         let sizes = parts.take_while(|_| public.benchmark.is_none()).collect();
         let device = device.clone();
-        Ok(Incoming { device, party, public, tables, sizes, assembly: None, part: 0, bytes: Vec::new() })
+        let (weights, assembly, bytes) = (Weights::default(), None, Vec::new());
+        Ok(Incoming { device, party, public, tables, sizes, weights, assembly, part: 0, bytes })
     }
 
     /// Does one step on the device, on whichever thread that is, and sees that the device did it.
@@ -74,8 +78,9 @@ impl Incoming {
         self.part += 1;
         match &mut self.assembly {
             None => {
-                let assembly = Assembly::new(&self.device, self.party, &self.public.config, &complete);
-                self.assembly = Some(assembly.map_err(|e| e.to_string())?);
+                let seeds = Zeroizing::new(complete);
+                let assembly = Assembly::new(&self.device, self.party, &self.public.config, &seeds);
+                self.assembly = Some(assembly.map_err(|e| e.to_string())?.keeping(self.weights));
                 Ok(())
             }
             Some(assembly) => Incoming::step(&self.device, || {
@@ -87,11 +92,12 @@ impl Incoming {
     }
 
     pub(super) fn finish(self, dealer: Option<Party>) -> Result<PartyModel, Refused> {
-        let Incoming { device, party, public, tables, assembly, .. } = self;
+        let Incoming { device, party, public, tables, weights, assembly, .. } = self;
         Incoming::step(&device, || {
             if public.benchmark.is_some() {
                 tracing::warn!("{party} makes up the weights of a benchmark model: they are public");
-                return Assembly::make_up(&device, party, public, tables, dealer).map_err(|e| e.to_string());
+                let made = Assembly::make_up(&device, party, public, tables, dealer, weights);
+                return made.map_err(|e| e.to_string());
             }
             let assembly = assembly.ok_or("the seeds are missing")?;
             assembly.finish(public, tables, dealer).map_err(|e| e.to_string())

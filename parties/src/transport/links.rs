@@ -109,13 +109,27 @@ impl SessionLinks {
             return Err(NetError::Bad { direction: "to", peer: to, reason });
         }
         self.spinner.heat();
-        queue.push_blocking(message.into()).map_err(|end| self.ended(to, end))
+        let message = Bytes::from(message);
+        let driven = match &self.inner.reactor {
+            Some(reactor) if !queue.takes(message.len()) => reactor.drive(queue.push(message.clone())),
+            _ => None,
+        };
+        driven.unwrap_or_else(|| queue.push_blocking(message)).map_err(|end| self.ended(to, end))
     }
 
     fn pop(&self, from: Party) -> Result<Vec<u8>, NetError<Party>> {
         let queue = self.shared.incoming[from.index()].as_ref().ok_or_else(|| self.no_link("from", from))?;
         self.spinner.heat();
-        queue.pop_blocking(self.spinner.spin).map_err(|end| self.ended(from, end))
+        let drive = || self.inner.reactor.as_ref().and_then(|reactor| reactor.drive(queue.pop()));
+        let popped = queue.pop_now().or_else(drive);
+        popped.unwrap_or_else(|| queue.pop_blocking(self.spinner.spin)).map_err(|end| self.ended(from, end))
+    }
+
+    /// The worker sends nothing for a while and expects nothing: the transport's own thread takes over.
+    pub(crate) fn pause(&self) {
+        if let Some(reactor) = &self.inner.reactor {
+            reactor.release();
+        }
     }
 
     /// An error as the protocol sees it.

@@ -1,7 +1,7 @@
 //! QUIC between the parties: one endpoint per process, one connection per pair, a stream per session and direction.
 //!
-//! Everything asynchronous runs on the runtime that [`Transport::start`] is called on, which should be a
-//! current-thread runtime on a thread of its own. Workers use [`SessionLinks`], whose calls block.
+//! Everything asynchronous runs on one current-thread runtime. Workers use [`SessionLinks`], whose calls block; on a
+//! [`Reactor`] a worker that waits drives the transport itself.
 
 mod endpoint;
 pub(crate) mod frame;
@@ -9,6 +9,7 @@ mod links;
 mod open;
 mod peers;
 mod queue;
+mod reactor;
 mod rendezvous;
 mod session;
 mod spin;
@@ -18,6 +19,7 @@ mod tests;
 pub use links::{AbortHandle, SessionLinks};
 pub use peers::dials;
 pub(crate) use peers::{CLOSE_BUSY, CLOSE_SHUTDOWN, resolve};
+pub use reactor::Reactor;
 
 use crate::{
     config::{PartyConfig, Peer, TransportSettings},
@@ -165,6 +167,8 @@ pub(crate) struct Inner {
     pub(crate) links: [Option<watch::Sender<Option<Connection>>>; 3],
     pub(crate) rendezvous: Rendezvous,
     pub(crate) spinner: Arc<Spinner>,
+    /// Workers may drive it.
+    pub(crate) reactor: Option<Arc<Reactor>>,
     pub(crate) max_message: usize,
     secret: StaticSecret,
     public: [Option<PublicKey>; 3],
@@ -193,11 +197,27 @@ const CLIENT_BACKLOG: usize = 64;
 const DRAIN: Duration = Duration::from_secs(3);
 
 impl Transport {
-    /// Binds the socket, begins to dial and to accept. Clients that connect come out of the receiver.
+    /// Binds the socket, begins to dial and to accept. Clients that connect come out of the receiver. Must be called on a
+    /// tokio runtime, best a current-thread one of its own, which alone drives the transport.
     ///
     /// # Errors
     /// The address cannot be bound, or the keys are unusable.
     pub fn start(config: &PartyConfig) -> Result<(Self, Clients), TransportError> {
+        Self::start_with(config, None)
+    }
+
+    /// The same on a reactor, for its `start`: workers that wait for messages drive the transport.
+    ///
+    /// # Errors
+    /// As [`Transport::start`].
+    pub fn start_on(reactor: &Arc<Reactor>, config: &PartyConfig) -> Result<(Self, Clients), TransportError> {
+        Self::start_with(config, Some(reactor.clone()))
+    }
+
+    fn start_with(
+        config: &PartyConfig,
+        reactor: Option<Arc<Reactor>>,
+    ) -> Result<(Self, Clients), TransportError> {
         let party = config.party;
         let settings = &config.transport;
         let streams = endpoint::max_streams(config.limits.max_sessions);
@@ -217,6 +237,7 @@ impl Transport {
             links: Party::ALL.map(|peer| (peer != party).then(|| watch::channel(None).0)),
             rendezvous: Rendezvous::new(2 * config.limits.max_sessions + 8),
             spinner: Spinner::new(Duration::from_micros(settings.spin_microseconds)),
+            reactor,
             max_message: config.limits.max_message_bytes,
             secret: config.secret.clone(),
             public: Party::ALL.map(|peer| config.peer(peer).map(|peer| peer.x25519)),

@@ -1,14 +1,14 @@
-//! A queue bounded in bytes between a blocking thread and the asynchronous transport.
+//! A queue bounded in bytes between a worker and the asynchronous transport.
 //!
-//! Each end may be on either side: outgoing queues are pushed by the worker and popped by a writer task, incoming ones
-//! the other way round. One producer, one consumer.
+//! Outgoing queues are pushed by the worker and popped by a writer task, incoming ones the other way round. The worker
+//! blocks, or it awaits while it drives the transport itself. One producer, one consumer.
 
 use protocol::{NetError, Party};
 use std::{
     collections::VecDeque,
     future::poll_fn,
     sync::{
-        Condvar, Mutex, MutexGuard,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Waker},
@@ -29,8 +29,10 @@ struct State<T> {
     items: VecDeque<T>,
     bytes: usize,
     end: Option<End>,
-    /// The asynchronous side, whichever end it is.
+    /// Whoever awaits: the consumer of an empty queue or the producer of a full one, never both.
     task: Option<Waker>,
+    /// A thread sleeps: a signal to nobody is a system call all the same.
+    sleeps: bool,
 }
 
 /// See the module.
@@ -46,7 +48,13 @@ impl<T: AsRef<[u8]>> Queue<T> {
     /// Holds `capacity` bytes, or one larger item by itself.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::new(), bytes: 0, end: None, task: None }),
+            state: Mutex::new(State {
+                items: VecDeque::new(),
+                bytes: 0,
+                end: None,
+                task: None,
+                sleeps: false,
+            }),
             thread: Condvar::new(),
             stirred: AtomicBool::new(false),
             capacity,
@@ -54,7 +62,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_room(&self, state: &State<T>, more: usize) -> bool {
@@ -72,15 +80,30 @@ impl<T: AsRef<[u8]>> Queue<T> {
         self.capacity
     }
 
-    /// Wakes whoever waits at the other end.
-    fn stir(&self, mut state: MutexGuard<'_, State<T>>) {
+    /// Wakes a consumer that waits.
+    fn stir(&self, state: MutexGuard<'_, State<T>>) {
         self.stirred.store(true, Ordering::Release);
-        let task = state.task.take();
+        self.wake(state);
+    }
+
+    /// Wakes whoever waits at the other end.
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
+        let (task, sleeps) = (state.task.take(), state.sleeps);
         drop(state);
-        self.thread.notify_one();
+        if sleeps {
+            self.thread.notify_one();
+        }
         if let Some(task) = task {
             task.wake();
         }
+    }
+
+    /// Sleeps until [`Queue::wake`].
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        state.sleeps = true;
+        let mut state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.sleeps = false;
+        state
     }
 
     fn put(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
@@ -100,7 +123,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
                 self.put(state, item);
                 return Ok(());
             }
-            state = self.thread.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self.sleep(state);
         }
     }
 
@@ -136,25 +159,48 @@ impl<T: AsRef<[u8]>> Queue<T> {
         }
         let mut state = self.lock();
         loop {
-            if let Some(item) = state.items.pop_front() {
-                state.bytes -= item.as_ref().len();
-                if state.items.is_empty() && state.end.is_none() {
-                    self.stirred.store(false, Ordering::Relaxed);
-                }
-                let task = state.task.take();
-                drop(state);
-                self.thread.notify_one();
-                if let Some(task) = task {
-                    task.wake();
-                }
-                return Ok(item);
-            }
-            if let Some(end) = &state.end {
-                return Err(end.clone());
-            }
-            self.stirred.store(false, Ordering::Relaxed);
-            state = self.thread.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = match self.take(state) {
+                Ok(result) => return result,
+                Err(empty) => self.sleep(empty),
+            };
         }
+    }
+
+    /// The next item, or why there are no more; gives an empty queue back.
+    fn take<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<T>>,
+    ) -> Result<Result<T, End>, MutexGuard<'a, State<T>>> {
+        if let Some(item) = state.items.pop_front() {
+            state.bytes -= item.as_ref().len();
+            if state.items.is_empty() && state.end.is_none() {
+                self.stirred.store(false, Ordering::Relaxed);
+            }
+            self.wake(state);
+            return Ok(Ok(item));
+        }
+        if let Some(end) = &state.end {
+            return Ok(Err(end.clone()));
+        }
+        self.stirred.store(false, Ordering::Relaxed);
+        Err(state)
+    }
+
+    /// The next item if it is there, or why there are no more.
+    pub(crate) fn pop_now(&self) -> Option<Result<T, End>> {
+        self.take(self.lock()).ok()
+    }
+
+    /// Waits until there is an item.
+    pub(crate) async fn pop(&self) -> Result<T, End> {
+        poll_fn(|context| match self.take(self.lock()) {
+            Ok(result) => Poll::Ready(result),
+            Err(mut empty) => {
+                empty.task = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
     }
 
     /// Waits for items and takes about `most` bytes of them, one item at least.
@@ -172,8 +218,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
             }
             if !items.is_empty() {
                 state.bytes -= bytes;
-                drop(state);
-                self.thread.notify_one();
+                self.wake(state);
                 return Poll::Ready(Ok(items));
             }
             if let Some(end) = &state.end {

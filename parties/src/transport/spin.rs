@@ -1,7 +1,7 @@
-//! Keeps the transport's thread awake while a session is in an exchange.
+//! Keeps whoever drives the transport awake while a session is in an exchange.
 //!
 //! Waking a sleeping thread costs 20 to 40 µs, which is most of an exchange of small messages. While a worker has sent
-//! or waited within the last `spin` microseconds the transport's thread polls its sockets instead of sleeping. It lets every
+//! or waited within the last `spin` microseconds whoever drives polls the sockets instead of sleeping. It lets every
 //! other thread that is ready have its core meanwhile.
 
 use std::{

@@ -24,7 +24,18 @@ fn weights_that_the_parties_make_up() {
     let planned = figures["memory"]["parties"].as_array().unwrap();
     let matrices = |party: usize| planned[party]["matrices"].as_u64().unwrap();
     assert!(matrices(0) > 0 && matrices(1) == 2 * matrices(0) && matrices(2) == matrices(1));
-    assert!(ended.err.contains("P1 on cpu: ") && ended.err.contains("main memory needed"), "{}", ended.err);
+    assert!(
+        ended.err.contains("P1 on cpu, weights stored: ") && ended.err.contains("main memory needed"),
+        "{}",
+        ended.err
+    );
+
+    // Drawn from their seeds instead of stored: the same error, less memory.
+    let drawn = ["--weights", "regenerated"];
+    let drawn = run(catamount().args(shape).arg(&model).args(arguments).args(drawn)).fine().json();
+    let needs = |party: usize| drawn["memory"]["parties"][party]["matrices"].as_u64().unwrap();
+    assert_eq!([needs(0), needs(1), needs(2)], [0, matrices(0), matrices(0)]);
+    assert!(drawn["declared"] == true && drawn["max_error"].as_f64().unwrap() < 0.05, "{drawn}");
 
     let one = run(catamount().args(shape).arg(&model).args(["--layers", "1"]).args(arguments)).fine().json();
     assert_eq!(one["layers"], 1);
@@ -54,7 +65,11 @@ fn a_shape_that_does_not_fit_is_refused_before_anything_is_made() {
     let ended = run(catamount().args(["bench", "model"]).args(arguments));
     let ended = ended.refused(&["of this machine's main memory needed", "free", "smaller shape"]);
     assert!(ended.took < Duration::from_secs(30), "{:?}", ended.took);
-    assert!(ended.out.contains("P2 on cpu: ") && ended.out.contains("keys and values"), "{}", ended.out);
+    assert!(
+        ended.out.contains("P2 on cpu, weights stored: ") && ended.out.contains("keys and values"),
+        "{}",
+        ended.out
+    );
 }
 
 #[test]

@@ -9,10 +9,11 @@ use parties::{
     init::init_cluster,
     keys::SessionKeys,
     server::Server,
-    transport::{SessionLinks, SessionSpec, Transport, TransportError},
+    transport::{Clients, Reactor, SessionLinks, SessionSpec, Transport, TransportError},
 };
 use protocol::Party;
 use std::{
+    io,
     net::UdpSocket,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -58,7 +59,7 @@ enum Command {
     Stop,
 }
 
-/// A party's transport on its own thread.
+/// A party's transport on its own thread: P1's alone drives, those of the others lend it to workers.
 pub struct Node {
     commands: tokio_mpsc::UnboundedSender<Command>,
     thread: Option<JoinHandle<()>>,
@@ -68,28 +69,39 @@ pub struct Node {
 impl Node {
     pub fn start(config: PartyConfig) -> Self {
         let (commands, mut queue) = tokio_mpsc::unbounded_channel();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let (transport, _clients) = Transport::start(&config).unwrap();
-                let transport = Arc::new(transport);
-                while let Some(command) = queue.recv().await {
-                    match command {
-                        Command::Open(spec, answer) => {
-                            let transport = transport.clone();
-                            tokio::spawn(async move {
-                                let _ = answer.send(transport.open(spec).await);
-                            });
-                        }
-                        // Like a machine that is gone: no word of farewell.
-                        Command::Freeze => loop {
-                            thread::sleep(Duration::from_secs(60));
-                        },
-                        Command::Stop => break,
+        let serve = move |transport: Transport, clients: Clients| async move {
+            let (transport, _clients) = (Arc::new(transport), clients);
+            while let Some(command) = queue.recv().await {
+                match command {
+                    Command::Open(spec, answer) => {
+                        let transport = transport.clone();
+                        tokio::spawn(async move {
+                            let _ = answer.send(transport.open(spec).await);
+                        });
                     }
+                    // Like a machine that is gone: no word of farewell.
+                    Command::Freeze => loop {
+                        thread::sleep(Duration::from_secs(60));
+                    },
+                    Command::Stop => break,
                 }
-                transport.shutdown("is shutting down").await;
-            });
+            }
+            transport.shutdown("is shutting down").await;
+        };
+        let thread = thread::spawn(move || {
+            if config.party == Party::One {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let (transport, clients) = Transport::start(&config).unwrap();
+                    serve(transport, clients).await;
+                });
+            } else {
+                Reactor::run(|reactor| {
+                    let (transport, clients) = Transport::start_on(reactor, &config).unwrap();
+                    Ok::<_, io::Error>(serve(transport, clients))
+                })
+                .unwrap();
+            }
         });
         Self { commands, thread: Some(thread), frozen: false }
     }
@@ -149,17 +161,15 @@ pub struct Running {
 impl Running {
     pub fn start(config: PartyConfig, engine: Arc<dyn Engine>) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
+        let stop_signal = async move {
+            let _ = stopped.await;
+        };
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let server = Server::start(&config, engine).unwrap();
-                server
-                    .run(async {
-                        let _ = stopped.await;
-                    })
-                    .await;
-            });
-            runtime.shutdown_background();
+            Reactor::run(|reactor| {
+                let server = Server::start(reactor, &config, engine).unwrap();
+                Ok::<_, io::Error>(server.run(stop_signal))
+            })
+            .unwrap();
         });
         Self { stop: Some(stop), thread: Some(thread) }
     }

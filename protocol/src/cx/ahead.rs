@@ -9,10 +9,11 @@
 //! that begins anew passes over what was dealt for lower ones.
 
 use super::rounds::{self, Core, HEADER, Start};
-use super::{Cx, Session, lock};
+use super::{Cx, Group, Item, Session, lock};
 use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::net::Network;
+use crate::prg::{KeyId, Purpose};
 use crate::profile::Profile;
 use crate::{NetError, Role};
 use kernels::Words;
@@ -98,6 +99,16 @@ impl Session {
         let mut core = Core::new(self, net, ahead.run);
         let item = core.late(0, value.len());
         core.send_late(&item, value)
+    }
+
+    /// A stream of a run's late operation ([`Cx::late`]): n ring elements.
+    ///
+    /// # Panics
+    /// If this party does not know the key: at an evaluator.
+    pub fn draw_late(&mut self, ahead: &Ahead, key: KeyId, purpose: Purpose, n: usize) -> Words {
+        let (op, bits) = (rounds::late_op(ahead.run, 0), self.ring.bits());
+        let item = Item { op, purpose, index: 0, n, bits, group: Group::Add };
+        self.draw(key, &item).expect("the dealer knows k01 and k02")
     }
 
     /// A session with the same streams and records, which counts nothing: what leaves is counted when it does.

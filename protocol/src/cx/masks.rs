@@ -12,7 +12,8 @@
 use super::rounds::{Core, RUNS};
 use super::{Cx, Op, Session, lock};
 use crate::prg::{KeyId, Purpose};
-use kernels::{Matrix, Words};
+use crate::weights::Factor;
+use kernels::Words;
 use std::collections::{HashMap, VecDeque};
 
 /// Masks of this run that are kept in mind.
@@ -30,8 +31,9 @@ pub(super) struct Masks {
 
 /// A product that was made ahead, and of what.
 struct Made {
-    matrix: Matrix,
+    factor: Factor,
     mask: Words,
+    bits: u32,
     product: Words,
 }
 
@@ -42,9 +44,9 @@ impl Masks {
         self.made.retain(|op, _| *op >> 32 >= u64::from(run));
     }
 
-    fn take(&mut self, op: u64, w: &Matrix, mask: &[u64]) -> Option<Words> {
-        let Made { matrix, mask: made_for, product } = self.made.remove(&op)?;
-        let fits = matrix.is(w) && made_for.to_vec() == mask;
+    fn take(&mut self, op: u64, w: &Factor, mask: &[u64], modulo: u32) -> Option<Words> {
+        let Made { factor, mask: made_for, bits, product } = self.made.remove(&op)?;
+        let fits = factor.is(w) && bits == modulo && made_for.to_vec() == mask;
         self.used += u64::from(fits);
         fits.then_some(product)
     }
@@ -93,14 +95,14 @@ impl Core<'_> {
         opened.push_back((op, mask.clone()));
     }
 
-    fn by_mask(&mut self, op: u64, w: &Matrix, mask: &Words) -> Words {
+    fn by_mask(&mut self, op: u64, w: &Factor, mask: &Words, bits: u32) -> Words {
         let s = &*self.session;
         let mut masks = lock(&s.masks);
         if s.expected == 0 && masks.made.is_empty() {
-            return w.apply(mask);
+            return w.apply_low(mask, bits);
         }
         let words = mask.to_vec();
-        if let Some(product) = masks.take(op, w, &words) {
+        if let Some(product) = masks.take(op, w, &words, bits) {
             return product;
         }
         let source = (s.expected > 0).then(|| masks.source(&words)).flatten();
@@ -108,22 +110,22 @@ impl Core<'_> {
         let later = |source| (1..=s.expected).map_while(move |i| s.own_mask(source + (i << 32), n)).collect();
         let later: Vec<Words> = source.map(later).unwrap_or_default();
         if later.is_empty() {
-            return w.apply(mask);
+            return w.apply_low(mask, bits);
         }
         let rows = Words::concat(&[mask].into_iter().chain(&later).collect::<Vec<_>>());
-        let product = w.apply(&rows);
+        let product = w.apply_low(&rows, bits);
         let n = mask.len() / w.inputs() * w.outputs();
         for (i, mask) in (1..).zip(later) {
             let product = product.slice(i * n..(i + 1) * n);
-            masks.made.insert(op + ((i as u64) << 32), Made { matrix: w.clone(), mask, product });
+            masks.made.insert(op + ((i as u64) << 32), Made { factor: w.clone(), mask, bits, product });
         }
         product.slice(0..n)
     }
 }
 
 impl Cx<'_> {
-    /// w · λ for this party's part λ of an input's mask, in an operation that does this once.
-    pub fn by_mask(&self, op: Op, w: &Matrix, mask: &Words) -> Words {
-        self.core.borrow_mut().by_mask(op.number, w, mask)
+    /// w · λ modulo 2^bits for this party's part λ of an input's mask, in an operation that does this once.
+    pub(crate) fn by_mask(&self, op: Op, w: &Factor, mask: &Words, bits: u32) -> Words {
+        self.core.borrow_mut().by_mask(op.number, w, mask, bits)
     }
 }

@@ -31,6 +31,11 @@ const ANEW: u32 = 0xff00_ff00;
 const AHEAD: u32 = 0xff0f_0f00;
 const LATE: u32 = 0xff00_f0ff;
 
+/// The operation of a run's item that is dealt late: its number needs no program.
+pub(super) fn late_op(run: u32, scope: u32) -> Op {
+    Op { number: u64::from(run) << 32 | LATE_OP, scope }
+}
+
 /// How a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
@@ -173,14 +178,12 @@ impl<'n> Core<'n> {
 
     /// A stream of one pairwise key, if this party knows it.
     pub(super) fn draw(&mut self, key: KeyId, item: &Item) -> Option<Words> {
-        let (s, lane) = (&mut *self.session, item.lane());
-        s.record(|r| r.enter(item.op.scope, Part::Streams));
-        let words = s.streams.draw(&s.device, key, item.op.number, lane, item.n, item.bits);
-        s.record(|r| r.enter(item.op.scope, Part::Compute));
-        if let (Some(r), Some(_)) = (&s.registry, &words) {
-            lock(r).draw(key, item.op.number, lane);
-        }
-        words
+        self.session.draw(key, item)
+    }
+
+    /// The operation of the item of this run that is dealt late.
+    pub(super) fn late_op(&self, scope: u32) -> Op {
+        late_op(self.run, scope)
     }
 
     /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.
@@ -259,7 +262,7 @@ impl<'n> Core<'n> {
     /// The item of this run that is dealt late. Its streams have one name, so a second one would have the same mask.
     pub(super) fn late(&mut self, scope: u32, n: usize) -> Item {
         assert!(!std::mem::replace(&mut self.late_used, true), "one item of a run is dealt late");
-        let op = Op { number: u64::from(self.run) << 32 | LATE_OP, scope };
+        let op = self.late_op(scope);
         let bits = self.session.ring.bits();
         Item { op, purpose: Purpose::Theta, index: 0, n, bits, group: Group::Add }
     }
@@ -267,10 +270,9 @@ impl<'n> Core<'n> {
     /// The dealer's side of `deal_late`.
     pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
         let pad = self.draw(KeyId::K01, item).expect("the dealer knows k01");
-        let masked = item.group.minus(value, &pad).low(item.bits);
-        self.note_sent(KeyId::K01, item, Role::P2, &masked);
         let mut late = header(self.run, 0, LATE, start_hash(self.run)).to_vec();
-        masked.pack(item.bits, &mut late);
+        let masked = value.clone().mask_and_pack(item.group.minus(), &pad, item.bits, &mut late);
+        self.note_sent(KeyId::K01, item, Role::P2, &masked);
         self.session.record(|r| {
             r.deal(Role::P2, bytes(item.n, item.bits));
             r.turn(Part::Pressure);
@@ -316,17 +318,35 @@ impl<'n> Core<'n> {
         Ok(words)
     }
 
-    /// The dealer's side of `deal`: queues words for an evaluator.
+    /// The dealer's side of `deal`: queues a value for P2, masked by what P1 draws.
+    pub(super) fn queue_masked(&mut self, item: &Item, value: Words, pad: &Words) -> Result<()> {
+        let pack = |out: &mut Vec<u8>| value.mask_and_pack(item.group.minus(), pad, item.bits, out);
+        let masked = self.queue(Role::P2, bytes(item.n, item.bits), pack);
+        self.note_sent(KeyId::K01, item, Role::P2, &masked);
+        self.flush_if_full(Role::P2)
+    }
+
+    /// The dealer's side of `publish_key`: queues words for an evaluator.
     pub(super) fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
-        let (i, size) = (to.index() - 1, bytes(words.len(), bits));
+        self.queue(to, bytes(words.len(), bits), |out| words.pack(bits, out));
+        self.flush_if_full(to)
+    }
+
+    /// Appends `size` bytes to what is dealt to an evaluator.
+    fn queue<T>(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         self.session.record(|r| r.turn(Part::Packing));
-        self.dealing[i].reserve(size as usize);
-        words.pack(bits, &mut self.dealing[i]);
+        let out = &mut self.dealing[to.index() - 1];
+        out.reserve(size as usize);
+        let packed = pack(out);
         self.session.record(|r| {
             r.deal(to, size);
             r.turn(Part::Compute);
         });
-        if self.dealing[i].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
+        packed
+    }
+
+    fn flush_if_full(&mut self, to: Role) -> Result<()> {
+        if self.dealing[to.index() - 1].len() >= DEAL_CHUNK { self.flush_dealt(to) } else { Ok(()) }
     }
 
     fn flush_dealt(&mut self, to: Role) -> Result<()> {

@@ -1,16 +1,16 @@
 //! What outlives a single run: a party's streams, the number of its next run, its records.
 
-use super::Cx;
 use super::masks::Masks;
 use super::rounds::{self, Core, Start};
+use super::{Cx, Item};
 use crate::Role;
 use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::net::Network;
-use crate::prg::Streams;
+use crate::prg::{KeyId, Streams};
 use crate::profile::{Part, Profile, Recorder};
 use crate::registry::{PadUse, Registry};
-use kernels::{Device, Ring};
+use kernels::{Device, Ring, Words};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -128,6 +128,18 @@ impl Session {
         if let Some(r) = &mut self.recorder {
             f(r);
         }
+    }
+
+    /// A stream of one pairwise key, if this party knows it.
+    pub(super) fn draw(&mut self, key: KeyId, item: &Item) -> Option<Words> {
+        let lane = item.lane();
+        self.record(|r| r.enter(item.op.scope, Part::Streams));
+        let words = self.streams.draw(&self.device, key, item.op.number, lane, item.n, item.bits);
+        self.record(|r| r.enter(item.op.scope, Part::Compute));
+        if let (Some(r), Some(_)) = (&self.registry, &words) {
+            lock(r).draw(key, item.op.number, lane);
+        }
+        words
     }
 
     /// Costs so far.

@@ -85,12 +85,13 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
 
     let (mut keys, mut dealt_constant) = (None, None);
     if let (Some(r1), Some(r0)) = (&root1, &root0) {
-        let a = (cx.reduce(s.lambda.clone()) >> thresholds.drop).low(bits + 1);
-        let (top, low) = (&a >> bits, a.low(bits));
-        let nonzero = -&low >> 63u32;
-        let alpha = (-low).low(bits);
-        let payload = ((&top << 1u32) - 1) * &nonzero;
-        dealt_constant = Some((-(&top << 1u32) + 1) * nonzero + top);
+        let [alpha, payload, constant] = Words::formulas([&s.lambda], |[lambda]| {
+            let a = lambda.low(ring_bits) >> thresholds.drop;
+            let (top, low) = ((a >> bits).low(1), a.low(bits));
+            let (sign, nonzero) = ((top << 1u32) - 1, -low >> 63u32);
+            [(-low).low(bits), sign * nonzero, (top - sign * nonzero).low(ring_bits)]
+        });
+        dealt_constant = Some(constant);
         keys = Some(alpha.dcf_generate(shape, &payload, r1, r0));
     }
     let keys = keys.as_ref();
@@ -100,11 +101,11 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
         controls: cx.publish_key(key_item(shape.levels(), 2), keys.map(|k| &k.controls))?,
         outputs: cx.publish_key(key_item(shape.outputs(), ring_bits), keys.map(|k| &k.outputs))?,
     };
-    let constant = cx.deal(constant, || cx.reduce(dealt_constant.expect("the dealer made it")))?;
+    let constant = cx.deal(constant, || dealt_constant.expect("the dealer made it"))?;
 
     let (Some(delta), Some(constant)) = (&s.delta, constant) else { return Ok(None) };
     let (party, root) = if cx.is_p1() { (0, root1) } else { (1, root0) };
-    let base = cx.reduce(delta.clone()) >> thresholds.drop;
+    let base = Words::formula([delta], |[delta]| delta.low(ring_bits) >> thresholds.drop);
     Ok(Some(base.dcf_evaluate(party, &root.expect("own root"), &keys, &constant, &thresholds.compared)))
 }
 

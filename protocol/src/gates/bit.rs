@@ -8,6 +8,7 @@
 
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes};
+use kernels::Words;
 
 /// b · x for a bit opened under a mask. Dealt: 16 bytes an element.
 pub fn bit_times(cx: &Cx, b: &Masked, x: &Share) -> Result<Product> {
@@ -22,8 +23,11 @@ pub fn bit_times_modulo(cx: &Cx, b: &Masked, x: &Share, bits: u32) -> Result<Pro
     let la = cx.deal(item(Purpose::BitTimesMask), || (&b.lambda * &x.lambda).low(bits))?;
     let half = match (&b.delta, &x.delta, l, la) {
         (Some(d), Some(dx), Some(l), Some(la)) => {
-            let own = if cx.is_p1() { dx + &x.lambda } else { x.lambda.clone() };
-            Some((d * &own + sign(d) * (l * dx + la)).low(bits))
+            let p1 = cx.is_p1();
+            Some(Words::formula([d, dx, &x.lambda, &l, &la], |[d, dx, own, l, la]| {
+                let own = if p1 { dx + own } else { own };
+                (d * own + sign(d) * (l * dx + la)).low(bits)
+            }))
         }
         _ => None,
     };

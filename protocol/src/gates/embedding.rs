@@ -8,31 +8,43 @@
 //!    λ0              P0                P2
 //!    Δ               P1                P2
 //! ```
-//! A pair's shares of the one-hot row add up to it, so with p_i the sum, over the two components that P_i knows, of its
-//! share times the component, p0 + p1 + p2 = E\[token\], exactly. P0 deals p0, P1 and P2 add their shares of it to p1
-//! and p2, and reshare. A party's two keys belong to different pairs, each of them hides the token computationally, and
-//! together they do too, because the pairs have independent roots. How a party evaluates does not depend on its keys.
+//! The keys of a pair give bits a_i and b_i at all positions i: the same ones, but for the token's position j. So each party
+//! adds up the table's rows that its bits select, without a product, and the difference of a pair is
+//! ```text
+//! X = Σ a_i·C_i − Σ b_i·C_i = σ·C_j,    σ = a_j − b_j = ±1,    C the component.
+//! ```
+//! The sign must not become known: who knows it and one of the keys knows in which half of the positions the token is. The
+//! same difference of a column of ones is σ itself, that is, of the *numbers* of bits: it is shared as X is, and σ·X = C_j.
 //!
-//! The client sends each party two keys a token, [`dpf_key_bytes`] each, instead of a row of 8·V bytes: 552 bytes for
+//! So with the rows and, behind them, their signs as one vector X, of each component:
+//!
+//! 1. X of Δ is opened under masks of both evaluators. Of λ1 and λ0, the one evaluator that has a key masks its summand with
+//!    a stream that P0 knows and shows it to the other: X = λ + Δ with λ = P0's summand + the mask, and Δ what was shown.
+//! 2. P0 deals its two summands, and Σ λσ·λX of all three components.
+//! 3. Σ σ·X over the three components, a sum of products of such shares, is reshared once.
+//!
+//! **Who learns what.** Besides its keys, two of different pairs and roots, a party sees words that are masked as all others
+//! are: towards P2 by streams of k01, towards P1 by streams of k02, each used once ([decision
+//! 2](../../../docs/decisions/0002-masked-values.md)). P0 receives nothing. So its view is that of its keys, each of
+//! which hides the token computationally, and together they do too, because the pairs have independent roots. The three signs
+//! are independent, and no party ever has one. What a party computes does not depend on its keys; which of some sums in the
+//! first-level cache it reads does ([`Matrix::apply_bits`]).
+//!
+//! The client sends each party two keys a token, [`dpf_key_bytes`] each, instead of a row of 8·V bytes: 358 bytes for
 //! V = 49152. Nothing checks that keys are those of a unit vector: a client that deviates can get any combination of
 //! rows.
 //!
-//! Cost: one exchange, and before it one more one-way flight: here P0 waits for data, those of the client, so that the
-//! way of p0 from P0 to P2 is on the critical path. (Resharing in the same flight would save it, at the price of a
-//! primitive of its own: P0's words to both evaluators.) A party reads two tables of 8·V·d bytes once for every 32
-//! tokens. Evaluating its keys takes V blocks of ChaCha12 a token, beside 2·V·d products: at d = 576 a sixth of their
-//! time. AES instructions would need a quarter of that by count (20 rounds a node, four to an instruction), which
-//! saves too little to want a second generator.
+//! Cost: two exchanges. P0 waits for data here, those of the client; what it deals is on its way during the first
+//! exchange, so that the time is that of two messages in a row. A party reads two tables of 8·V·d bytes once, whatever the
+//! number of tokens; a key takes V/128 blocks of ChaCha12.
 //!
 //! Sources: Boyle, Gilboa and Ishai, CCS 2016 (eprint 2018/707); for point functions on replicated shares see also Bunn,
 //! Kushilevitz and Ostrovsky (eprint 2021/163).
 
-use super::product::{product_cost, reshare, reshare_cost, ring_item};
-use crate::{Ahead, Cost, Cx, Key, Network, Product, Purpose, Result, Role, Session, Shape, Share};
-use kernels::{Device, DpfKeys, Matrix, Words, dpf_key_bytes};
-
-/// Tokens whose one-hot rows are held at the same time, 16·V bytes each: so many share one reading of the table.
-pub const TOGETHER: usize = 32;
+use super::product::{reshare, reshare_cost, ring_item};
+use crate::{Ahead, Cost, Cx, Key, KeyId, Network, Pads, Product, Purpose, Result};
+use crate::{Role, Session, Shape, Share, bytes};
+use kernels::{Device, DpfKeys, Matrix, Words, Zip, dpf_key_bytes};
 
 /// The two parties of each pair of keys: for λ1, λ0 and Δ.
 const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2], [Role::P1, Role::P2]];
@@ -134,17 +146,19 @@ pub fn split(
     Ok(parts)
 }
 
-/// Keys of one component, at most [`TOGETHER`].
+/// One party's keys of one component.
 #[derive(Clone, Debug)]
-struct Batch {
+struct Side {
     bit: u8,
     root: Words,
     keys: DpfKeys<Words>,
 }
 
-impl Batch {
-    fn one_hot(&self, vocab: usize) -> Words {
-        self.root.dpf_evaluate(self.bit, vocab, &self.keys)
+impl Side {
+    /// The sum of the rows that the keys' bits select, for each token; behind all of these, how many they are.
+    fn sums(&self, vocab: usize, table: &Matrix) -> Words {
+        let bits = self.root.dpf_evaluate(self.bit, vocab, &self.keys);
+        Words::concat(&[&table.apply_bits(&bits), &bits.count_bits(vocab)])
     }
 }
 
@@ -155,7 +169,7 @@ pub struct EmbeddingKeys {
     tokens: usize,
     vocab: usize,
     /// For the first and the second component that the party knows.
-    batches: [Vec<Batch>; 2],
+    sides: [Side; 2],
 }
 
 impl EmbeddingKeys {
@@ -181,16 +195,11 @@ impl EmbeddingKeys {
             Role::P2 => [1, 1],
         };
         let read = |bit: u8, bytes: &[u8]| {
-            let batch = |bytes| {
-                let (root, keys) = DpfKeys::unpack(device, vocab, bytes)?;
-                Some(Batch { bit, root, keys })
-            };
-            let batches: Option<Vec<Batch>> =
-                bytes.chunks(TOGETHER * dpf_key_bytes(vocab)).map(batch).collect();
-            batches.ok_or_else(wrong)
+            let (root, keys) = DpfKeys::unpack(device, vocab, bytes).ok_or_else(wrong)?;
+            Ok(Side { bit, root, keys })
         };
         let (first, second) = bytes.split_at(bytes.len() / 2);
-        Ok(EmbeddingKeys { role, tokens, vocab, batches: [read(bits[0], first)?, read(bits[1], second)?] })
+        Ok(EmbeddingKeys { role, tokens, vocab, sides: [read(bits[0], first)?, read(bits[1], second)?] })
     }
 
     /// Number of tokens.
@@ -198,19 +207,74 @@ impl EmbeddingKeys {
         self.tokens
     }
 
-    /// This party's p: tokens × d.
-    fn summand(&self, device: &Device, table: &SharedTable) -> Words {
-        let rows: Vec<Words> = self.batches[0]
-            .iter()
-            .zip(&self.batches[1])
-            .map(|(a, b)| {
-                table.first.apply(&a.one_hot(self.vocab)) + table.second.apply(&b.one_hot(self.vocab))
-            })
-            .collect();
-        if rows.is_empty() {
-            return Words::zeros(device, 0);
+    /// This party's summands of the two components' X.
+    fn summands(&self, table: &SharedTable) -> [Words; 2] {
+        let [first, second] = &self.sides;
+        let sums = [(first, &table.first), (second, &table.second)];
+        let sums = |i: usize| sums[i].0.sums(self.vocab, sums[i].1);
+        // Components in one order whatever the role, so that sessions meet at the same one.
+        if self.role == Role::P1 {
+            let second = sums(1);
+            return [sums(0), second];
         }
-        Words::concat(&rows.iter().collect::<Vec<_>>())
+        [sums(0), sums(1)]
+    }
+}
+
+/// The shape of the result, tokens × d, and what is made of blocks of rows and signs.
+#[derive(Clone, Copy)]
+struct Rows(Shape);
+
+impl Rows {
+    /// Words of one X: rows, then signs.
+    fn block(self) -> usize {
+        self.0.len() + self.0.rows
+    }
+
+    /// Two X behind each other.
+    fn halves(self, w: &Words) -> [Words; 2] {
+        let n = self.block();
+        [w.slice(0..n), w.slice(n..2 * n)]
+    }
+
+    /// Each sign of x times its row of y.
+    fn signed(self, x: &Words, y: &Words) -> Words {
+        let rows = y.slice(0..self.0.len());
+        if rows.is_empty() {
+            return rows;
+        }
+        rows.zip_rows(Zip::Mul, &x.slice(self.0.len()..self.block()))
+    }
+
+    /// Words of what P0 deals.
+    fn dealt(self) -> usize {
+        2 * self.block() + self.0.len()
+    }
+
+    /// What P0 deals: its own summands of λ1 and λ0, and Σ λσ·λX. `masks` are those of P1 and of P2.
+    fn deal(self, own: &[Words; 2], masks: [&Words; 2]) -> Words {
+        let [[of_one, p1], [of_zero, p2]] = masks.map(|m| self.halves(m));
+        let lambdas = [&own[0] + of_one, &own[1] + of_zero, p1 + p2];
+        let theta = lambdas.iter().map(|x| self.signed(x, x)).reduce(|a, b| a + b);
+        Words::concat(&[&own[0], &own[1], &theta.expect("three components")])
+    }
+
+    /// An evaluator's half of Σ σ·X: of what P0 dealt, what was shown (its own, and the other's), and its masks.
+    fn half(self, p1: bool, dealt: &Words, shown: (Words, Words), mask: &Words) -> Words {
+        let n = self.block();
+        let [mine, theirs] = [&shown.0, &shown.1].map(|w| self.halves(w));
+        let [masks, open] = self.halves(mask);
+        let mut lambdas = [dealt.slice(0..n), dealt.slice(n..2 * n), open];
+        let own = if p1 { 0 } else { 1 };
+        lambdas[own] = &lambdas[own] + masks;
+        let both = &mine[1] + &theirs[1];
+        let [of_own, of_other] = [&mine[0], &theirs[0]];
+        let deltas = if p1 { [of_own, of_other, &both] } else { [of_other, of_own, &both] };
+        let theta = dealt.slice(2 * n..self.dealt());
+        deltas.into_iter().zip(&lambdas).fold(theta, |sum, (delta, lambda)| {
+            let cross = if p1 { self.signed(delta, &(delta + lambda)) } else { self.signed(delta, lambda) };
+            sum + cross + self.signed(lambda, delta)
+        })
     }
 }
 
@@ -245,18 +309,36 @@ pub fn deal_late(
     table: &SharedTable,
 ) -> Result<()> {
     assert_eq!((keys.role, keys.vocab), (Role::Dealer, table.inputs()), "other keys");
-    let own = keys.summand(session.device(), table);
-    session.deal_late(net, ahead, &own)
+    let rows = Rows(Shape::new(keys.tokens, table.outputs()));
+    let masks =
+        [KeyId::K01, KeyId::K02].map(|key| session.draw_late(ahead, key, Purpose::Result, 2 * rows.block()));
+    let value = rows.deal(&keys.summands(table), masks.each_ref());
+    session.deal_late(net, ahead, &value)
 }
 
 async fn sum(cx: &Cx<'_>, tokens: usize, keys: Option<&EmbeddingKeys>, table: &SharedTable) -> Result<Share> {
-    let shape = Shape::new(tokens, table.outputs());
+    let rows = Rows(Shape::new(tokens, table.outputs()));
     let op = cx.op("embedding");
-    // Before the dealt words, which take P0 as long.
-    let own = keys.map(|keys| keys.summand(cx.device(), table));
-    let dealt = cx.deal_late(op, shape.len(), own.as_ref())?;
-    let half = dealt.zip(own).map(|(share, own)| cx.reduce(share + own));
-    reshare(cx, Product { shape, scale: table.scale, half }).await
+    let own = keys.map(|keys| keys.summands(table));
+    // The dealer needs the masks when it deals: without keys that is not here.
+    let masks = ring_item(cx, cx.late(op), Purpose::Result, 2 * rows.block());
+    let pads = if own.is_some() { cx.pads(&masks) } else { Pads { p1: None, p2: None } };
+    let half = own.as_ref().filter(|_| !cx.is_dealer()).map(|[first, second]| match cx.is_p1() {
+        true => Words::concat(&[&-first, second]),
+        false => Words::concat(&[&-first, &-second]),
+    });
+    let shown = cx.swap(masks, half, &pads).await?;
+    let value = match (&own, &pads) {
+        (Some(own), Pads { p1: Some(p1), p2: Some(p2) }) => Some(rows.deal(own, [p1, p2])),
+        _ => None,
+    };
+    // Only now, so that it was on its way during the exchange.
+    let dealt = cx.deal_late(op, rows.dealt(), value.as_ref())?;
+    let half = dealt.zip(shown).map(|(dealt, shown)| {
+        let mask = pads.p1.as_ref().or(pads.p2.as_ref()).expect("an evaluator knows its own");
+        cx.reduce(rows.half(cx.is_p1(), &dealt, shown, mask))
+    });
+    reshare(cx, Product { shape: rows.0, scale: table.scale, half }).await
 }
 
 /// x · E^T for rows x that the parties hold as a share, for example one-hot rows at scale 0:
@@ -277,15 +359,16 @@ pub fn matmul(cx: &Cx, x: &Share, table: &SharedTable) -> Result<Product> {
     Ok(Product { shape, scale: x.scale + table.scale, half })
 }
 
-/// Bytes that a party holds at the most in [`embed`], beside the table: both one-hot rows of a batch of tokens, and the
-/// last level of a tree while its leaves are made.
+/// Bytes that a party holds at the most in [`embed`] beside the table: the bits of all tokens' keys of one component, twice,
+/// as their order is changed.
 pub const fn held(tokens: usize, vocab: usize) -> u64 {
-    let rows = if tokens < TOGETHER { tokens } else { TOGETHER };
-    (3 * 8 * rows * vocab) as u64
+    (2 * 8 * tokens * vocab.div_ceil(64)) as u64
 }
 
-/// Declared cost of [`embed`]: 8·T·d bytes from the dealer to P2, then one exchange of as many.
+/// Declared cost of [`embed`]: 8·T·(3d + 2) bytes from the dealer to P2, one exchange of 16·T·(d + 1) and one of 8·T·d.
 pub fn cost(tokens: usize, outputs: usize, ring_bits: u32) -> Cost {
-    let n = tokens * outputs;
-    product_cost(n, ring_bits).then(reshare_cost(n, ring_bits))
+    let rows = Rows(Shape::new(tokens, outputs));
+    Cost::dealt(bytes(rows.dealt(), ring_bits))
+        .then(Cost::round(bytes(2 * rows.block(), ring_bits)))
+        .then(reshare_cost(rows.0.len(), ring_bits))
 }

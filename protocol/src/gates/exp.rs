@@ -23,11 +23,11 @@
 //! Source: own composition of a one-time truth table with the homomorphism. Compare SIRNN's exponential, a product of
 //! looked-up powers of digits (Rathee et al., S&P 2021, eprint 2021/459).
 
-use super::lut::{Read, deal_constants, one_hot_bytes, read};
+use super::lut::{Read, deal_constants, half, one_hot_bytes, read};
 use super::table::{TableSpec, fixed, pow2};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
-use kernels::{Device, EXP_BITS, Ring, Tables, exp_fraction};
+use kernels::{Device, EXP_BITS, Ring, Tables, Words, exp_fraction};
 
 /// Width of a bucket of the coarse maximum, as a power of two.
 pub const BUCKET_LOG2: u32 = 2;
@@ -130,19 +130,23 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
     assert_eq!(u.scale, e.spec.in_scale, "exponential for another scale");
     assert_eq!(cx.ring().bits(), 64, "exponentials need the ring of 64 bits");
     let (op, n) = (cx.op("exp"), u.len());
-    let Read { halves, local, sigma } = read(cx, op, u, &e.spec, &e.tables)?;
-    let half = halves.map(|h| h.into_iter().next().expect("one column"));
-    let fraction = local.exp(e.spec.in_scale);
+    let Read { sums, local, sigma } = read(cx, op, u, &e.spec, &e.tables)?;
+    let half = sums.map(|s| half(cx, s.into_iter().next().expect("one column")));
+    let unit = e.spec.in_scale;
     let item = Item { op, purpose: Purpose::Power, index: 0, n, bits: 64, group: Group::Add };
     let power = cx.open(item, half).await?;
 
     let dealer = sigma.map(|sigma| {
-        let signed = sigma * &fraction;
-        [signed.clone(), signed * &power.lambda]
+        Words::formulas([&sigma, &local, &power.lambda], |[sigma, l, mask]| {
+            let signed = sigma * l.exp(unit);
+            [signed, signed * mask]
+        })
     });
     let constants = deal_constants(cx, op, n, 64, dealer)?;
     let half = match (constants, &power.delta) {
-        (Some([a, b]), Some(d)) => Some(cx.reduce((a * d + b) * &fraction)),
+        (Some([a, b]), Some(d)) => {
+            Some(Words::formula([&a, &b, d, &local], |[a, b, d, x]| (a * d + b) * x.exp(unit)))
+        }
         _ => None,
     };
     truncate(cx, Product { shape: u.shape, scale: OUT_SCALE, half }, OUT_SCALE - scale).await

@@ -7,10 +7,11 @@
 //! ```
 //! u is not needed before that, so it may arrive an exchange later than g. As in [`quadratic`](super::quadratic), a ring of k bits that holds the product is enough until the truncation.
 
-use super::lut::{deal_constants, one_hot_bytes, select};
+use super::lut::{deal_constants, line, one_hot_bytes, select};
 use super::table::{Table, TableSpec};
 use super::truncate::{cost_from, truncate_from};
 use crate::{Cost, Cx, Product, Result, Share, bytes, join};
+use kernels::Words;
 use std::future::ready;
 
 /// f(g)·u at `scale`, computed modulo 2^bits: |f(g)·u| < 2^(bits − 2 − out_scale − scale of u). Three exchanges.
@@ -34,13 +35,18 @@ pub async fn gated_when(
     };
     let ((op, s), u) = join(selected, u).await?;
     let dealer = s.constants().map(|line| {
-        let [d, e, f] = line.each_ref().map(|k| k * &u.lambda);
         let [a, b, c] = line;
+        let [d, e, f] = Words::formulas([&a, &b, &c, &u.lambda], |[a, b, c, u]| [a * u, b * u, c * u]);
         [a, b, c, d, e, f]
     });
+    let ring = cx.ring().bits();
     let half = deal_constants(cx, op, u.len(), bits, dealer)?.map(|[a, b, c, d, e, f]| {
-        let delta = u.delta.as_ref().expect("evaluator");
-        cx.reduce(s.line(&[a, b, c]) * delta + s.line(&[d, e, f]))
+        let ([value, slope], delta) = (s.opened(), u.delta.as_ref().expect("evaluator"));
+        let inputs = [value, slope, delta, &a, &b, &c, &d, &e, &f];
+        Words::formula(inputs, |[value, slope, delta, a, b, c, d, e, f]| {
+            let opened = [value, slope];
+            (line(opened, [a, b, c]) * delta + line(opened, [d, e, f])).low(ring)
+        })
     });
     let z = Product { shape: u.shape, scale: table.spec.out_scale() + u.scale, half };
     let shift = z.scale - scale;

@@ -5,7 +5,7 @@
 //! two, in full: without one of the seeds it is uniformly random.
 
 use crate::Key;
-use kernels::{Device, Words};
+use kernels::{Device, KeyStream, Words};
 
 /// Words of a matrix that travel and are masked as one piece, so that whoever splits a matrix need not hold it whole.
 pub const PIECE: usize = 1 << 19;
@@ -22,6 +22,11 @@ pub fn component(device: &Device, seed: &Key, stream: u32, n: usize) -> Words {
     let piece = |i| Words::chacha12(device, seed, nonce(stream, i), PIECE.min(n - i * PIECE), 64);
     let pieces: Vec<Words> = (0..n.div_ceil(PIECE)).map(piece).collect();
     Words::concat(&pieces.iter().collect::<Vec<_>>())
+}
+
+/// The same words as a stream that products can draw.
+pub(crate) fn key_stream(seed: &Key, stream: u32) -> KeyStream<'_> {
+    KeyStream { key: seed, nonce: nonce(stream, 0), piece: PIECE }
 }
 
 fn nonce(stream: u32, piece: usize) -> u64 {

@@ -45,26 +45,27 @@ pub async fn open(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
     if bits == 0 {
         return Ok(super::product::reshare(cx, z).await?.into());
     }
-    let offset = if cx.is_p1() { 1 << (k - 2) } else { 0 };
+    let shifted = |z: Words| if cx.is_p1() { z + (1 << (k - 2)) } else { z };
     let item = Item { bits: k, ..ring_item(cx, op, Purpose::Result, n) };
-    let opened = cx.open(item, z.half.map(|z| z + offset)).await?;
+    let opened = cx.open(item, z.half.map(shifted)).await?;
 
-    let (dealer, top) = (cx.is_dealer(), |w: &Words| w >> (k - 1));
-    let low = cx.deal(ring_item(cx, op, Purpose::Theta, n), || &opened.lambda >> f)?;
+    let own = cx.is_dealer().then(|| Words::formulas([&opened.lambda], |[l]| [l >> f, l >> (k - 1)]));
+    let [own_low, own_bit] = own.map_or([None, None], |own| own.map(Some));
+    let dealt = |item, own: &Option<Words>| cx.deal(item, || own.clone().expect("the dealer made it"));
+    let low = dealt(ring_item(cx, op, Purpose::Theta, n), &own_low)?.or(own_low);
     let item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
-    let bit = cx.deal(item, || top(&opened.lambda))?;
-    let known = |d: &Words| (d >> f) - (top(d) << (k - f)) + 1u64.wrapping_sub(1 << (k - 2 - f));
-    let low = Share {
-        shape,
-        scale,
-        delta: opened.delta.as_ref().map(|d| cx.reduce(known(d))),
-        lambda: if dealer { &opened.lambda >> f } else { low.expect("an evaluator's half") },
-    };
-    let carry = Carry {
-        factor: opened.delta.as_ref().map(|d| (top(d) - 1) << (k - f)),
-        bit: if dealer { top(&opened.lambda) } else { bit.expect("an evaluator's half") },
-        bits,
-    };
+    let bit = dealt(item, &own_bit)?.or(own_bit);
+
+    let (constant, ring) = (1u64.wrapping_sub(1 << (k - 2 - f)), cx.ring().bits());
+    let known = opened.delta.as_ref().map(|d| {
+        Words::formulas([d], |[d]| {
+            let top = d >> (k - 1);
+            [((d >> f) - (top << (k - f)) + constant).low(ring), (top - 1) << (k - f)]
+        })
+    });
+    let [delta, factor] = known.map_or([None, None], |known| known.map(Some));
+    let low = Share { shape, scale, delta, lambda: low.expect("λ, or a half of it") };
+    let carry = Carry { factor, bit: bit.expect("the bit, or a half of it"), bits };
     Ok(Lifted { low, carry: Some(carry) })
 }
 

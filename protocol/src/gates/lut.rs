@@ -13,7 +13,8 @@
 use super::table::{Table, TableSpec};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Group, Item, Masked, Op, Product, Purpose, Result, Share, bytes, join};
-use kernels::{Tables, Words};
+use kernels::{Tables, Term, Words};
+use std::ops::Neg;
 
 /// A dealt one-hot row of `width` bits for each element.
 pub(crate) struct OneHot {
@@ -58,8 +59,8 @@ pub(crate) struct Selected {
 
 /// What a one-hot row reads from a table, before anything is opened.
 pub(crate) struct Read {
-    /// An evaluator's halves of σ times each column's entry.
-    pub halves: Option<Vec<Words>>,
+    /// Sums of each column's entries: [`half`] makes them halves of σ times the entry.
+    pub sums: Option<Vec<Words>>,
     /// λ mod 2^s at the dealer, Δ mod 2^s at the evaluators, without the dropped bits.
     pub local: Words,
     /// The dealer's sign.
@@ -68,28 +69,35 @@ pub(crate) struct Read {
 
 /// Reads an entry for each element. Cost: N/8 bytes dealt.
 pub(crate) fn read(cx: &Cx, op: Op, x: &Share, t: &TableSpec, tables: &Tables) -> Result<Read> {
-    let known = cx.reduce(x.delta.as_ref().unwrap_or(&x.lambda).clone());
-    let index = (&known >> t.shift).low(t.entries.trailing_zeros());
-    let local = known.low(t.shift);
-    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, x.len(), || index.clone())?;
-    let halves = row.share.map(|u| {
-        let phase = &local >> (t.shift - t.phase_bits);
-        let sums = u.select(tables, &index, &phase).into_iter();
-        sums.map(|sum| if cx.is_p1() { sum } else { -sum }).collect()
+    let (known, ring) = (x.delta.as_ref().unwrap_or(&x.lambda), cx.ring().bits());
+    let [index, phase, local] = Words::formulas([known], |[x]| {
+        let x = x.low(ring);
+        let local = x.low(t.shift);
+        let index = (x >> t.shift).low(t.entries.trailing_zeros());
+        [index, local >> (t.shift - t.phase_bits), local >> t.drop]
     });
-    Ok(Read { halves, local: local >> t.drop, sigma: row.sigma })
+    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, x.len(), || index.clone())?;
+    let sums = row.share.map(|u| u.select(tables, &index, &phase));
+    Ok(Read { sums, local, sigma: row.sigma })
+}
+
+/// An evaluator's half, given a linear function of its sums of entries: P2's is negated.
+pub(crate) fn half<T: Neg<Output = T>>(cx: &Cx, sum: T) -> T {
+    if cx.is_p1() { sum } else { -sum }
 }
 
 /// Selects an entry for each element and opens its line modulo 2^bits. Cost: one exchange of 2·bits an element each way;
 /// N/8 bytes dealt.
 pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table, bits: u32) -> Result<Selected> {
     let read = read(cx, op, x, &table.spec, &table.tables)?;
-    let along = |halves: Vec<Words>| {
-        let [slope, intercept] = halves.try_into().expect("two columns");
-        let value = &slope * &read.local + intercept;
-        (slope, value)
+    let along = |sums: Vec<Words>| {
+        let [slope, intercept] = sums.try_into().expect("two columns");
+        let value = Words::formula([&slope, &intercept, &read.local], |[slope, intercept, x]| {
+            half(cx, slope * x + intercept)
+        });
+        (half(cx, slope), value)
     };
-    let (slope, value) = read.halves.map(along).unzip();
+    let (slope, value) = read.sums.map(along).unzip();
     let item = |purpose| Item { op, purpose, index: 0, n: x.len(), bits, group: Group::Add };
     let (slope, value) =
         join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Value), value)).await?;
@@ -100,15 +108,22 @@ impl Selected {
     /// The dealer's three constants σ, σl, σ(λa·l + λb).
     pub(crate) fn constants(&self) -> Option<[Words; 3]> {
         let (sigma, l) = self.sigma.as_ref()?;
-        let mask = &self.slope.lambda * l + &self.value.lambda;
-        Some([sigma.clone(), sigma * l, sigma * &mask])
+        let inputs = [sigma, l, &self.slope.lambda, &self.value.lambda];
+        Some(Words::formulas(inputs, |[sigma, l, slope, value]| {
+            [sigma, sigma * l, sigma * (slope * l + value)]
+        }))
     }
 
-    /// An evaluator's half of the line at x + l, given its shares of the three constants, or of multiples of them.
-    pub(crate) fn line(&self, [sigma, by_slope, mask]: &[Words; 3]) -> Words {
-        let opened = [&self.value, &self.slope].map(|m| m.delta.as_ref().expect("evaluator"));
-        opened[0] * sigma + opened[1] * by_slope + mask
+    /// What an evaluator knows: value and slope.
+    pub(crate) fn opened(&self) -> [&Words; 2] {
+        [&self.value, &self.slope].map(|m| m.delta.as_ref().expect("evaluator"))
     }
+}
+
+/// An evaluator's half of a line at x + l: opened value and slope, and its shares of the three constants, or of multiples of
+/// them.
+pub(crate) fn line<'d>([value, slope]: [Term<'d>; 2], [sigma, by_slope, mask]: [Term<'d>; 3]) -> Term<'d> {
+    value * sigma + slope * by_slope + mask
 }
 
 /// Deals shares modulo 2^bits of constants that the dealer knows.
@@ -136,7 +151,10 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Table) -> Result<Product> 
     let bits = cx.ring().bits();
     let selected = select(cx, op, x, table, bits).await?;
     let constants = deal_constants(cx, op, x.len(), bits, selected.constants())?;
-    let half = constants.map(|c| cx.reduce(selected.line(&c)));
+    let half = constants.map(|[a, b, c]| {
+        let [value, slope] = selected.opened();
+        Words::formula([value, slope, &a, &b, &c], |[v, s, a, b, c]| line([v, s], [a, b, c]).low(bits))
+    });
     Ok(Product { shape: x.shape, scale: table.spec.out_scale(), half })
 }
 

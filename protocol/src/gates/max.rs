@@ -16,7 +16,7 @@ use super::lut::{deal_one_hot, one_hot_bytes};
 use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
-use kernels::{Segments, Words};
+use kernels::{Segments, Term, Words};
 
 /// Levels and the zero test's blocks of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub async fn coarse_max(
     let kappa = levels.kappa() as usize;
     let words = w.div_ceil(64);
 
-    let known = cx.reduce(x.delta.as_ref().unwrap_or(&x.lambda).clone());
-    let bucket = (known >> shift).low(w.trailing_zeros());
+    let (known, ring) = (x.delta.as_ref().unwrap_or(&x.lambda), cx.ring().bits());
+    let bucket = Words::formula([known], |[x]| (x.low(ring) >> shift).low(w.trailing_zeros()));
     let row = deal_one_hot(cx, op, Purpose::OneHot, w, n, || bucket.clone())?;
     let planes = row.share.map(|u| {
         let thermometer = u.rotate_bits(w, &(bucket + (w as u64 / 2))).suffix_xor(w);
@@ -103,7 +103,8 @@ pub async fn coarse_max(
 
     let count = reached_levels(cx, op, &flags, rows, w, blocks, bits - shift)?;
     // The top reached level is count − W/2 − 1; one more makes M centred.
-    let half = count.map(|c| if cx.is_p1() { c - (w as u64 / 2) } else { c }).map(|c| cx.reduce(c << shift));
+    let centre = if cx.is_p1() { w as u64 / 2 } else { 0 };
+    let half = count.map(|c| Words::formula([&c], |[c]| ((c - centre) << shift).low(ring)));
     reshare_modulo(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }, bits).await
 }
 
@@ -119,35 +120,43 @@ fn reached_levels(
 ) -> Result<Option<Words>> {
     let n = rows * w;
     let block = |m: &Words, b: usize| m.slice(b * n..(b + 1) * n);
-    let deltas: Option<Vec<Words>> = flags.delta.as_ref().map(|d| (0..blocks).map(|b| block(d, b)).collect());
-    // Σ_S Π_{b∉S} E_b · Π_{b∈S} (1 − 2E_b) · [Π_{b∈S} λ_b]
-    let mut zero: Option<Words> = None;
-    for set in 0usize..1 << blocks {
-        let inside = |b: &usize| set >> b & 1 == 1;
-        let coefficient = deltas.as_ref().map(|e| {
-            let factors = (0..blocks).map(|b| if inside(&b) { sign(&e[b]) } else { e[b].clone() });
-            factors.reduce(|a, f| a * f).expect("at least one block")
-        });
-        let term = if set == 0 {
-            coefficient.filter(|_| cx.is_p1())
-        } else {
-            let item =
-                Item { op, purpose: Purpose::FlagMonomial0, index: set, n, bits: width, group: Group::Add };
-            let monomial = cx.deal(item, || {
-                let masks = (0..blocks).filter(inside).map(|b| block(&flags.lambda, b));
-                masks.reduce(|a, m| a & m).expect("a non-empty set")
-            })?;
-            coefficient.zip(monomial).map(|(c, m)| c * m)
-        };
-        zero = match (zero, term) {
-            (Some(z), Some(t)) => Some(z + t),
-            (z, t) => z.or(t),
-        };
+    let mut monomials = vec![];
+    for set in 1usize..1 << blocks {
+        let item =
+            Item { op, purpose: Purpose::FlagMonomial0, index: set, n, bits: width, group: Group::Add };
+        monomials.extend(cx.deal(item, || {
+            let masks = (0..blocks).filter(|b| set >> b & 1 == 1).map(|b| block(&flags.lambda, b));
+            masks.reduce(|a, m| a & m).expect("a non-empty set")
+        })?);
     }
-    Ok(zero.map(|z| {
-        let not_reached = z.sum_rows(w);
-        if cx.is_p1() { -not_reached + w as u64 } else { -not_reached }
-    }))
+    let Some(delta) = &flags.delta else { return Ok(None) };
+    let deltas: Vec<Words> = (0..blocks).map(|b| block(delta, b)).collect();
+    let (inputs, p1): (Vec<&Words>, _) = (deltas.iter().chain(&monomials).collect(), cx.is_p1());
+    let zero = Words::formulas_of(&inputs, |terms| {
+        let (flags, monomials) = terms.split_at(blocks);
+        let flags: Vec<[Term<'_>; 2]> = flags.iter().map(|&e| [e, sign(e)]).collect();
+        vec![zeros(&flags, 0, monomials, p1).expect("at least one block")]
+    });
+    let not_reached = zero[0].sum_rows(w);
+    Ok(Some(if p1 { -not_reached + w as u64 } else { -not_reached }))
+}
+
+/// An evaluator's half of Π_b flag_b over some of the blocks, times Π_b λ_b over the others, which are `set`. With
+/// flag_b = E_b + (1 − 2E_b)·λ_b this is Horner's rule for
+/// ```text
+/// Σ_S Π_{b∉S} E_b · Π_{b∈S} (1 − 2E_b) · [Π_{b∈S} λ_b]
+/// ```
+/// `flags` are E_b and 1 − 2E_b. `None` is 1 at P1 and 0 at P2: the product over no block.
+fn zeros<'d>(flags: &[[Term<'d>; 2]], set: usize, monomials: &[Term<'d>], p1: bool) -> Option<Term<'d>> {
+    let Some(([e, sign], others)) = flags.split_last() else {
+        return set.checked_sub(1).map(|i| monomials[i]);
+    };
+    let with = *sign * zeros(others, set | 1 << others.len(), monomials, p1).expect("of a non-empty set");
+    match zeros(others, set, monomials, p1) {
+        Some(without) => Some(*e * without + with),
+        None if p1 => Some(with + *e),
+        None => Some(with),
+    }
 }
 
 /// Declared cost for `n` scores in `rows` rows, at `scale`, of a shift modulo 2^bits.

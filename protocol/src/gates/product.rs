@@ -8,6 +8,7 @@
 //! That is a 2-of-2 sharing of the product at no exchange. Resharing it (MT0) takes one.
 //! Source: masked evaluation of ASTRA (Chaudhari et al., CCSW 2019) on replicated shares (Araki et al., CCS 2016).
 
+use crate::weights::{Form, together};
 use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
 use kernels::{GemmBatch, Indices, Words};
 use std::ops::Range;
@@ -70,10 +71,10 @@ pub fn multiply(cx: &Cx, x: &Share, y: &Share) -> Result<Product> {
     bilinear(cx, x, y, x.shape, |a, b| a * b)
 }
 
-/// Each column of x times one element of the row c.
-pub fn scale_columns(cx: &Cx, x: &Share, c: &Share) -> Result<Product> {
+/// Each column of x times one element of the row c, modulo 2^bits. Dealt: `bits` bits an element.
+pub fn scale_columns(cx: &Cx, x: &Share, c: &Share, bits: u32) -> Result<Product> {
     assert_eq!(x.shape.cols, c.len(), "one factor a column");
-    bilinear(cx, x, c, x.shape, |a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
+    bilinear_parts(cx, x, &[c], x.shape, bits, |_, a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
 }
 
 /// Σ_j x_ij², one element a row. Dealt: 8 bytes a row.
@@ -92,6 +93,9 @@ pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -
 /// ```text
 /// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
 /// ```
+/// With a component that is drawn instead of stored ([`SharedMatrix::of_components`]) an evaluator computes both in one
+/// pass, P1 as λw1·Δx + Δw·(Δx + λx1): each word is read or drawn once, and drawing takes longer than reading, so that
+/// nothing would be gained by making one of them ahead.
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
     matmul_modulo(cx, x, w, cx.ring().bits())
 }
@@ -99,7 +103,7 @@ pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
 /// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
 pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
     let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
-    with_theta(cx, op, own_products(cx, op, x, w), shape, x.scale + w.scale, bits)
+    with_theta(cx, op, own_products(cx, op, x, w, bits), shape, x.scale + w.scale, bits)
 }
 
 /// The same cut into blocks of columns, each modulo a power of two of its own.
@@ -111,7 +115,8 @@ pub fn matmul_blocks<const B: usize>(
 ) -> Result<[Product; B]> {
     let whole = Shape::new(x.shape.rows, w.outputs());
     let blocks = blocks.map(|block| (block, cx.op("matmul")));
-    let own = own_products(cx, blocks[0].1, x, w);
+    let bits = blocks.iter().map(|((_, bits), _)| *bits).max().expect("a block");
+    let own = own_products(cx, blocks[0].1, x, w, bits);
     let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
         let shape = Shape::new(x.shape.rows, range.len());
         with_theta(cx, op, columns(&own, whole, range), shape, x.scale + w.scale, bits)
@@ -120,12 +125,21 @@ pub fn matmul_blocks<const B: usize>(
     Ok(all.try_into().expect("as many products as blocks"))
 }
 
-/// What a party can compute of x · W^T alone: the product of the masks, or an evaluator's part of all others.
-fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix) -> Words {
-    let of_lambda = cx.by_mask(op, &w.by_lambda, &x.lambda);
-    match (&x.delta, &w.by_delta) {
-        (Some(delta), Some(by_delta)) => by_delta.apply(delta) + of_lambda,
-        _ => of_lambda,
+/// What a party can compute of x · W^T alone, as far as it counts modulo 2^bits: the product of the masks, or an evaluator's
+/// part of all others.
+fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Words {
+    match &w.form {
+        Form::Apart { by_delta, by_lambda } => {
+            let of_lambda = cx.by_mask(op, by_lambda, &x.lambda, bits);
+            match (&x.delta, by_delta) {
+                (Some(delta), Some(by_delta)) => by_delta.apply_in_step(delta, bits) + of_lambda,
+                _ => of_lambda,
+            }
+        }
+        Form::Together { lambda, delta, p1 } => {
+            let x_delta = x.delta.as_ref().expect("an evaluator has Δ of its input");
+            together(lambda, delta, *p1, [x_delta, &x.lambda])
+        }
     }
 }
 
@@ -173,8 +187,9 @@ pub fn drop_low(cx: &Cx, x: &Share, d: u32) -> Result<Share> {
     assert!(d <= x.scale, "dropping below scale 0");
     let op = cx.op("drop low bits");
     // The two floors lose between 0 and 2 units, 1 on average.
-    let delta = x.delta.as_ref().map(|v| (cx.reduce(v.clone()) >> d) + 1);
-    let own = cx.reduce(x.lambda.clone()) >> d;
+    let bits = cx.ring().bits();
+    let delta = x.delta.as_ref().map(|v| Words::formula([v], |[v]| (v.low(bits) >> d) + 1));
+    let own = Words::formula([&x.lambda], |[v]| v.low(bits) >> d);
     let dealt = cx.deal(ring_item(cx, op, Purpose::Theta, x.len()), || own.clone())?;
     Ok(Share { shape: x.shape, scale: x.scale - d, delta, lambda: dealt.unwrap_or(own) })
 }

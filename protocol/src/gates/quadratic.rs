@@ -13,11 +13,11 @@
 //! bits, and [`truncate_from`] lifts the result to the full ring, exactly.
 //! Sources: as for [`lut`](super::lut); piecewise polynomials on shares: NFGen (Fan et al., CCS 2022).
 
-use super::lut::{Read, deal_constants, one_hot_bytes, read};
+use super::lut::{Read, deal_constants, half, one_hot_bytes, read};
 use super::table::{TableSpec, centre, rounded};
 use super::truncate::{cost_from, truncate_from};
 use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes, join};
-use kernels::{Device, Ring, Tables, Words};
+use kernels::{Device, Ring, Tables, Term, Words};
 
 /// A table of quadratics on a device.
 #[derive(Clone, Debug)]
@@ -99,11 +99,10 @@ fn fit(f: &dyn Fn(f64) -> f64, from: f64, to: f64, [square_scale, slope_scale, _
 }
 
 /// The coefficients of c2·t² + c1·t + c0 about x: c2, the derivative, the value.
-fn expand([c2, c1, c0]: [Words; 3], x: &Words) -> [Words; 3] {
-    let half = &c2 * x;
-    let inner = &half + c1;
-    let value = &inner * x + c0;
-    [c2, half + inner, value]
+fn expand<'d>([c2, c1, c0, x]: [Term<'d>; 4]) -> [Term<'d>; 3] {
+    let first = c2 * x;
+    let inner = first + c1;
+    [c2, first + inner, inner * x + c0]
 }
 
 /// f(x) at the table's output scale as a 2-of-2 value that is known modulo 2^[`Quadratic::bits`], one exchange.
@@ -113,9 +112,12 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
     assert_eq!(x.scale, t.in_scale, "table for another scale");
     assert!(bits <= cx.ring().bits(), "table for a larger ring");
     let op = cx.op("quadratic table");
-    let Read { halves, local, sigma } = read(cx, op, x, t, &table.tables)?;
-    let [square, slope, value] = match halves {
-        Some(columns) => expand(columns.try_into().expect("three columns"), &local).map(Some),
+    let Read { sums, local, sigma } = read(cx, op, x, t, &table.tables)?;
+    let [square, slope, value] = match sums.as_deref() {
+        Some([c2, c1, c0]) => {
+            Words::formulas([c2, c1, c0, &local], |terms| expand(terms).map(|c| half(cx, c))).map(Some)
+        }
+        Some(_) => unreachable!("three columns"),
         None => [None, None, None],
     };
     let open = |purpose, half| cx.open(Item { op, purpose, index: 0, n, bits, group: Group::Add }, half);
@@ -123,14 +125,23 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
         join(open(Purpose::Square, square), join(open(Purpose::Slope, slope), open(Purpose::Value, value)))
             .await?;
     let dealer = sigma.map(|sigma| {
-        let mask = (&square.lambda * &local + &slope.lambda) * &local + &value.lambda;
-        let by_slope = &sigma * &local;
-        [&by_slope * &local, by_slope, &sigma * mask, sigma]
+        let inputs = [&square.lambda, &slope.lambda, &value.lambda, &local, &sigma];
+        let [by_square, by_slope, mask] = Words::formulas(inputs, |[square, slope, value, l, sigma]| {
+            let by_slope = sigma * l;
+            [by_slope * l, by_slope, sigma * ((square * l + slope) * l + value)]
+        });
+        [by_square, by_slope, mask, sigma]
     });
+    let ring = cx.ring().bits();
     let half = deal_constants(cx, op, n, bits, dealer)?.map(|[by_square, by_slope, mask, by_value]| {
         let [square, slope, value] =
             [&square, &slope, &value].map(|m: &Masked| m.delta.as_ref().expect("evaluator"));
-        cx.reduce(value * by_value + slope * by_slope + square * by_square + mask)
+        Words::formula(
+            [value, &by_value, slope, &by_slope, square, &by_square, &mask],
+            |[value, by_value, slope, by_slope, square, by_square, mask]| {
+                (value * by_value + slope * by_slope + square * by_square + mask).low(ring)
+            },
+        )
     });
     Ok(Product { shape: x.shape, scale: t.out_scale(), half })
 }

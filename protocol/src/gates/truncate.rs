@@ -15,7 +15,7 @@
 
 use super::product::{reshare_cost, reshare_modulo};
 use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
-use kernels::{Ring, Words};
+use kernels::{Ring, Term, Words};
 
 /// Truncates by `f` bits and reshares. |z| < 2^(k−2).
 /// Cost: two exchanges of 1 bit and 8 bytes an element each way; the dealer sends f bits an element to P2.
@@ -39,7 +39,7 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
     if bits <= k - f {
         // Without the low bits the halves lose 0 or 1; the 1 makes the rounding unbiased.
         let centre = u64::from(cx.is_p1() && f > 0);
-        let half = z.half.map(|z| (z.low(k) >> f) + centre);
+        let half = z.half.map(|z| Words::formula([&z], |[z]| (z.low(k) >> f) + centre));
         return reshare_modulo(cx, Product { shape, scale, half }, bits).await;
     }
     assert!(f <= k - 2, "truncation by {f} of {k} bits");
@@ -51,23 +51,25 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
     let both = || pads.p1.as_ref().expect("dealer") & pads.p2.as_ref().expect("dealer");
     let s = cx.deal(product, both)?;
 
+    // Z, modulo 2^k.
     let offset = if cx.is_p1() { 1 << (k - 2) } else { 0 };
-    let z = z.half.map(|z| (z + offset).low(k));
-    let top = z.as_ref().map(|z| z >> (k - 1));
-    let swapped = cx.swap(bit, top.clone(), &pads).await?;
+    let top = z.half.as_ref().map(|z| Words::formula([z], |[z]| ((z + offset) >> (k - 1)).low(1)));
+    let swapped = cx.swap(bit, top, &pads).await?;
 
-    let half = match (z, top, swapped, s) {
-        (Some(z), Some(top), Some((mine, theirs)), Some(s)) => {
-            // p1 = A·B + B(1−2A)·α + (1−2A)(1−2B)·s1,  p2 = A(1−2B)·β + (1−2A)(1−2B)·s2,  p1 + p2 = m1·m2 mod 2^f
-            let own_pad = if cx.is_p1() { pads.p1 } else { pads.p2 }.expect("an evaluator knows its own pad");
-            let (sign_mine, sign_theirs) = (sign(&mine), sign(&theirs));
-            let mut p = &theirs * &sign_mine * own_pad + sign_mine * sign_theirs * s;
-            if cx.is_p1() {
-                p = p + mine * theirs;
-            }
-            let wrap = (top - p).low(wrap_bits) << (k - f);
-            let constant = if cx.is_p1() { 1u64.wrapping_sub(1 << (k - 2 - f)) } else { 0 };
-            Some(cx.reduce((z >> f) - wrap + constant))
+    let half = match (z.half, swapped, s) {
+        (Some(z), Some((mine, theirs)), Some(s)) => {
+            let (p1, ring) = (cx.is_p1(), cx.ring().bits());
+            let own_pad = if p1 { pads.p1 } else { pads.p2 }.expect("an evaluator knows its own pad");
+            let constant = if p1 { 1u64.wrapping_sub(1 << (k - 2 - f)) } else { 0 };
+            Some(Words::formula([&z, &mine, &theirs, &own_pad, &s], |[z, mine, theirs, own_pad, s]| {
+                // p1 = A·B + B(1−2A)·α + (1−2A)(1−2B)·s1,  p2 = A(1−2B)·β + (1−2A)(1−2B)·s2,  p1 + p2 = m1·m2 mod 2^f
+                let sign_mine = sign(mine);
+                let p = theirs * sign_mine * own_pad + sign_mine * sign(theirs) * s;
+                let p = if p1 { p + mine * theirs } else { p };
+                let z = (z + offset).low(k);
+                let wrap = ((z >> (k - 1)) - p).low(wrap_bits) << (k - f);
+                ((z >> f) - wrap + constant).low(ring)
+            }))
         }
         _ => None,
     };
@@ -75,7 +77,7 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
 }
 
 /// 1 − 2b.
-pub(crate) fn sign(bit: &Words) -> Words {
+pub(crate) fn sign(bit: Term<'_>) -> Term<'_> {
     -(bit << 1u32) + 1
 }
 

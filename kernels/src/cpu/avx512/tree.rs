@@ -158,14 +158,13 @@ pub(super) fn grow(nodes: &Front, c: Correction, out: &mut [Front; 2]) {
     store(&mut out[1].control, spread(high));
 }
 
-/// The two points' shares below each of 16 nodes.
+/// The two words of each of 16 leaves.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64; 2 * NODES]) {
+pub(super) fn leaves(nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) {
     let [a, b, c, d] =
         [load(&nodes.seed[0]), load(&nodes.seed[1]), load(&nodes.seed[2]), load(&nodes.seed[3])];
     let t = load(&nodes.control);
     let last = _mm512_broadcast_i32x4(_mm_set_epi64x(last[1] as i64, last[0] as i64));
-    let minus = _mm512_set1_epi64(-i64::from(minus));
     let (ab, cd) = (
         [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)],
         [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)],
@@ -177,10 +176,7 @@ pub(super) fn leaves(nodes: &Front, last: [u64; 2], minus: bool, out: &mut [u64;
         (_mm512_unpacklo_epi64(ab[1], cd[1]), _mm512_shuffle_epi32::<0b10_10_10_10>(t)),
         (_mm512_unpackhi_epi64(ab[1], cd[1]), _mm512_shuffle_epi32::<0b11_11_11_11>(t)),
     ];
-    let y = y.map(|(y, t)| {
-        let v = _mm512_add_epi64(y, _mm512_and_si512(t, last));
-        _mm512_sub_epi64(_mm512_xor_si512(v, minus), minus)
-    });
+    let y = y.map(|(y, t)| _mm512_xor_si512(y, _mm512_and_si512(t, last)));
     // A transposition of 4 × 4 quarters.
     let p = [_mm512_shuffle_i32x4::<0x44>(y[0], y[1]), _mm512_shuffle_i32x4::<0xee>(y[0], y[1])];
     let q = [_mm512_shuffle_i32x4::<0x44>(y[2], y[3]), _mm512_shuffle_i32x4::<0xee>(y[2], y[3])];

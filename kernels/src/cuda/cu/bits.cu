@@ -21,6 +21,15 @@ extern "C" __global__ void bit_at(const u64 *u, u64 width, u64 words, const u64 
     }
 }
 
+// out[i] = number of ones in row i.
+extern "C" __global__ void count_bits(const u64 *u, u64 width, u64 words, u64 *out, u64 rows) {
+    FOR_EACH(row, rows) {
+        u64 ones = 0;
+        for (u64 i = 0; i < words; i++) ones += __popcll(u[row * words + i] & row_mask(width, words, i));
+        out[row] = ones;
+    }
+}
+
 // Bit j of row i goes to bit (j + rot[i]) mod width, a power of two: a thread for each word of the result.
 extern "C" __global__ void rotate_bits(const u64 *u, u64 width, u64 words, const u64 *rot, u64 *out, u64 n) {
     FOR_EACH(at, n) {

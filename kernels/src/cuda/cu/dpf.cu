@@ -3,6 +3,9 @@
 // Key of a node's ChaCha12 after its seed: the 16 bytes "Catamount DPF v1".
 #define DPF_DOMAIN 0x61746143, 0x6e756f6d, 0x50442074, 0x31762046
 
+// Points of a leaf.
+#define DPF_LEAF 128
+
 // Levels of a subtree that a block walks, and the nodes above its lowest level.
 #define DPF_LEVELS 10
 #define DPF_NODES (1 << DPF_LEVELS)
@@ -54,8 +57,7 @@ dpf_generate(u32 levels, const u64 *alpha, const u64 *root0, const u64 *root1, u
     for (u32 level = 0; level < levels; level++) {
         DpfNode child[2];
         dpf_expand(node, child);
-        // The lowest bit of alpha chooses between the two points of a leaf.
-        const bool right = path >> (levels - level) & 1;
+        const bool right = path / DPF_LEAF >> (levels - 1 - level) & 1;
         const DpfNode kept = right ? child[1] : child[0], lost = right ? child[0] : child[1];
         u64 correction[2];
 #pragma unroll
@@ -73,45 +75,37 @@ dpf_generate(u32 levels, const u64 *alpha, const u64 *root0, const u64 *root1, u
         for (int j = 0; j < 2; j++) node.seed[j] = kept.seed[j] ^ (mask & correction[j]);
         node.control = kept.control ^ (node.control & (u32)spread(control >> right));
     }
-    // The second party's control bit says whether the correction counts negatively.
-    const u32 other = __shfl_xor_sync(FULL_WARP, node.control, 1);
-    const u64 minus = join(other, other);
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-        const u64 theirs = __shfl_xor_sync(FULL_WARP, node.seed[j], 1), sum = ((path & 1) == j) - node.seed[j] + theirs;
-        if (stores) last[2 * i + j] = (sum ^ minus) - minus;
+        const u64 one = (u64)(path % DPF_LEAF / 64 == j) << path % 64;
+        const u64 theirs = __shfl_xor_sync(FULL_WARP, node.seed[j], 1);
+        if (stores) last[2 * i + j] = node.seed[j] ^ theirs ^ one;
     }
 }
 
-// Both shares of a leaf, as far as its points, `at` and the one after, are among the row's.
-__device__ __forceinline__ void dpf_leaf(const DpfNode &leaf, const u64 *last, u32 party, u64 *row, u64 at, u64 points) {
-    const u64 mask = join(leaf.control, leaf.control), minus = 0 - (u64)party;
-    ulonglong2 both;
-    both.x = ((leaf.seed[0] + (mask & last[0])) ^ minus) - minus;
-    both.y = ((leaf.seed[1] + (mask & last[1])) ^ minus) - minus;
-    if (points % 2 == 0) {
-        // Every row begins at a multiple of 16 bytes.
-        if (at < points) *(ulonglong2 *)(row + at) = both;
-    } else {
-        if (at < points) row[at] = both.x;
-        if (at + 1 < points) row[at + 1] = both.y;
+// Both words of a leaf, as far as they, `at` and the one after, are among the row's.
+__device__ __forceinline__ void dpf_leaf(const DpfNode &leaf, const u64 *last, u64 *row, u64 at, u64 words, u64 points) {
+    const u64 mask = join(leaf.control, leaf.control);
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (at + j < words) row[at + j] = (leaf.seed[j] ^ (mask & last[j])) & row_mask(points, words, at + j);
     }
 }
 
-// out[key][x] = share of f(x). A block walks one of the subtrees, blockIdx.y, of `group` keys level by level: the nodes of a
+// Bit x of row `key` of `out`, `words` words each, is the share of f(x). A block walks one of the subtrees, blockIdx.y, of `group` keys level by level: the nodes of a
 // level lie side by side in shared memory, and those of a level behind those of the one above. The lowest nodes never
-// get there: their shares are written. What is behind the last point is left out.
+// get there: their bits are written. What is behind the last point is left out.
 extern "C" __global__ void COOPERATIVE __launch_bounds__(DPF_THREADS)
-dpf_evaluate(u32 party, u32 levels, u64 points, const u64 *root, const u64 *seeds, const u64 *controls, const u64 *last,
+dpf_evaluate(u32 party, u32 levels, u64 points, u64 words, const u64 *root, const u64 *seeds, const u64 *controls, const u64 *last,
              u64 group, u64 keys, u64 *out) {
     __shared__ u64 node_seed[2][DPF_NODES];
     __shared__ u32 node_control[DPF_NODES];
     const u32 depth = min(levels, (u32)DPF_LEVELS), top = levels - depth;
     const u64 key0 = blockIdx.x * group, subtree = blockIdx.y;
     const u32 here = (u32)min(group, keys - key0);
-    // Points and leaves of the subtree.
-    const u64 point0 = subtree << (depth + 1);
-    const u32 leaves = (u32)((min(points - point0, 2ull << depth) + 1) / 2);
+    // First word and leaves of the subtree.
+    const u64 word0 = subtree << (depth + 1);
+    const u32 leaves = (u32)((min(words - word0, 2ull << depth) + 1) / 2);
 
     for (u32 q = threadIdx.x; q < here; q += DPF_THREADS) {
         const u64 key = key0 + q;
@@ -122,7 +116,7 @@ dpf_evaluate(u32 party, u32 levels, u64 points, const u64 *root, const u64 *seed
             node = subtree >> (top - 1 - level) & 1 ? child[1] : child[0];
         }
         if (depth == 0) {
-            dpf_leaf(node, last + 2 * key, party, out + key * points, 0, points);
+            dpf_leaf(node, last + 2 * key, out + key * words, 0, words, points);
         } else {
             const u32 to = q << depth;
             node_seed[0][to] = node.seed[0];
@@ -142,7 +136,7 @@ dpf_evaluate(u32 party, u32 levels, u64 points, const u64 *root, const u64 *seed
 #pragma unroll
             for (u32 side = 0; side < 2; side++) {
                 if (below == 1) {
-                    dpf_leaf(child[side], last + 2 * key, party, out + key * points, point0 + 4 * i + 2 * side, points);
+                    dpf_leaf(child[side], last + 2 * key, out + key * words, word0 + 4 * i + 2 * side, words, points);
                 } else {
                     const u32 to = (q << depth) + 2 * first + 1 + 2 * i + side;
                     node_seed[0][to] = child[side].seed[0];

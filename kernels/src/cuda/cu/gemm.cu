@@ -83,16 +83,46 @@ few_rows7(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows
 extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
 few_rows8(const u64 *a, const u64 *w, u64 *c, u64 n, u64 k, u64 span) { few_rows<8, 4>(a, w, c, n, k, span); }
 
-// ---- Few rows, of two matrices: one is read, the other made in registers.
+// ---- Rows of bits.
 
-// C = X · S^T + Y · R^T, where S is read, with `pitch` words from row to row, and R's words, row by row, are the stream's. k is
-// a multiple of 8, so that a lane's block of the stream is eight inputs of one output. A block of 8 warps has 64 outputs;
-// parts of the inputs, SPAN each, run over grid y. X and Y lie in shared memory so that a warp's lanes, each of which needs
-// its own eight words, read side by side.
-template <int ROWS, int SPAN>
-__device__ __forceinline__ void regenerated(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3,
-                                            u64 nonce, u64 *c, u64 n, u64 k, u64 pitch) {
-    __shared__ ulonglong2 shared_x[ROWS][SPAN / 2], shared_y[ROWS][SPAN / 2];
+#define BIT_ROWS 8
+#define BIT_OUTPUTS 2
+
+// C = A · W^T, where A's rows are bits in `words` words each. A warp has two outputs of eight rows, which run over grid z; parts
+// of the inputs, `span` (a multiple of 64) each, over grid y. In each step the lanes share a word of each row.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
+bit_rows(const u64 *a, u64 words, const u64 *w, u64 *c, u64 rows, u64 n, u64 k, u64 span) {
+    u64 first = (thread_index() >> 5) * BIT_OUTPUTS, begin = blockIdx.y * span, end = min(begin + span, k);
+    u64 row0 = (u64)blockIdx.z * BIT_ROWS;
+    u64 sum[BIT_ROWS * BIT_OUTPUTS] = {};
+    for (u64 l = begin + 2 * lane_index(); l < end; l += 64) {
+        ulonglong2 weights[BIT_OUTPUTS];
+#pragma unroll
+        for (int j = 0; j < BIT_OUTPUTS; j++) weights[j] = load_once(w + min(first + j, n - 1) * k + l);
+#pragma unroll
+        for (int i = 0; i < BIT_ROWS; i++) {
+            u64 both = a[min(row0 + i, rows - 1) * words + l / 64] >> (l % 64);
+#pragma unroll
+            for (int j = 0; j < BIT_OUTPUTS; j++) {
+                sum[i * BIT_OUTPUTS + j] += (spread(both) & weights[j].x) + (spread(both >> 1) & weights[j].y);
+            }
+        }
+    }
+    u64 one = add_lanes(sum);
+    u64 i = row0 + lane_index() / 2 / BIT_OUTPUTS, j = first + lane_index() / 2 % BIT_OUTPUTS;
+    if (lane_index() % 2 == 0 && i < rows && j < n) deposit(c + i * n + j, one, gridDim.y > 1);
+}
+
+// ---- Few rows, of a matrix that is made in registers, and of one beside it that is read.
+
+// C += Y · R^T, or X · S^T + Y · R^T if S is STORED, with `pitch` words from row to row. R's words, row by row, are the
+// stream's. k is a multiple of 8, so that a lane's block of the stream is eight inputs of one output. A block of 8 warps
+// has 64 outputs; parts of the inputs, SPAN each, run over grid y. X and Y lie in shared memory so that a warp's lanes, each
+// of which needs its own eight words, read side by side.
+template <int ROWS, int SPAN, bool STORED>
+__device__ __forceinline__ void regenerated(const u64 *x, const u64 *stored, u64 pitch, const u64 *y, u64 k0, u64 k1, u64 k2,
+                                            u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    __shared__ ulonglong2 shared_x[STORED ? ROWS : 1][STORED ? SPAN / 2 : 1], shared_y[ROWS][SPAN / 2];
     const u64 begin = (u64)blockIdx.y * SPAN;
     const int lane = lane_index();
     for (int i = threadIdx.x; i < ROWS * SPAN / 2; i += 256) {
@@ -100,7 +130,7 @@ __device__ __forceinline__ void regenerated(const u64 *x, const u64 *y, const u6
         const int row = i / (SPAN / 2), p = i % (SPAN / 2), at = (p / 128 * 4 + p % 4) * 32 + p / 4 % 32;
         const u64 l = begin + 2 * p;
         const ulonglong2 none = {0, 0};
-        shared_x[row][at] = l < k ? *(const ulonglong2 *)(x + row * k + l) : none;
+        if constexpr (STORED) shared_x[row][at] = l < k ? *(const ulonglong2 *)(x + row * k + l) : none;
         shared_y[row][at] = l < k ? *(const ulonglong2 *)(y + row * k + l) : none;
     }
     __syncthreads();
@@ -114,52 +144,103 @@ __device__ __forceinline__ void regenerated(const u64 *x, const u64 *y, const u6
             const u64 l = begin + 256 * step + 8 * lane;
             if (l >= k) continue;
             ulonglong2 weights[4];
+            if constexpr (STORED) {
 #pragma unroll
-            for (int p = 0; p < 4; p++) weights[p] = *(const ulonglong2 *)(stored + j * pitch + l + 2 * p);
+                for (int p = 0; p < 4; p++) weights[p] = *(const ulonglong2 *)(stored + j * pitch + l + 2 * p);
+            }
             u32 made[16];
-            chacha12_block(key, (j * k + l) / 8, nonce, made);
+            piece_block(key, (j * k + l) / 8, nonce, piece, made);
 #pragma unroll
             for (int p = 0; p < 4; p++) {
 #pragma unroll
                 for (int i = 0; i < ROWS; i++) {
                     const int at = (step * 4 + p) * 32 + lane;
-                    const ulonglong2 a = shared_x[i][at], b = shared_y[i][at];
-                    sum[i] += a.x * weights[p].x + a.y * weights[p].y;
+                    const ulonglong2 b = shared_y[i][at];
                     sum[i] += b.x * join(made[4 * p], made[4 * p + 1]) + b.y * join(made[4 * p + 2], made[4 * p + 3]);
+                    if constexpr (STORED) {
+                        const ulonglong2 a = shared_x[i][at];
+                        sum[i] += a.x * weights[p].x + a.y * weights[p].y;
+                    }
                 }
             }
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const u64 one[1] = {sum[i]}, all = add_lanes(one);
-            if (lane == 0) deposit(c + i * n + j, all, gridDim.y > 1);
+            if (lane == 0) deposit(c + i * n + j, all, true);
         }
     }
 }
 
-// One kernel for each number of rows.
+// One kernel for each number of rows, with a stored matrix …
 extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-regenerated1(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
-             u64 pitch) {
-    regenerated<1, 1024>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+regenerated1(const u64 *x, const u64 *stored, u64 pitch, const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece,
+             u64 *c, u64 n, u64 k) {
+    regenerated<1, 1024, true>(x, stored, pitch, y, k0, k1, k2, k3, nonce, piece, c, n, k);
 }
 
 extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-regenerated2(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
-             u64 pitch) {
-    regenerated<2, 1024>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+regenerated2(const u64 *x, const u64 *stored, u64 pitch, const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece,
+             u64 *c, u64 n, u64 k) {
+    regenerated<2, 1024, true>(x, stored, pitch, y, k0, k1, k2, k3, nonce, piece, c, n, k);
 }
 
 extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-regenerated3(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
-             u64 pitch) {
-    regenerated<3, 512>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+regenerated3(const u64 *x, const u64 *stored, u64 pitch, const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece,
+             u64 *c, u64 n, u64 k) {
+    regenerated<3, 512, true>(x, stored, pitch, y, k0, k1, k2, k3, nonce, piece, c, n, k);
 }
 
 extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-regenerated4(const u64 *x, const u64 *y, const u64 *stored, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 *c, u64 n, u64 k,
-             u64 pitch) {
-    regenerated<4, 512>(x, y, stored, k0, k1, k2, k3, nonce, c, n, k, pitch);
+regenerated4(const u64 *x, const u64 *stored, u64 pitch, const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece,
+             u64 *c, u64 n, u64 k) {
+    regenerated<4, 512, true>(x, stored, pitch, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+// … and without.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn1(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<1, 1024, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn2(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<2, 1024, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn3(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<3, 1024, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn4(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<4, 1024, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn5(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<5, 512, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn6(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<6, 512, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn7(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<7, 512, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
+drawn8(const u64 *y, u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u64 piece, u64 *c, u64 n, u64 k) {
+    regenerated<8, 512, false>(nullptr, nullptr, 0, y, k0, k1, k2, k3, nonce, piece, c, n, k);
+}
+
+// c[i][first + j] += part[i][j], for `rows` rows of `columns` columns in c of n.
+extern "C" __global__ void add_columns(const u64 *part, u64 columns, u64 *c, u64 n, u64 first, u64 rows) {
+    FOR_EACH(i, rows * columns) c[i / columns * n + first + i % columns] += part[i];
 }
 
 // ---- Many rows: tensor cores.

@@ -69,3 +69,8 @@ __device__ __forceinline__ void chacha12_block(const u32 key[8], u64 counter, u6
 #pragma unroll
     for (int i = 0; i < 16; i++) x[i] += s[i];
 }
+
+// Block number `block` of a stream in pieces of 2^piece blocks, each under the next nonce.
+__device__ __forceinline__ void piece_block(const u32 key[8], u64 block, u64 nonce, u64 piece, u32 x[16]) {
+    chacha12_block(key, block & ((1ull << piece) - 1), nonce + (block >> piece), x);
+}

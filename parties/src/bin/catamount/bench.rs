@@ -17,10 +17,11 @@ mod sessions;
 mod subject;
 
 use crate::block_on;
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, WeightsArgument};
 use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{self, JsonArgument, links, megabytes};
+use crate::processes::Setup;
 use crate::trace::TraceArgument;
 use kernels::Device;
 use models::calibrate::spread_tokens;
@@ -74,6 +75,8 @@ pub(crate) struct BenchModel {
     sessions: Vec<usize>,
     #[command(flatten)]
     device: DeviceArgument,
+    #[command(flatten)]
+    weights: WeightsArgument,
     #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
@@ -153,7 +156,8 @@ impl BenchModel {
         let rates = timed.then(measure).transpose()?;
         let network = self.network.measure(&self.json)?;
         let figures = block_on(interruptible(async {
-            let host = Host::start(self.device.choices(), self.network.model(), ONE_DEALER).await?;
+            let setup = Setup { devices: self.device.choices(), weights: memory.weights };
+            let host = Host::start(setup, self.network.model(), ONE_DEALER).await?;
             let start = Instant::now();
             subject.share(&host).await?;
             let sharing_s = start.elapsed().as_secs_f64();
@@ -250,7 +254,8 @@ impl BenchModel {
         let demand = Demand { context: self.tokens + self.decode, pass: self.tokens, sequences };
         // With several sessions the dealer changes.
         let plays = if self.sessions.is_empty() { Role::ALL.map(Some) } else { [None; 3] };
-        memory::plan(subject, plays, &self.device, devices, demand, &self.json)
+        let machines = (&self.device, devices, self.weights.choice());
+        memory::plan(subject, plays, machines, demand, &self.json)
     }
 
     /// The pass, and a further token, each in the fastest of its runs.

@@ -1,10 +1,10 @@
 //! `catamount demo`: the whole system on one machine.
 
 use crate::ask::{GenerationArguments, Guesser, stream};
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, WeightsArgument};
 use crate::network::{NetworkArgument, NetworkFigures};
 use crate::output::{AnswerFigures, JsonArgument, dealing, links, megabytes, seconds};
-use crate::processes::LocalCluster;
+use crate::processes::{LocalCluster, Setup};
 use crate::trace::TraceArgument;
 use crate::{block_on, host, model};
 use models::dry::Dry;
@@ -38,6 +38,8 @@ pub(crate) struct Demo {
     #[command(flatten)]
     device: DeviceArgument,
     #[command(flatten)]
+    weights: WeightsArgument,
+    #[command(flatten)]
     trace: TraceArgument,
     #[command(flatten)]
     network: NetworkArgument,
@@ -52,6 +54,7 @@ impl Default for Demo {
             model: "smollm2".into(),
             generation: GenerationArguments::default(),
             device: DeviceArgument::default(),
+            weights: WeightsArgument::default(),
             trace: TraceArgument::default(),
             network: NetworkArgument::default(),
             json: JsonArgument::default(),
@@ -103,8 +106,8 @@ impl Demo {
         let network = self.network.measure(&self.json)?;
         let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let mut cluster =
-                LocalCluster::start(self.device.choices(), self.network.model(), host::ONE_DEALER)?;
+            let setup = Setup { devices: self.device.choices(), weights: [self.weights.choice(); 3] };
+            let mut cluster = LocalCluster::start(setup, self.network.model(), host::ONE_DEALER)?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));
             tokio::select! {

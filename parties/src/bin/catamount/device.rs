@@ -1,7 +1,8 @@
-//! `--device`: what the parties that a command starts compute on.
+//! `--device` and `--weights`: what the parties that a command starts compute on, and how they keep their weights.
 
 use kernels::Device;
 use parties::device::{DeviceChoice, UnknownDevice};
+use parties::weights::WeightsChoice;
 use std::str::FromStr;
 
 /// A device for each party.
@@ -11,6 +12,22 @@ pub(crate) struct DeviceArgument {
     /// `cpu,cuda:0,cpu`. All give the same results.
     #[arg(long, value_name = "DEVICE[,DEVICE,DEVICE]", default_value = "cpu")]
     device: Devices,
+}
+
+/// How the parties keep their weights.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub(crate) struct WeightsArgument {
+    /// How the parties keep their weights: stored (faster), regenerated from their seeds in each product (8 bytes a weight
+    /// or none), or auto, which is stored except where a GPU has no room for it. All give the same results.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    weights: WeightsChoice,
+}
+
+impl WeightsArgument {
+    /// All parties'.
+    pub(crate) fn choice(&self) -> WeightsChoice {
+        self.weights
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]

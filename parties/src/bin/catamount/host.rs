@@ -2,7 +2,7 @@
 
 use crate::model;
 use crate::output::{advance, byte_bar};
-use crate::processes::LocalCluster;
+use crate::processes::{LocalCluster, Setup};
 use parties::client::Client;
 use parties::cluster::ClusterConfig;
 use parties::config::Dealing;
@@ -84,26 +84,26 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
 }
 
 impl Host {
-    /// Starts three parties on this machine, each on its device, with a network between them if there is to be one, and
+    /// Starts three parties on this machine, each set up so, with a network between them if there is to be one, and
     /// shares the model. `dealing` says who deals.
     pub(crate) async fn local(
         owned: &Arc<OwnedModel>,
-        devices: [DeviceChoice; 3],
+        setup: impl Into<Setup>,
         network: Option<NetworkModel>,
         dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let host = Host::start(devices, network, dealing).await?;
+        let host = Host::start(setup, network, dealing).await?;
         share(owned, &host.client, &host.name).await?;
         Ok(host)
     }
 
     /// The same without a model; one is to be shared under the host's name.
     pub(crate) async fn start(
-        devices: [DeviceChoice; 3],
+        setup: impl Into<Setup>,
         network: Option<NetworkModel>,
         dealing: Dealing,
     ) -> anyhow::Result<Host> {
-        let mut local = LocalCluster::start(devices, network, dealing)?;
+        let mut local = LocalCluster::start(setup, network, dealing)?;
         let client = local.connect(&ClusterConfig::load(&local.client_file())?).await?;
         Ok(Host { local: Some(local), client, name: "demo".into() })
     }

@@ -19,6 +19,7 @@ mod trace;
 use clap::{Parser, Subcommand};
 use parties::device::DeviceChoice;
 use parties::init::{LOCAL_HOSTS, init_cluster};
+use parties::weights::WeightsChoice;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -85,6 +86,9 @@ enum Command {
         /// What to compute on, whatever the configuration says.
         #[arg(long, value_name = "DEVICE")]
         device: Option<DeviceChoice>,
+        /// Keep weights stored, regenerated or as there is room (auto), whatever the configuration says.
+        #[arg(long, value_name = "HOW")]
+        weights: Option<WeightsChoice>,
         /// End with standard input: with the process that holds its other end.
         #[arg(long)]
         until_input_ends: bool,
@@ -163,7 +167,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("start each party with `party --config FILE`; give client.toml to the client");
             Ok(())
         }
-        Command::Party { config, device, until_input_ends } => {
+        Command::Party { config, device, weights, until_input_ends } => {
             parties::init_logging();
             if until_input_ends {
                 std::thread::spawn(|| {
@@ -171,7 +175,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                     std::process::exit(1);
                 });
             }
-            Ok(parties::server::run_party(&config, device)?)
+            Ok(parties::server::run_party(&config, device, weights)?)
         }
     }
 }

@@ -105,14 +105,17 @@ impl BenchNetwork {
         self.json.say(&format!("{:<31} {:>9} {:>12}", "", "MB/s", "CPU-s a GB"));
         for exchange in transports.iter().map(|t| &t.exchanges).max_by_key(|e| e.len()).into_iter().flatten()
         {
-            self.json.say(&format!(" {:>26}", format!("exchange of {} B, µs", exchange.bytes)));
+            self.json.say(&format!(" {:>34}", format!("exchange of {} B, µs", exchange.bytes)));
         }
         self.json.say("\n");
         for row in &transports {
             let cpu = row.cpu_s_per_gb.map_or("–".into(), |c| format!("{c:.2}"));
             self.json.say(&format!("{:<31} {:>9.1} {:>12}", row.transport, row.megabytes_per_second, cpu));
             for e in &row.exchanges {
-                self.json.say(&format!(" {:>26}", format!("{:.0} (95 %: {:.0})", e.median_us, e.p95_us)));
+                self.json.say(&format!(
+                    " {:>34}",
+                    format!("{:.0} (of single: {:.0}, 95 %: {:.0})", e.mean_us, e.median_us, e.p95_us)
+                ));
             }
             self.json.say("\n");
         }
@@ -121,7 +124,7 @@ impl BenchNetwork {
             let delay = network.ping_median_s * 1e6 / 2.0;
             for row in &transports {
                 let Some(small) = row.exchanges.first() else { continue };
-                let above = small.median_us - delay;
+                let above = small.mean_us - delay;
                 self.json.say(&format!(
                     "{}: an exchange of {} B takes {above:.0} µs more than the relay's own {delay:.0} µs\n",
                     row.transport, small.bytes

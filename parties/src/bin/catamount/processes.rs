@@ -7,6 +7,7 @@ use parties::config::{Dealing, PartyConfig};
 use parties::device::DeviceChoice;
 use parties::init::init_cluster;
 use parties::relay::{Between, NetworkModel, Statistics};
+use parties::weights::WeightsChoice;
 use protocol::Party;
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -55,6 +56,21 @@ impl Drop for Folder {
     }
 }
 
+/// What each party computes on, and how it keeps its weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// By party.
+    pub(crate) devices: [DeviceChoice; 3],
+    /// By party.
+    pub(crate) weights: [WeightsChoice; 3],
+}
+
+impl From<[DeviceChoice; 3]> for Setup {
+    fn from(devices: [DeviceChoice; 3]) -> Setup {
+        Setup { devices, weights: Default::default() }
+    }
+}
+
 /// Running parties, the network between them and the folder of their configuration; all go when this is dropped.
 pub(crate) struct LocalCluster {
     children: Vec<Child>,
@@ -63,13 +79,14 @@ pub(crate) struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Makes keys and starts three processes on free ports of the loopback interface, each on its device, with a network
+    /// Makes keys and starts three processes on free ports of the loopback interface, each set up so, with a network
     /// between them if there is to be one. `dealing` says who deals.
     pub(crate) fn start(
-        devices: [DeviceChoice; 3],
+        setup: impl Into<Setup>,
         network: Option<NetworkModel>,
         dealing: Dealing,
     ) -> anyhow::Result<LocalCluster> {
+        let Setup { devices, weights } = setup.into();
         let mut cluster = LocalCluster { directory: Folder::new("demo"), children: vec![], relay: None };
         let hosts = Folder::free_hosts()?;
         let files = init_cluster(cluster.directory.path(), &hosts)?;
@@ -92,6 +109,7 @@ impl LocalCluster {
             let mut command = Command::new(&program);
             command.args(["party", "--until-input-ends", "--config"]).arg(config);
             command.args(["--device", &devices[party.index()].to_string()]);
+            command.args(["--weights", &weights[party.index()].to_string()]);
             // A party ends when this process is gone, however it went; Ctrl-C reaches this process only.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
             #[cfg(unix)]

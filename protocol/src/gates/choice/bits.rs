@@ -97,7 +97,11 @@ pub(super) fn to_ring(cx: &Cx, m: &Masked, bits: u32) -> Result<Option<Words>> {
     let n = m.lambda.len();
     let item = Item { op: cx.op("bit"), purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
     let dealt = cx.deal(item, || m.lambda.clone())?;
-    Ok(m.delta.as_ref().zip(dealt).map(|(d, l)| if cx.is_p1() { sign(d) * l + d } else { sign(d) * l }))
+    let p1 = cx.is_p1();
+    Ok(m.delta
+        .as_ref()
+        .zip(dealt)
+        .map(|(d, l)| Words::formula([d, &l], |[d, l]| if p1 { sign(d) * l + d } else { sign(d) * l })))
 }
 
 /// The products a_i · b_idx\[i\] of bits as 2-of-2 elements of the ring:
@@ -111,9 +115,12 @@ pub(super) fn both(cx: &Cx, a: &Masked, b: &Masked, idx: &Indices) -> Result<Opt
     Ok(match (&a.delta, &b.delta, first, second, product) {
         (Some(d), Some(e), Some(l), Some(m), Some(lm)) => {
             let (e, m) = (e.gather(idx), m.gather(idx));
-            let (s, t) = (sign(d), sign(&e));
-            let half = &s * &e * l + &t * d * m + s * t * lm;
-            Some(cx.reduce(if cx.is_p1() { half + (d & &e) } else { half }))
+            let (p1, bits) = (cx.is_p1(), cx.ring().bits());
+            Some(Words::formula([d, &e, &l, &m, &lm], |[d, e, l, m, lm]| {
+                let (s, t) = (sign(d), sign(e));
+                let half = s * e * l + t * d * m + s * t * lm;
+                if p1 { half + (d & e) } else { half }.low(bits)
+            }))
         }
         _ => None,
     })

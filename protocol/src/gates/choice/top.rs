@@ -97,8 +97,12 @@ async fn reached(cx: &Cx<'_>, v: &Share, k: usize, step: &Step) -> Result<Option
         let item = |purpose, n| Item { op, purpose, index: 0, n, bits, group: Group::Add };
         let mask = cx.deal(item(Purpose::Bit, v.len()), || b.lambda.clone())?;
         let half = b.delta.as_ref().zip(mask).map(|(d, l)| {
-            let below = sign(d) * l;
-            let below = if cx.is_p1() { below + d } else { below }.sum_rows(n);
+            let p1 = cx.is_p1();
+            let below = Words::formula([d, &l], |[d, l]| {
+                let below = sign(d) * l;
+                if p1 { below + d } else { below }
+            });
+            let below = below.sum_rows(n);
             if cx.is_p1() { -below + n as u64 } else { -below }.low(bits)
         });
         Ok(cx.open(item(Purpose::Result, rows), half).await?.share(Shape::new(rows, 1), 0))

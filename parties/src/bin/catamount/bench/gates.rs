@@ -334,8 +334,12 @@ impl Inputs {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
             declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
-            local: Local { weights: (t * square.len()) as u64, attention: 0, read: 8 * square.len() as u64 }
-                .bilinear(),
+            local: Local {
+                weights: (t * square.len()) as u64,
+                read: 8 * square.len() as u64,
+                ..Local::default()
+            }
+            .bilinear(),
             programs: programs(inputs, |cx, (x, w)| {
                 Box::pin(async move { truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await })
             }),
@@ -362,12 +366,7 @@ impl Inputs {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
             declared: embedding::cost(t, WIDTH, RING),
-            local: Local {
-                weights: (t * shape.len()) as u64,
-                attention: 0,
-                read: 8 * (t.div_ceil(embedding::TOGETHER) * shape.len()) as u64,
-            }
-            .table(),
+            local: Local { read: 8 * shape.len() as u64, ..Local::default() }.table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
                 Box::pin(async move { embedding::embed(&cx, &keys, &table).await })
             }),

@@ -4,9 +4,10 @@ use super::gates::table;
 use super::rates::Rates;
 use super::report::{HtmlArgument, Report, command, machine};
 use super::scopes::{Measured, fastest};
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, WeightsArgument};
 use crate::host::{Host, ONE_DEALER, interruptible};
 use crate::output::JsonArgument;
+use crate::processes::Setup;
 use crate::trace::TraceArgument;
 use crate::{block_on, model};
 use models::calibrate::spread_tokens;
@@ -33,6 +34,8 @@ pub(crate) struct BenchLayer {
     #[command(flatten)]
     device: DeviceArgument,
     #[command(flatten)]
+    weights: WeightsArgument,
+    #[command(flatten)]
     html: HtmlArgument,
     #[command(flatten)]
     trace: TraceArgument,
@@ -58,7 +61,8 @@ impl BenchLayer {
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let host = Host::local(&owned, self.device.choices(), None, ONE_DEALER).await?;
+            let setup = Setup { devices: self.device.choices(), weights: [self.weights.choice(); 3] };
+            let host = Host::local(&owned, setup, None, ONE_DEALER).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];
             // One more, which warms up and does not count.

@@ -5,9 +5,11 @@ use crate::device::DeviceArgument;
 use crate::output::JsonArgument;
 use anyhow::ensure;
 use kernels::Device;
-use models::memory::{Demand, MemoryPlan, gigabytes};
+use models::memory::{Demand, Holder, MemoryPlan, gigabytes};
+use models::shared::Weights;
 use parties::config::TransportSettings;
 use parties::store::room::available;
+use parties::weights::WeightsChoice;
 use protocol::{Party, Role};
 use serde::Serialize;
 
@@ -16,6 +18,8 @@ use serde::Serialize;
 pub(super) struct Needs {
     /// By party.
     pub(super) parties: Vec<MemoryPlan>,
+    /// How each of them keeps its weights.
+    pub(super) weights: [WeightsChoice; 3],
     /// All of them together, of this machine's main memory.
     main_memory_bytes: u64,
     /// What is free of it.
@@ -27,15 +31,25 @@ pub(super) struct Needs {
 pub(super) fn plan(
     subject: &Subject,
     plays: [Option<Role>; 3],
-    argument: &DeviceArgument,
-    devices: &[Device; 3],
+    (argument, devices, weights): (&DeviceArgument, &[Device; 3], WeightsChoice),
     demand: Demand,
     out: &JsonArgument,
 ) -> anyhow::Result<Needs> {
     let queue = TransportSettings::default().link_queue_bytes as u64;
     let (config, tables) = (&subject.public().config, subject.tables());
+    let plan = |party: Party, weights| {
+        let holder = Holder { party, plays: plays[party.index()], weights };
+        MemoryPlan::new(config, tables, holder, demand, queue)
+    };
+    // Parties on one device decide together.
+    let weights = Party::ALL.map(|party| {
+        let choices = argument.choices();
+        let together = Party::ALL.into_iter().filter(|p| choices[p.index()] == choices[party.index()]);
+        weights.on(&devices[party.index()], together.map(|p| plan(p, Weights::Stored).device()).sum())
+    });
     let parties: Vec<MemoryPlan> =
-        plays.into_iter().map(|role| MemoryPlan::new(config, tables, role, demand, queue)).collect();
+        Party::ALL.into_iter().zip(weights).map(|(party, weights)| plan(party, weights)).collect();
+    let weights = weights.map(WeightsChoice::from);
     let main: u64 = parties
         .iter()
         .zip(devices)
@@ -43,7 +57,7 @@ pub(super) fn plan(
         .sum();
     let mut shortages = vec![];
     for ((party, plan), choice) in Party::ALL.into_iter().zip(&parties).zip(argument.choices()) {
-        out.say(&format!("{party} on {choice}: {plan}\n"));
+        out.say(&format!("{party} on {choice}, weights {}: {plan}\n", weights[party.index()]));
         // Parties that share a device share its memory: said once, at the first of them.
         let together = || parties.iter().zip(argument.choices()).filter(|(_, c)| *c == choice);
         let first = argument.choices().iter().position(|c| *c == choice) == Some(party.index());
@@ -67,5 +81,5 @@ pub(super) fn plan(
         "{}; take a smaller shape, fewer --layers or tokens, or more devices (--device)",
         shortages.join("; ")
     );
-    Ok(Needs { parties, main_memory_bytes: main, main_memory_free_bytes: free })
+    Ok(Needs { parties, weights, main_memory_bytes: main, main_memory_free_bytes: free })
 }

@@ -25,6 +25,8 @@ pub(crate) struct Rates {
     pub(crate) products_per_s: f64,
     /// The same on all cores.
     pub(crate) all_products_per_s: f64,
+    /// Products modulo 2^52 a second, on all cores.
+    pub(crate) all_low_products_per_s: f64,
     /// Rows that were multiplied with weights at once.
     pub(crate) rows: usize,
     /// Cores of this machine.
@@ -92,6 +94,7 @@ impl Rates {
         let rates = Rates {
             products_per_s: 0.0,
             all_products_per_s: 0.0,
+            all_low_products_per_s: 0.0,
             rows,
             cores,
             random_cores: if own { 1 } else { cores },
@@ -108,10 +111,12 @@ impl Rates {
     /// The same, with products of `rows` rows.
     pub(crate) fn with_rows(&self, device: &Device, rows: usize) -> anyhow::Result<Rates> {
         let [inputs, outputs] = WEIGHTS;
-        let products = |threads| on(threads, || rates::products(device, rows, inputs, outputs));
+        let products =
+            |threads, bits| on(threads, move || rates::products(device, [rows, inputs, outputs], bits));
         Ok(Rates {
-            products_per_s: products(1)?,
-            all_products_per_s: products(self.cores)?,
+            products_per_s: products(1, 64)?,
+            all_products_per_s: products(self.cores, 64)?,
+            all_low_products_per_s: products(self.cores, 52)?,
             rows,
             ..self.clone()
         })
@@ -123,7 +128,9 @@ impl Rates {
         let (sent, cores) = (&work.cost.sent, self.cores as f64);
         let cpu = |bytes: f64| bytes / 1e9 * self.cpu_s_per_gb / cores * 1e3;
         let products = |local: &[Local]| {
-            local.iter().map(Local::products).sum::<u64>() as f64 / self.all_products_per_s * 1e3
+            let sum = |what: fn(&Local) -> u64| local.iter().map(what).sum::<u64>() as f64;
+            let low = sum(|l| l.low) / self.all_low_products_per_s;
+            (sum(|l| l.products() - l.low) / self.all_products_per_s + low) * 1e3
         };
         let reading =
             |local: &[Local]| local.iter().map(|l| l.read).sum::<u64>() as f64 / self.reading_per_s * 1e3;
@@ -162,6 +169,7 @@ mod tests {
         Rates {
             products_per_s: 1e9,
             all_products_per_s: 2e9,
+            all_low_products_per_s: 4e9,
             rows: 1,
             cores: 2,
             random_cores: 2,
@@ -184,14 +192,18 @@ mod tests {
     #[test]
     fn the_floor_is_the_longest_of_work_waiting_and_the_fullest_link() {
         // 5 times 2 · 10^8 products: 500 ms. Reading overlaps, and takes less.
-        let heavy = Local { weights: 150_000_000, attention: 50_000_000, read: 1000 };
+        let heavy = Local { weights: 150_000_000, attention: 50_000_000, read: 1000, ..Local::default() };
         let floor = rates().floor(&expected(heavy, 0, 0, 1));
         assert!((floor.total_ms - 500.0).abs() < 0.01, "{floor:?}");
         // Four of five parts are the evaluators': 400 ms, and they wait for 200 exchanges.
         let floor = rates().floor(&expected(heavy, 0, 0, 200));
         assert!((floor.total_ms - 600.0).abs() < 0.01, "{floor:?}");
+        // Those that are low take half as long.
+        let low = Local { low: 100_000_000, ..heavy };
+        let floor = rates().floor(&expected(low, 0, 0, 1));
+        assert!((floor.total_ms - 375.0).abs() < 0.01, "{floor:?}");
         // Weights that are read for little: 5 · 8 · 10^7 bytes.
-        let read = Local { weights: 1, attention: 0, read: 80_000_000 };
+        let read = Local { weights: 1, read: 80_000_000, ..Local::default() };
         assert!((rates().floor(&expected(read, 0, 0, 0)).total_ms - 100.0).abs() < 0.01);
         // 10^6 bytes: 10 ms on the link; 0.5 ms of sending and receiving, 1 ms of random words.
         let floor = rates().floor(&expected(Local::default(), 1_000_000, 0, 0));

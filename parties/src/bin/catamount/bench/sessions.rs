@@ -6,7 +6,7 @@ use super::{BenchModel, median};
 use crate::block_on;
 use crate::host::{Host, interruptible};
 use crate::output::{by_party, megabytes};
-use crate::processes::Usage;
+use crate::processes::{Setup, Usage};
 use anyhow::Context;
 use models::calibrate::spread_tokens;
 use parties::client::Client;
@@ -85,7 +85,8 @@ impl BenchModel {
         counts.insert(0, 1);
         let questions = self.questions(subject, most)?;
         let (rows, peak) = block_on(interruptible(async {
-            let host = Host::start(self.device.choices(), self.network.model(), Dealing::Rotate).await?;
+            let setup = Setup { devices: self.device.choices(), weights: memory.weights };
+            let host = Host::start(setup, self.network.model(), Dealing::Rotate).await?;
             subject.share(&host).await?;
             let Host { local, client, name } = host;
             let parties = local.context("parties of this command's own")?;

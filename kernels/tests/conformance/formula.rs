@@ -1,0 +1,102 @@
+//! Element-wise formulas against the same operations one after the other.
+
+use super::{Numbers, up};
+use kernels::{Device, Formula, Term, Words};
+
+const LENGTHS: [usize; 7] = [0, 1, 8, 31, 513, 1024, 1537];
+
+/// Every operation of a formula, on buffers as operations of their own.
+pub(crate) fn operations(device: &Device) {
+    let mut r = Numbers(80);
+    for n in LENGTHS {
+        let (a, b) = (up(device, &r.words(n)), up(device, &r.words(n)));
+        let c = r.word();
+        let is = |name: &str, got: Words, want: Words| {
+            assert_eq!(got.to_vec(), want.to_vec(), "{name}, {n} words")
+        };
+        let both = |f: fn([Term<'_>; 2]) -> Term<'_>| Words::formula([&a, &b], f);
+        is("add", both(|[a, b]| a + b), &a + &b);
+        is("sub", both(|[a, b]| a - b), &a - &b);
+        is("mul", both(|[a, b]| a * b), &a * &b);
+        is("xor", both(|[a, b]| a ^ b), &a ^ &b);
+        is("and", both(|[a, b]| a & b), &a & &b);
+        is("itself", both(|[a, _]| a * a), &a * &a);
+        is("neg", Words::formula([&a], |[a]| -a), -&a);
+        is("add c", Words::formula([&a], |[a]| a + c), &a + c);
+        is("sub c", Words::formula([&a], |[a]| a - c), &a - c);
+        is("mul c", Words::formula([&a], |[a]| a * c), &a * c);
+        for s in [0, 1, 33, 63, 64, 200] {
+            is("shl", Words::formula([&a], |[a]| a << s), &a << s);
+            is("shr", Words::formula([&a], |[a]| a >> s), &a >> s);
+        }
+        for bits in [1, 7, 63, 64] {
+            is("low", Words::formula([&a], |[a]| a.low(bits)), a.clone().low(bits));
+            is("exp", Words::formula([&a], |[a]| a.exp(bits.min(63))), a.exp(bits.min(63)));
+        }
+    }
+}
+
+/// Results that are inputs, the same ones, parts of each other, and in another order than they are made in.
+pub(crate) fn results(device: &Device) {
+    let mut r = Numbers(81);
+    for n in LENGTHS {
+        let (a, b) = (up(device, &r.words(n)), up(device, &r.words(n)));
+        let got = Words::formulas([&a, &b], |[a, b]| {
+            let sum = a + b;
+            let product = sum * b;
+            [product, b, sum, sum, sum - product, -product]
+        });
+        let sum = &a + &b;
+        let product = &sum * &b;
+        let want = [product.clone(), b.clone(), sum.clone(), sum.clone(), &sum - &product, -&product];
+        assert_eq!(got.map(|w| w.to_vec()), want.map(|w| w.to_vec()), "{n} words");
+    }
+}
+
+/// Formulas as long as they may be, of operations and operands that look random: temporary words serve again and again.
+pub(crate) fn in_any_order(device: &Device) {
+    let mut r = Numbers(82);
+    for round in 0..60 {
+        let (n, inputs) = (1 + r.below(40), 1 + r.below(Formula::INPUTS));
+        let mut words: Vec<Words> = (0..inputs).map(|_| up(device, &r.words(n))).collect();
+        let given = words.clone();
+        let taken: Vec<&Words> = given.iter().collect();
+        // What is made last is used most, so that little is kept at a time.
+        let mut last = vec![];
+        let got = Words::formulas_of(&taken, |terms| {
+            let mut terms = terms.to_vec();
+            for _ in 0..Formula::STEPS - Formula::OUTPUTS {
+                let first = terms.len().saturating_sub(6);
+                let (i, j) = (first + r.below(terms.len() - first), first + r.below(terms.len() - first));
+                let (x, y, u, v) = (terms[i], terms[j], &words[i], &words[j]);
+                let (term, word) = match (r.below(8), r.below(64) as u32, r.word()) {
+                    (0, ..) => (x + y, u + v),
+                    (1, ..) => (x - y, u - v),
+                    (2, ..) => (x * y, u * v),
+                    (3, ..) => (x ^ y, u ^ v),
+                    (4, ..) => (x & y, u & v),
+                    (5, s, _) => (x >> s, u >> s),
+                    (6, _, c) => (x + c, u + c),
+                    (_, s, _) => (x.low(s + 1), u.clone().low(s + 1)),
+                };
+                terms.push(term);
+                words.push(word);
+            }
+            last = words[words.len() - Formula::OUTPUTS..].to_vec();
+            terms[terms.len() - Formula::OUTPUTS..].to_vec()
+        });
+        for (got, want) in got.iter().zip(&last) {
+            assert_eq!(got.to_vec(), want.to_vec(), "round {round}");
+        }
+    }
+}
+
+/// Long enough for several threads.
+pub(crate) fn large_buffers(device: &Device) {
+    let mut r = Numbers(83);
+    let n = 100_003;
+    let (a, b, c) = (up(device, &r.words(n)), up(device, &r.words(n)), up(device, &r.words(n)));
+    let [got, low] = Words::formulas([&a, &b, &c], |[a, b, c]| [(a * b + c) >> 3, (a - c).low(17)]);
+    assert_eq!(got.to_vec(), ((&a * &b + &c) >> 3).to_vec());
+    assert_eq!(low.to_vec(), (&a - &c).low(17).to_vec());
+}
