@@ -20,6 +20,7 @@ use kernels::{Device, Fault};
 pub use library::NotBuilt;
 use library::{Kernels, Shape};
 use memory::Memory;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -42,6 +43,10 @@ pub struct Shim {
     kernels: Arc<Kernels>,
     order: Order,
     memory: Mutex<Memory>,
+    /// Blocks of a kernel whose blocks go on to what is left.
+    blocks: u32,
+    /// Kernels that had fewer blocks for that.
+    cut: Mutex<BTreeSet<&'static str>>,
 }
 
 /// A device with Catamount's kernels. `None`, and a line on standard error, if there is no C++ compiler.
@@ -106,13 +111,39 @@ impl Seen {
 impl Shim {
     /// With Catamount's kernels. `None`, and a line on standard error, if there is no C++ compiler.
     pub fn new(order: Order) -> Option<Shim> {
-        Some(Shim { kernels: ours()?, order, memory: Mutex::new(Memory::new(CAPACITY)) })
+        Some(Shim::of(ours()?, order))
     }
 
     /// With other kernels, to test the shim itself.
     pub fn with_kernels(source: &str, order: Order) -> Result<Shim, NotBuilt> {
-        let kernels = Arc::new(Kernels::new(source)?);
-        Ok(Shim { kernels, order, memory: Mutex::new(Memory::new(CAPACITY)) })
+        Ok(Shim::of(Arc::new(Kernels::new(source)?), order))
+    }
+
+    fn of(kernels: Arc<Kernels>, order: Order) -> Shim {
+        let memory = Mutex::new(Memory::new(CAPACITY));
+        Shim { kernels, order, memory, blocks: u32::MAX, cut: Mutex::default() }
+    }
+
+    /// The same with at most so many blocks of a kernel whose blocks go on to what is left, as on a device where that is more.
+    pub fn blocks(self, most: u32) -> Shim {
+        Shim { blocks: most, ..self }
+    }
+
+    /// Kernels that had fewer blocks for that.
+    pub fn cut(&self) -> BTreeSet<&'static str> {
+        self.cut.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The grid of a launch, with no more blocks than it may have.
+    fn grid(&self, launch: &Launch) -> [u32; 3] {
+        let mut grid = launch.grid;
+        if let Some(axis) = self.kernels.turns(launch.kernel)
+            && grid[axis] > self.blocks
+        {
+            grid[axis] = self.blocks;
+            self.cut.lock().unwrap_or_else(|e| e.into_inner()).insert(launch.kernel);
+        }
+        grid
     }
 
     /// The same with so many bytes of memory.
@@ -205,7 +236,7 @@ impl Driver for Shim {
             })
             .collect();
         let reverse = u32::from(self.order == Order::Reverse);
-        let shape = Shape { grid: launch.grid, block: launch.block, shared: launch.shared, reverse };
+        let shape = Shape { grid: self.grid(launch), block: launch.block, shared: launch.shared, reverse };
         // SAFETY: there is a place for each argument; the rest is the caller's promise.
         let run = unsafe { self.kernels.launch(launch.kernel, &shape, &places, &kinds) };
         run.unwrap_or_else(|wrong| panic!("{launch:?}: {wrong}"));

@@ -2,6 +2,7 @@
 
 use kernels::cuda::source::{Kernel, hash, kernels};
 use libloading::Library;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,6 +58,8 @@ impl std::fmt::Display for NotBuilt {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     start: Start,
+    /// The axes along which kernels take turns.
+    turns: BTreeMap<String, usize>,
     _library: Library,
 }
 
@@ -90,13 +93,19 @@ impl Kernels {
     /// Those of `source`, ready to run.
     pub(crate) fn new(source: &str) -> Result<Kernels, NotBuilt> {
         let library = build(source, START, "kernels.so")?;
+        let turns = kernels(source).iter().filter_map(|k| Some((k.name.to_owned(), k.turns?))).collect();
         // SAFETY: the library was made from the sources above; loading it runs nothing but the constructors of its globals.
         unsafe {
             let failed = |e| NotBuilt::Failed(format!("{}: {e}", library.display()));
             let opened = Library::new(&library).map_err(failed)?;
             let start = *opened.get::<Start>(b"catamount_launch\0").map_err(failed)?;
-            Ok(Kernels { start, _library: opened })
+            Ok(Kernels { start, turns, _library: opened })
         }
+    }
+
+    /// The axis of the grid along which a kernel's blocks go on to what is left.
+    pub(crate) fn turns(&self, kernel: &str) -> Option<usize> {
+        self.turns.get(kernel).copied()
     }
 
     /// Runs a kernel. The error says what it did wrong.

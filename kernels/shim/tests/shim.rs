@@ -14,6 +14,8 @@ extern "C" __global__ void count(u64 *out, u64 n) {
 
 extern "C" __global__ void last_writer(u64 *out) { *out = blockIdx.x * blockDim.x + threadIdx.x; }
 
+extern "C" __global__ void turns(u64 *out, u64 n) { FOR_EACH(i, n) out[i] = 10 * gridDim.x + blockIdx.x; }
+
 extern "C" __global__ void COOPERATIVE reversed_block(const u64 *a, u64 *out) {
     __shared__ u64 tile[64];
     tile[threadIdx.x] = a[threadIdx.x];
@@ -142,6 +144,22 @@ fn grids_and_order() {
         assert_eq!(get(&shim, out, 70), (100..170).collect::<Vec<u64>>());
         launch(&shim, "last_writer", 3, 32, &[Arg::Pointer(out)]);
         assert_eq!(get(&shim, out, 1), [if order == Order::Forward { 95 } else { 0 }]);
+    }
+}
+
+#[test]
+fn fewer_blocks_take_turns() {
+    for order in ORDERS {
+        let Some(shim) = shim(order).map(|s| s.blocks(2)) else { return };
+        let out = put(&shim, &[0; 70]);
+        launch(&shim, "turns", 2, 32, &[Arg::Pointer(out), Arg::U64(70)]);
+        assert!(shim.cut().is_empty());
+        launch(&shim, "turns", 3, 32, &[Arg::Pointer(out), Arg::U64(70)]);
+        assert_eq!(get(&shim, out, 70), (0..70).map(|i| 20 + i / 32 % 2).collect::<Vec<u64>>());
+        // One whose blocks do not go on has all of them.
+        launch(&shim, "count", 3, 32, &[Arg::Pointer(out), Arg::U64(70)]);
+        assert_eq!(get(&shim, out, 70), (0..70).map(|i| 20 + i / 32 % 2 + i).collect::<Vec<u64>>());
+        assert_eq!(shim.cut().into_iter().collect::<Vec<_>>(), ["turns"]);
     }
 }
 

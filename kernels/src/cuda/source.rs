@@ -28,6 +28,8 @@ pub struct Kernel<'a> {
     pub name: &'a str,
     /// Whether its threads meet at barriers or in shuffles.
     pub cooperative: bool,
+    /// The axis of the grid along which its blocks go on to what is left, so that any number of them does the work.
+    pub turns: Option<usize>,
 }
 
 /// The kernels declared in `source`, see `prelude.cuh` for how.
@@ -41,9 +43,29 @@ pub fn kernels(source: &str) -> Vec<Kernel<'_>> {
             };
             let name = name.split_once('(')?.0.split_whitespace().last()?;
             let cooperative = head.split(['(', '{']).next()?.split_whitespace().any(|w| w == "COOPERATIVE");
-            Some(Kernel { name, cooperative })
+            Some(Kernel { name, cooperative, turns: turns(body(text)) })
         })
         .collect()
+}
+
+/// From the first brace to the one that closes it.
+fn body(text: &str) -> &str {
+    let begin = text.find('{').unwrap_or(text.len());
+    let mut open = 0;
+    let closes = |c| {
+        open += i32::from(c == '{') - i32::from(c == '}');
+        c == '}' && open == 0
+    };
+    let end = text[begin..].find(closes).map_or(text.len(), |at| begin + at);
+    &text[begin..end]
+}
+
+/// The axis of the loop in which a kernel takes one turn after the other.
+fn turns(body: &str) -> Option<usize> {
+    if body.contains("FOR_EACH") {
+        return Some(0);
+    }
+    ["+= gridDim.x", "+= gridDim.y", "+= gridDim.z"].iter().position(|step| body.contains(step))
 }
 
 /// FNV-1a of what is compiled: the PTX in the repository names the sources it was made from (this is no security
@@ -62,10 +84,23 @@ mod tests {
             "\nextern \"C\" __global__ void plain(u64 a) { f(a); }\n\
              extern \"C\" __global__ void COOPERATIVE __launch_bounds__(128, 2) both(u64 a) { }\n\
              extern \"C\" __global__ void COOPERATIVE meets(\nu64 a) { }\n\
-             extern \"C\" __global__ void __launch_bounds__(64) bounded(u64 a) { COOPERATIVE; }",
+             extern \"C\" __global__ void __launch_bounds__(64) bounded(u64 a) { COOPERATIVE; }\n\
+             void helper() { FOR_EACH(i, 1) { } }\n\
+             extern \"C\" __global__ void all(u64 n) { if (n) { } FOR_EACH(i, n) f(i); }\n\
+             extern \"C\" __global__ void products(u64 n) { for (u64 p = 0; p < n; p += gridDim.y) { } }",
         );
-        let all = found.iter().map(|k| (k.name, k.cooperative)).collect::<Vec<_>>();
-        assert_eq!(all, [("plain", false), ("both", true), ("meets", true), ("bounded", false)]);
+        let all = found.iter().map(|k| (k.name, k.cooperative, k.turns)).collect::<Vec<_>>();
+        assert_eq!(
+            all,
+            [
+                ("plain", false, None),
+                ("both", true, None),
+                ("meets", true, None),
+                ("bounded", false, None),
+                ("all", false, Some(0)),
+                ("products", false, Some(1)),
+            ]
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn single_bits(device: &Device) {
     let mut r = Numbers(20);
     for width in widths() {
         let words = width.div_ceil(64);
-        let rows = 37;
+        let rows = 301;
         let u = r.words(rows * words);
         // Indices are taken modulo the width.
         let idx = r.words(rows);
@@ -46,7 +46,7 @@ pub(crate) fn counts(device: &Device) {
     let mut r = Numbers(27);
     for width in widths() {
         let words = width.div_ceil(64);
-        let u = r.words(37 * words);
+        let u = r.words(301 * words);
         let got = up(device, &u).count_bits(width).to_vec();
         let want = |row: &[u64]| (0..width).filter(|j| bit(row, *j)).count() as u64;
         assert_eq!(got, u.chunks_exact(words).map(want).collect::<Vec<_>>(), "width {width}");
@@ -77,9 +77,10 @@ pub(crate) fn suffixes(device: &Device) {
     let mut r = Numbers(22);
     for width in widths() {
         let words = width.div_ceil(64);
-        let u = r.words(40 * words);
+        let rows = if width > 128 { 40 } else { 301 };
+        let u = r.words(rows * words);
         let got = up(device, &u).suffix_xor(width).to_vec();
-        for i in 0..40 {
+        for i in 0..rows {
             let row = &u[i * words..][..words];
             let want = from_bits(width, |j| (j..width).filter(|&l| bit(row, l)).count() % 2 == 1);
             assert_eq!(&got[i * words..][..words], want, "width {width}");

@@ -115,7 +115,7 @@ pub(crate) fn moves(device: &Device) {
     let mut r = Numbers(5);
     let a = r.words(50);
     let w = up(device, &a);
-    let idx: Indices = (0..80).map(|_| r.below(50) as u32).collect();
+    let idx: Indices = (0..800).map(|_| r.below(50) as u32).collect();
     let want: Vec<u64> = idx.iter().map(|i| a[i]).collect();
     assert_eq!(w.gather(&idx).to_vec(), want);
     let places: Indices = (0..50).map(|i| (i * 7 + 3) % 101).collect();

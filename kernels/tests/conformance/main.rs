@@ -12,8 +12,9 @@ mod stream;
 
 use kernels::cpu::{Cpu, Isa};
 use kernels::cuda::NoDevice;
+use kernels::cuda::{Cuda, source};
 use kernels::{Device, Words};
-use kernels_shim::Order;
+use kernels_shim::{Order, Shim};
 use std::sync::{Arc, OnceLock};
 
 /// Numbers that look random, from a seed (SplitMix64).
@@ -104,6 +105,42 @@ fn cuda_over_a_lazy_driver() {
     ] {
         assert!(said.contains(&format!("test cuda::{test}")), "{test} did not run: {said}");
     }
+}
+
+/// Large buffers have more elements than a grid has threads, which then take turns: as here, with one block. Every kernel
+/// that does so has to.
+#[test]
+fn turns() {
+    let Some(shim) = Shim::new(Order::Reverse).map(|s| Arc::new(s.blocks(1))) else { return };
+    let device: Device = Arc::new(Cuda::with_driver(shim.clone()));
+    for test in [
+        elementwise::zips,
+        elementwise::maps,
+        elementwise::broadcasts,
+        elementwise::segments,
+        elementwise::moves,
+        elementwise::grids,
+        formula::results,
+        message::every_width,
+        message::masked,
+        message::combined,
+        bits::single_bits,
+        bits::counts,
+        bits::rotations,
+        bits::suffixes,
+        bits::masked_segments,
+        bits::transpositions,
+        stream::prefixes_and_masks,
+        gemm::ragged,
+        gemm::regenerated_in_panels,
+        gemm::batches,
+        select::small_tables,
+    ] {
+        test(&device);
+    }
+    let source = source::source();
+    let all = source::kernels(&source).into_iter().filter(|k| k.turns.is_some()).map(|k| k.name).collect();
+    assert_eq!(shim.cut(), all);
 }
 
 macro_rules! suite {
