@@ -218,10 +218,13 @@ fn a_party_that_lost_its_device_says_so_and_serves_on_another() {
     if Shim::new(Order::Forward).is_none() {
         return;
     }
-    let cases: [(Party, fn(&mut PartyConfig)); 2] = [(Party::One, |_| {}), (Party::Zero, in_memory)];
-    for (place, configure) in cases {
+    for (place, stored) in [(Party::One, true), (Party::Zero, false)] {
         let devices = Devices::default();
-        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, configure);
+        let (files, _parties) = cluster(place, &devices, 2, 1 << 30, |config| {
+            if !stored {
+                in_memory(config);
+            }
+        });
         block_on(async {
             let client = Client::connect(&files.client()).await.unwrap();
             share(&client, &model()).await.unwrap();
