@@ -10,7 +10,7 @@ use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
-use protocol::gates::product::product_cost;
+use protocol::gates::product::{product_cost, reshare_cost};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::{embedding, glu, max, truncate};
 use protocol::{Cost, Ledger, Result, Shape, join};
@@ -112,6 +112,15 @@ impl Default for Dry {
     }
 }
 
+/// So many tokens, and where they come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// From a client, as keys.
+    Keys(usize),
+    /// Chosen by the parties.
+    Chosen(usize),
+}
+
 impl Values for Dry {
     type Act = Shape;
     type Table = Shape;
@@ -120,7 +129,7 @@ impl Values for Dry {
     type Norm = Arc<NormTable>;
     type Softmax = Arc<SoftmaxTables>;
     type Activation = Arc<FunctionTable>;
-    type Input = usize;
+    type Input = Tokens;
     type Output = Shape;
 }
 
@@ -180,7 +189,7 @@ impl Dry {
     pub fn batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], rows: OutputRows) -> Work {
         let dry = Dry::default();
         let count = sequences.iter().map(|s| s.count).sum();
-        dry.exchanging(model.batch(&dry, &count, sequences, rows));
+        dry.exchanging(model.batch(&dry, &Tokens::Keys(count), sequences, rows));
         dry.charged()
     }
 
@@ -192,21 +201,26 @@ impl Dry {
         rows: OutputRows,
     ) -> Vec<Charge> {
         let dry = Dry { charges: Some(Rc::default()), ..Dry::default() };
-        dry.exchanging(model.forward(&dry, &count, count, cache, rows));
+        dry.exchanging(model.forward(&dry, &Tokens::Keys(count), count, cache, rows));
         dry.charges.map(|c| c.take()).unwrap_or_default()
     }
 
-    /// Cost of a pass of `count` new tokens after which the parties choose the next one.
-    pub fn choosing_pass(model: &Model<Dry>, count: usize, cache: &mut Cache<Dry>, choice: Choice) -> Work {
-        Dry::choosing_batch(model, &mut [Sequence::new(cache, count)], choice)
+    /// Cost of a pass of new tokens of one sequence after which the parties choose the next one.
+    pub fn choosing_pass(model: &Model<Dry>, tokens: Tokens, cache: &mut Cache<Dry>, choice: Choice) -> Work {
+        let (Tokens::Keys(count) | Tokens::Chosen(count)) = tokens;
+        Dry::choosing_batch(model, tokens, &mut [Sequence::new(cache, count)], choice)
     }
 
-    /// Cost of a pass over several sequences after which the parties choose the next token of each.
-    pub fn choosing_batch(model: &Model<Dry>, sequences: &mut [Sequence<'_, Dry>], choice: Choice) -> Work {
+    /// Cost of a pass over several sequences, `tokens` all together, after which the parties choose the next token of each.
+    pub fn choosing_batch(
+        model: &Model<Dry>,
+        tokens: Tokens,
+        sequences: &mut [Sequence<'_, Dry>],
+        choice: Choice,
+    ) -> Work {
         let dry = Dry::default();
-        let count = sequences.iter().map(|s| s.count).sum();
         dry.exchanging(async {
-            let hidden = model.hidden(&dry, &count, sequences, OutputRows::Last).await?;
+            let hidden = model.hidden(&dry, &tokens, sequences, OutputRows::Last).await?;
             if let Back::LanguageModel { output, .. } = &model.back {
                 let scores = dry.multiply(&hidden, &output.weight, RING);
                 dry.charge(choice.cost(scores.rows, scores.cols)).await;
@@ -225,12 +239,13 @@ impl Dry {
         }
     }
 
-    /// Exchanges of a pass that belong to no layer: embedding, last norm, and the choice of a token by the parties.
-    pub fn exchanges_outside_layers(model: &Model<Dry>, choice: Option<Choice>) -> u64 {
+    /// Exchanges of a pass that belong to no layer: embedding of such tokens, last norm, and the choice of a token by the
+    /// parties.
+    pub fn exchanges_outside_layers(model: &Model<Dry>, tokens: Tokens, choice: Option<Choice>) -> u64 {
         let mut cache = Cache::new(&model.config);
         let pass = match choice {
             None => Dry::pass(model, 1, &mut cache, OutputRows::Last),
-            Some(choice) => Dry::choosing_pass(model, 1, &mut cache, choice),
+            Some(choice) => Dry::choosing_pass(model, tokens, &mut cache, choice),
         };
         pass.ledger.exchanges - Dry::exchanges_by_layer(model).iter().sum::<u64>()
     }
@@ -321,12 +336,23 @@ impl Algebra for Dry {
         Dry { path, ..self.clone() }
     }
 
-    async fn embed(&self, tokens: &usize, table: &Shape) -> Result<Shape> {
-        // Sums of the table's rows, without products.
-        let read = if *tokens == 0 { 0 } else { WORD * table.len() as u64 };
-        self.compute(Local { read, ..Local::default() }.table());
-        self.charge(embedding::cost(*tokens, table.rows, RING)).await;
-        Ok(Shape::new(*tokens, table.rows))
+    async fn embed(&self, tokens: &Tokens, table: &Shape) -> Result<Shape> {
+        let (Tokens::Keys(count) | Tokens::Chosen(count)) = *tokens;
+        let y = Shape::new(count, table.rows);
+        let read = if count == 0 { 0 } else { WORD * table.len() as u64 };
+        match tokens {
+            Tokens::Keys(_) => {
+                // Sums of the table's rows, without products.
+                self.compute(Local { read, ..Local::default() }.table());
+                self.charge(embedding::cost(count, table.rows, RING)).await;
+            }
+            Tokens::Chosen(_) => {
+                let weights = (count * table.len()) as u64;
+                self.compute(Local { weights, read, ..Local::default() }.table());
+                self.charge(product_cost(y.len(), RING).then(reshare_cost(y.len(), RING))).await;
+            }
+        }
+        Ok(y)
     }
 
     fn add_rows(&self, x: &Shape, _: &Shape, _: &[Option<usize>]) -> Shape {

@@ -19,8 +19,8 @@ use protocol::{Party, Role};
 use std::collections::HashMap;
 use std::fmt;
 
-/// Bytes that a gate holds at its peak, for each byte that it sends or is dealt.
-const HELD: u64 = 2;
+/// Bytes that a gate holds at its peak, for so many that it sends or is dealt.
+const HELD: [u64; 2] = [3, 2];
 /// Buffers of a parameter's size, at least, while what a role takes is made of two components.
 const MAKING: u64 = 3;
 
@@ -187,7 +187,7 @@ fn pass(c: &ModelConfig, tables: &PlanTables, role: Role, count: usize) -> (u64,
         };
         *scopes.entry(charge.scope).or_default() += charge.sent.iter().flatten().sum::<u64>();
     }
-    let gate = HELD * scopes.into_values().max().unwrap_or(0);
+    let gate = HELD[0] * scopes.into_values().max().unwrap_or(0) / HELD[1];
     (dealt, gate.max(embedding::held(count, c.vocab)))
 }
 

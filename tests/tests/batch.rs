@@ -4,7 +4,7 @@ mod cluster;
 
 use cluster::{cluster, cluster_with};
 use models::{
-    dry::Dry,
+    dry::{Dry, Tokens},
     model::{Cache, OutputRows, Sequence},
     shared::{Choice, SessionOptions as Options, client as shares},
 };
@@ -113,13 +113,14 @@ fn the_parties_choose_tokens_side_by_side() {
         }
         let dry = Dry::model(cluster.owned.config(), &cluster.owned.tables);
         let mut caches: Vec<_> = prompts.iter().map(|_| Cache::new(&dry.config)).collect();
-        let mut declared = |counts: Vec<usize>| {
+        let mut declared = |tokens: fn(usize) -> Tokens, counts: Vec<usize>| {
+            let tokens = tokens(counts.iter().sum());
             let sequences = caches.iter_mut().zip(counts).map(|(c, n)| Sequence::new(c, n));
-            Dry::choosing_batch(&dry, &mut sequences.collect::<Vec<_>>(), Choice::Greedy).ledger
+            Dry::choosing_batch(&dry, tokens, &mut sequences.collect::<Vec<_>>(), Choice::Greedy).ledger
         };
-        same_cost(together.prompt_cost, declared(prompts.iter().map(Vec::len).collect()));
+        same_cost(together.prompt_cost, declared(Tokens::Keys, prompts.iter().map(Vec::len).collect()));
         let mut rest = Ledger::default();
-        (1..NEW).for_each(|_| rest.add(&declared(vec![1; 3])));
+        (1..NEW).for_each(|_| rest.add(&declared(Tokens::Chosen, vec![1; 3])));
         same_cost(together.decode_cost, rest);
         // By chance: an answer to each.
         let sampling = Sampling::new(3.0, 1.0, 4).unwrap();

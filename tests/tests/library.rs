@@ -4,7 +4,7 @@ mod cluster;
 
 use cluster::cluster;
 use models::{
-    dry::Dry,
+    dry::{Dry, Tokens},
     float::{Float, complete},
     model::{Cache, OutputRows},
     parameter::Parameter,
@@ -91,10 +91,11 @@ fn the_parties_choose_the_tokens_that_the_client_would_have_chosen() {
 
         // At the declared cost, and without a byte from the client after the prompt.
         let dry = Dry::model(owned.config(), &owned.tables);
-        let (mut spent, mut declared, mut count) = (Cache::new(&dry.config), Ledger::default(), prompt.len());
+        let (mut spent, mut declared) = (Cache::new(&dry.config), Ledger::default());
+        let mut tokens = Tokens::Keys(prompt.len());
         for _ in &answer.tokens {
-            declared.add(&Dry::choosing_pass(&dry, count, &mut spent, Choice::Greedy).ledger);
-            count = 1;
+            declared.add(&Dry::choosing_pass(&dry, tokens, &mut spent, Choice::Greedy).ledger);
+            tokens = Tokens::Chosen(1);
         }
         let mut measured = answer.prompt_cost;
         measured.add(&answer.decode_cost);

@@ -7,7 +7,7 @@ use crate::output::{AnswerFigures, JsonArgument, dealing, links, megabytes, seco
 use crate::processes::{LocalCluster, Setup};
 use crate::trace::TraceArgument;
 use crate::{block_on, host, model};
-use models::dry::Dry;
+use models::dry::{Dry, Tokens};
 use models::float::{Float, complete};
 use models::model::{Cache, OutputRows};
 use models::shared::Dealing;
@@ -186,10 +186,14 @@ impl Demo {
         };
         // A long prompt takes several passes; nothing is chosen after those before its last.
         let prompts = prompt_passes(&[prompt.len()], Limits::default().max_context_tokens as usize);
-        let (first, later) = (prompts.len() as u64 - 1, 1 + answer.gains.len() as u64);
-        let outside = |choice| Dry::exchanges_outside_layers(&dry, choice);
-        let outside = first * outside(None) + later * outside(choice);
-        let passed = (first + later) * owned.config().layers as u64;
+        let (first, later) = (prompts.len() as u64 - 1, answer.gains.len() as u64);
+        // Further tokens come from whoever has chosen them.
+        let further = if choice.is_some() { Tokens::Chosen(1) } else { Tokens::Keys(1) };
+        let outside = |tokens, choice| Dry::exchanges_outside_layers(&dry, tokens, choice);
+        let outside = first * outside(Tokens::Keys(1), None)
+            + outside(Tokens::Keys(1), choice)
+            + later * outside(further, choice);
+        let passed = (first + 1 + later) * owned.config().layers as u64;
         let exchanges_per_layer = figures.exchanges.saturating_sub(outside) as f64 / passed as f64;
         Ok(Figures {
             prompt: self.prompt.clone(),
