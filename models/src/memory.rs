@@ -14,7 +14,7 @@ use crate::parameter::{Parameter, Use};
 use crate::plan::PlanTables;
 use crate::shared::Weights;
 use kernels::MADE_AT_ONCE;
-use protocol::gates::embedding;
+use protocol::gates::{embedding, max};
 use protocol::{Party, Role};
 use std::collections::HashMap;
 use std::fmt;
@@ -188,7 +188,10 @@ fn pass(c: &ModelConfig, tables: &PlanTables, role: Role, count: usize) -> (u64,
         *scopes.entry(charge.scope).or_default() += charge.sent.iter().flatten().sum::<u64>();
     }
     let gate = HELD[0] * scopes.into_values().max().unwrap_or(0) / HELD[1];
-    (dealt, gate.max(embedding::held(count, c.vocab)))
+    // One at a time, but for the flags of a coarse maximum.
+    let levels = (0..c.layers).map(|layer| max::held(c.heads * count, tables.softmax(layer).levels));
+    let flags = if role == Role::Dealer { 0 } else { levels.max().unwrap_or(0) };
+    (dealt, gate.max(flags).max(embedding::held(count, c.vocab)))
 }
 
 /// Bytes for people.

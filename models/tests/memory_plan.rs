@@ -153,7 +153,11 @@ fn check(c: ModelConfig) {
                 wrong.push(line);
             }
         };
-        close("weights and tables", plan.model(), loaded, 3);
+        // Where less is held of weights, the rest is planned no less closely.
+        let stored =
+            MemoryPlan::new(&c, &tables, Holder { weights: Weights::Stored, ..holder }, demand, 1 << 25);
+        let less = stored.model() - plan.model();
+        close("weights and tables", plan.model() + less, loaded + less, 3);
         close("while loading", plan.loading, most, 5);
 
         let devices = Party::ALL.map(|p| if p == party { device.clone() } else { cpu.clone() });
@@ -169,10 +173,6 @@ fn check(c: ModelConfig) {
         let dealer = dealer.unwrap_or(if party == Party::Zero { Party::One } else { Party::Zero });
         run_dealt_by(dealer, &shared, 7, &steps, OutputRows::Last);
         let most = peak.most();
-        // Where less is held of weights, a session is planned no less closely.
-        let stored =
-            MemoryPlan::new(&c, &tables, Holder { weights: Weights::Stored, ..holder }, demand, 1 << 25);
-        let less = stored.model() - plan.model();
         close("a session", plan.model() + plan.session() + less, most + less, 6);
         println!("{party}: {plan:?}");
     }

@@ -159,6 +159,14 @@ fn zeros<'d>(flags: &[[Term<'d>; 2]], set: usize, monomials: &[Term<'d>], p1: bo
     }
 }
 
+/// Bytes that an evaluator holds at the most: shares of all monomials, for one pass over them, and of the flags twice, as
+/// they came and block by block, with the result.
+pub fn held(rows: usize, levels: Levels) -> u64 {
+    let blocks = levels.blocks.len();
+    let buffers = (1 << blocks) - 1 + 3 * blocks + 2;
+    (8 * buffers * rows * levels.buckets) as u64
+}
+
 /// Declared cost for `n` scores in `rows` rows, at `scale`, of a shift modulo 2^bits.
 pub fn cost(n: usize, rows: usize, levels: Levels, scale: u32, bits: u32) -> Cost {
     let (w, kappa) = (levels.buckets, levels.kappa() as usize);
