@@ -77,8 +77,8 @@ fn a_benchmark_measures_what_is_declared() {
     assert_eq!(figures["decode_s"].as_array().unwrap().len(), 4);
     let error = figures["max_error"].as_f64().unwrap();
     assert!(error > 0.0 && error < 0.05, "{figures}");
-    // Vocabulary 258: eight levels of 16 bytes and 2 bits, a root and an output correction, six times.
-    assert_eq!(figures["upload_bytes"], 6 * (32 + 8 * 16 + 2));
+    // Vocabulary 258, three leaves of 128 points: two levels of 16 bytes and 2 bits, a root and a leaf's correction, six times.
+    assert_eq!(figures["upload_bytes"], 6 * (32 + 2 * 16 + 1));
     let cost = ["cost", "--prompt-tokens", "7", "--json", "-", "--model"];
     let cost = run(catamount().args(cost).arg(&model)).fine().json();
     assert_eq!(figures["bytes"], cost["first_token"]["bytes"]);
