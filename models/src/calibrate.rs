@@ -254,8 +254,9 @@ impl Bounds {
         }
     }
 
-    /// Proves |z| < 2^62 for every product with weights, for every input; values are averaged by attention, and what
-    /// the feed-forward function yields was bounded by the plan.
+    /// Proves |z| < 2^62 for every product with weights, and less where the plan says so, for every input whose norms and
+    /// scores are in the plan's ranges; values are averaged by attention, and what the feed-forward function yields was
+    /// bounded by the plan.
     fn certify(&self, i: usize, plan: &LayerPlan, c: &ModelConfig) -> Result<(), CalibrationError> {
         let limit = |fractional_bits: u32| 2f64.powi(62 - fractional_bits as i32);
         let name = |what: &str| format!("{what} of layer {i}");
@@ -277,7 +278,8 @@ impl Bounds {
         let yields = match activation.product_log2 {
             // What the gate's truncation takes.
             Some(product_log2) => 2f64.powi(product_log2 as i32 + 1),
-            None => 2f64.powi(activation.range_log2 as i32),
+            // The last entry begins where the range ends.
+            None => 2f64.powi(activation.range_log2 as i32) + Step::Activation.width(),
         };
         let (row, bias) = self.down;
         [self.o, row * yields * (c.d_ff as f64).sqrt() + bias].map(|bound| bound + self.residual)

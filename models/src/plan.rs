@@ -76,9 +76,14 @@ pub struct LayerPlan {
 /// Outputs of so many bits are multiplied fastest.
 const LOW_BITS: u32 = 52;
 
-/// The bits for outputs of a matrix, at the double scale, that are below `bound` for every input: as few as are faster, or all.
+/// What a bound on outputs leaves out where values leave the ranges of other gates: a norm's rows get up to √8 times longer
+/// before it wraps, a table's last entry reaches beyond its range. There the ring must not be what fails first.
+const SPARE: f64 = 4.0;
+
+/// The bits for outputs of a matrix, at the double scale, that are below `bound` for every input whose norms and scores are in
+/// range: as few as are faster, if that leaves four times as much, or all.
 pub(crate) fn output_bits(bound: f64) -> u32 {
-    if bound < output_limit(LOW_BITS) { LOW_BITS } else { Ring::Z64.bits() }
+    if SPARE * bound < output_limit(LOW_BITS) { LOW_BITS } else { Ring::Z64.bits() }
 }
 
 /// Outputs at the double scale that are within ±limit have so many bits.
@@ -291,7 +296,7 @@ impl Plan {
             Family::Llama => TablePlan::covering(4, Step::Gated, Some(11)),
             _ => TablePlan::covering(4, Step::Activation, None),
         };
-        // As it is proven for trained models; for gated products, whose table allows larger ones, it is not.
+        // As is usual for trained models; for gated products, whose table allows larger ones, it is not.
         let [o, down] = [LOW_BITS, if c.family == Family::Llama { Ring::Z64.bits() } else { LOW_BITS }];
         let layer = LayerPlan {
             attention_norm: norm,

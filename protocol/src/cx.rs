@@ -189,9 +189,12 @@ impl<'n> Cx<'n> {
     }
 
     /// The operation of what is dealt late in this run, for streams that the dealer must know by then: it can name them
-    /// without running the program ([`Session::draw_late`]).
+    /// without running the program ([`Session::draw_late`]). Once in a run.
+    ///
+    /// # Panics
+    /// A second time.
     pub fn late(&self, op: Op) -> Op {
-        self.core.borrow().late_op(op.scope)
+        self.core.borrow_mut().name_late(op.scope)
     }
 
     /// Reduces to the ring.

@@ -6,8 +6,10 @@ use common::{hash, solve_views};
 use kernels::{Device, DpfKeys, Ring, Words, dpf_key_bytes, dpf_levels};
 use protocol::gates::embedding::{self, EmbeddingKeys, KeyError, SharedTable, token_bytes};
 use protocol::gates::product;
-use protocol::testing::{Outcome, World};
-use protocol::{Cost, Key, KeyId, Ledger, Purpose, Role, Sent, Shape, Share, Streams};
+use protocol::testing::{MemoryNetwork, Outcome, World};
+use protocol::{
+    ChaChaStreams, Cost, Cx, Key, KeyId, Ledger, Purpose, Role, Sent, Session, Shape, Share, Streams,
+};
 
 const F: u32 = 18;
 
@@ -229,8 +231,8 @@ enum Maker {
     RootsOfAllPairs,
     /// All tokens have the same roots.
     RootsOfAllTokens,
-    /// One level's seed correction is left out.
-    NoSeedCorrection,
+    /// A level's seed correction is left out.
+    NoSeedCorrection(usize),
     /// Control corrections without the random bits in them.
     BareControls,
     /// The correction of the leaf is the token's place in it.
@@ -251,10 +253,9 @@ fn make(device: &Device, maker: Maker, token: u32, n: usize, vocab: usize, seed:
         }
         let roots = [0, 1].map(|b| Words::upload(device, roots[2 * n * b..][..2 * n].to_vec()));
         let mut keys = alpha.dpf_generate(vocab, &roots[0], &roots[1]);
-        if maker == Maker::NoSeedCorrection {
-            let level = levels - 1;
+        if let Maker::NoSeedCorrection(level) = maker {
             let mut seeds = keys.seeds.to_vec();
-            seeds.chunks_exact_mut(2 * levels).for_each(|k| k[2 * level..].fill(0));
+            seeds.chunks_exact_mut(2 * levels).for_each(|k| k[2 * level..2 * level + 2].fill(0));
             keys.seeds = Words::upload(device, seeds);
         }
         if maker == Maker::BareControls {
@@ -355,11 +356,11 @@ fn detectors_fire_on_broken_keys() {
     let faults = [
         (Maker::RootsOfAllPairs, 1, false),
         (Maker::RootsOfAllTokens, 2, true),
-        (Maker::NoSeedCorrection, 0, false),
         (Maker::BareControls, 0, true),
         (Maker::BareLeaf, 0, true),
     ];
-    for (maker, view, differ) in faults {
+    let seeds = (0..dpf_levels(2048)).map(|level| (Maker::NoSeedCorrection(level), 0, false));
+    for (maker, view, differ) in faults.into_iter().chain(seeds) {
         for (uniform, different) in detect(maker, 2048, 60) {
             assert!(uniform[view] > 5.0 * LIMIT, "{maker:?}: {uniform:?}");
             let found = if differ { different > 5.0 * LIMIT } else { different < LIMIT };
@@ -417,19 +418,30 @@ fn signs_are_balanced_and_independent() {
             let z = uneven(a, b);
             assert!(z < LIMIT, "token {token} of {vocab}: {z}");
         }
-        // A client that makes keys until the sign is 1, and one that makes them until two pairs have the same sign.
-        let positive: Vec<bool> = one.iter().copied().filter(|s| *s).collect();
-        assert!(uneven(&positive, &zero) > 4.0 * LIMIT);
-        let same: Vec<bool> = one.iter().zip(&zero).filter(|(a, b)| a == b).map(|(a, _)| *a).collect();
-        assert!(uneven(&same, &same) > 4.0 * LIMIT);
-        // One root for all pairs is such a client.
+        // With one root for all pairs a party's two signs are related.
         let parts = make(&device, Maker::RootsOfAllPairs, token, KEYS, vocab, &key(120));
         let [one, zero, _] = signs(&parts, token, vocab);
         assert!(uneven(&one, &zero) > 4.0 * LIMIT);
     }
 }
 
-/// Every position of a key's bits is as often 1 as 0, whatever the token.
+/// Bits of many keys of one party for one token, a row for each.
+fn bits(part: &[u8], i: usize, bit: u8, vocab: usize) -> Vec<Vec<u64>> {
+    let device = kernels::cpu::Cpu::best();
+    let (root, keys) = &halves(&device, part, vocab)[i];
+    let bits = root.dpf_evaluate(bit, vocab, keys).to_vec();
+    bits.chunks_exact(vocab.div_ceil(64)).map(<[u64]>::to_vec).collect()
+}
+
+/// How far each position's number of ones in such rows is from half of them, in standard deviations.
+fn unbalanced(rows: &[Vec<u64>], vocab: usize) -> Vec<f64> {
+    let n = rows.len() as f64;
+    let ones = |x: usize| rows.iter().map(|row| (row[x / 64] >> (x % 64) & 1) as f64).sum::<f64>();
+    (0..vocab).map(|x| ((ones(x) - n / 2.0) / (n / 4.0).sqrt()).abs()).collect()
+}
+
+/// Every position of a key's bits is as often 1 as 0, whatever the token; not so if the client makes keys until the pair's
+/// sign is 1.
 #[test]
 fn bits_of_a_key_are_balanced() {
     let device = kernels::cpu::Cpu::best();
@@ -438,17 +450,37 @@ fn bits_of_a_key_are_balanced() {
         let parts = make(&device, Maker::Honest, token, KEYS, vocab, &key(130 + u64::from(token)));
         for [(p, i), (q, j)] in HOLDERS {
             for (party, i, bit) in [(p, i, 0), (q, j, 1)] {
-                let (root, keys) = &halves(&device, &parts[party], vocab)[i];
-                let bits = root.dpf_evaluate(bit, vocab, keys).to_vec();
-                for x in 0..vocab {
-                    let ones = bits.iter().skip(x / 64).step_by(vocab.div_ceil(64));
-                    let ones = ones.map(|w| (w >> (x % 64) & 1) as f64).sum::<f64>();
-                    let z = (ones - KEYS as f64 / 2.0) / (KEYS as f64 / 4.0).sqrt();
-                    assert!(z.abs() < LIMIT, "P{party}, token {token}, position {x}: {z}");
+                let mut rows = bits(&parts[party], i, bit, vocab);
+                for (x, z) in unbalanced(&rows, vocab).into_iter().enumerate() {
+                    assert!(z < LIMIT, "P{party}, token {token}, position {x}: {z}");
                 }
+                // Keys with bit 0 have a 1 at the token, the others a 0.
+                rows.retain(|row| row[token as usize / 64] >> (token % 64) & 1 == u64::from(1 - bit));
+                let z = unbalanced(&rows, vocab);
+                let at_token = z[token as usize];
+                assert!(at_token > 4.0 * LIMIT, "P{party}, token {token}: {at_token}");
+                assert!(z.iter().filter(|z| **z >= LIMIT).count() == 1, "P{party}: only there");
             }
         }
     }
+}
+
+/// Its streams have one name in a run, and would be the same for another embedding.
+#[test]
+#[should_panic(expected = "what is dealt late has one name in a run")]
+fn a_run_has_one_embedding() {
+    let (w, shape) = (World::new(3), Shape::new(2, 61));
+    let [table, _, _] = share_table(&w, &values(shape), shape);
+    let [keys, _, _] = keys(&w, &[5], 61, 140);
+    // The dealer waits for nobody.
+    let [mut net, _p1, _p2] = MemoryNetwork::three();
+    let streams = Box::new(ChaChaStreams::new([Some(key(1)), Some(key(2)), None]));
+    let mut dealer = Session::new(Role::Dealer, w.device().clone(), Ring::Z64, streams);
+    let twice = async |cx: Cx<'_>| {
+        embedding::embed(&cx, &keys, &table).await?;
+        embedding::embed(&cx, &keys, &table).await
+    };
+    let _ = dealer.run(&mut net, |cx| twice(cx));
 }
 
 // ---- What the parties send.

@@ -131,6 +131,7 @@ pub(super) struct Core<'n> {
     run: u32,
     round: u32,
     ops: u32,
+    late_named: bool,
     late_used: bool,
     /// An evaluator's openings of this round, and the peer's of the last one, each behind room for a header.
     pub(super) outgoing: Vec<u8>,
@@ -156,6 +157,7 @@ impl<'n> Core<'n> {
             run,
             round: 0,
             ops: 0,
+            late_named: false,
             late_used: false,
             outgoing: message(),
             incoming: Vec::new(),
@@ -182,8 +184,14 @@ impl<'n> Core<'n> {
     }
 
     /// The operation of the item of this run that is dealt late.
-    pub(super) fn late_op(&self, scope: u32) -> Op {
+    fn late_op(&self, scope: u32) -> Op {
         late_op(self.run, scope)
+    }
+
+    /// The same for its other streams, which would be the same again.
+    pub(super) fn name_late(&mut self, scope: u32) -> Op {
+        assert!(!std::mem::replace(&mut self.late_named, true), "what is dealt late has one name in a run");
+        self.late_op(scope)
     }
 
     /// Makes an item part of the program's hash: parties that disagree on a size or a width are told so.

@@ -35,8 +35,8 @@
 //! rows.
 //!
 //! Cost: two exchanges. P0 waits for data here, those of the client; what it deals is on its way during the first
-//! exchange, so that the time is that of two messages in a row. A party reads two tables of 8·V·d bytes once, whatever the
-//! number of tokens; a key takes V/128 blocks of ChaCha12.
+//! exchange, so that the time is that of two messages in a row. A party reads two tables of 8·V·d bytes, on the processor
+//! once whatever the number of tokens; a key takes V/128 blocks of ChaCha12.
 //!
 //! Sources: Boyle, Gilboa and Ishai, CCS 2016 (eprint 2018/707); for point functions on replicated shares see also Bunn,
 //! Kushilevitz and Ostrovsky (eprint 2021/163).
