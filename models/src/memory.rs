@@ -51,6 +51,10 @@ impl Holder {
     fn components(&self, usage: Use) -> u64 {
         match (usage, self.weights, self.plays) {
             (Use::Table, ..) => 2,
+            // Each role's model has copies of its own beside them.
+            (Use::Rows, _, Some(Role::Dealer)) => 1 + 1,
+            (Use::Rows, _, Some(Role::P1 | Role::P2)) => 2 + 2,
+            (Use::Rows, _, None) => 3 + 5,
             (Use::Matrix, Weights::Regenerated, _) => u64::from(self.party != Party::Zero),
             (_, _, Some(Role::Dealer)) => 1,
             (_, _, Some(Role::P1 | Role::P2)) => 2,

@@ -104,24 +104,28 @@ fn config() -> ModelConfig {
 
 #[test]
 fn the_plan_is_what_is_held() {
-    check(config());
+    check(config(), 20);
+    check(config(), 60);
     // The largest parameter comes first.
-    check(ModelConfig {
-        layers: 1,
-        vocab: 6000,
-        d_model: 64,
-        heads: 4,
-        head_dim: 16,
-        d_ff: 128,
-        ..ModelConfig::toy_bert()
-    });
+    check(
+        ModelConfig {
+            layers: 1,
+            vocab: 6000,
+            d_model: 64,
+            heads: 4,
+            head_dim: 16,
+            d_ff: 128,
+            ..ModelConfig::toy_bert()
+        },
+        20,
+    );
 }
 
-fn check(c: ModelConfig) {
+fn check(c: ModelConfig, pass: usize) {
     let public = PublicModel::benchmark(c.clone(), BenchmarkWeights::new([1; 32]), [2; 32]);
     let cpu = kernels::cpu::Cpu::best();
     let tables = public.plan.tables(&cpu, &c);
-    let demand = Demand { context: 24, pass: 20, sequences: 1 };
+    let demand = Demand { context: pass + 4, pass, sequences: 1 };
     let mut wrong = vec![];
     // Party 0 deals in all sessions, or there is none who does.
     let cases = Party::ALL.into_iter().flat_map(|party| {
@@ -148,32 +152,28 @@ fn check(c: ModelConfig) {
                 "{party}, {}, {weights:?}: {what}: {planned} planned, {seen} measured",
                 plays.map_or("every role".into(), |role| role.to_string())
             );
-            println!("{line}");
+            println!("{pass} tokens: {line}");
             if planned.abs_diff(seen) * 100 > percent * seen {
                 wrong.push(line);
             }
         };
-        // Where less is held of weights, the rest is planned no less closely.
-        let stored =
-            MemoryPlan::new(&c, &tables, Holder { weights: Weights::Stored, ..holder }, demand, 1 << 25);
-        let less = stored.model() - plan.model();
-        close("weights and tables", plan.model() + less, loaded + less, 3);
+        close("weights and tables", plan.model(), loaded, 3);
         close("while loading", plan.loading, most, 5);
 
         let devices = Party::ALL.map(|p| if p == party { device.clone() } else { cpu.clone() });
         let parties = Party::ALL
             .map(|p| if p == party { own.clone() } else { on(&cpu, tables.clone(), p, Weights::Stored) });
         let shared = Shared { parties, devices, public: public.clone() };
-        let tokens: Vec<u32> = (0..20).map(|i| i * 70).collect();
+        let tokens: Vec<u32> = (0..pass as u32).map(|i| i * 70 % c.vocab as u32).collect();
         let mut steps = vec![Step { keep: 0, tokens }];
         if c.is_decoder() {
-            steps.extend((20..24).map(|keep| Step { keep, tokens: vec![3] }));
+            steps.extend((pass..pass + 4).map(|keep| Step { keep, tokens: vec![3] }));
         }
         // A party that plays every role is planned as an evaluator, which holds more.
         let dealer = dealer.unwrap_or(if party == Party::Zero { Party::One } else { Party::Zero });
         run_dealt_by(dealer, &shared, 7, &steps, OutputRows::Last);
         let most = peak.most();
-        close("a session", plan.model() + plan.session() + less, most + less, 6);
+        close("a session", plan.model() + plan.session(), most, 6);
         println!("{party}: {plan:?}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
