@@ -38,6 +38,15 @@ pub struct Work {
     pub local: [Local; 3],
 }
 
+impl Work {
+    /// Both together.
+    pub fn add(&mut self, other: &Work) {
+        self.ledger.add(&other.ledger);
+        self.weight_macs += other.weight_macs;
+        self.local.iter_mut().zip(&other.local).for_each(|(all, more)| all.add(more));
+    }
+}
+
 /// Products of matrices at one party, and the memory that they, and the embedding's sums of rows, must read. Tables of gates,
 /// comparison keys, random words, these sums and element-wise operations are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -334,7 +334,8 @@ impl Engine for ModelStore {
         let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
         let promise =
             self.room.for_session(&device, &model.public.config, keys_and_values).map_err(|message| {
-                let remedy = "ask fewer prompts at a time, or for fewer tokens";
+                let remedy =
+                    "ask fewer prompts at a time, for fewer tokens, or when other sessions have ended";
                 Failure::new(FailureCode::Limit, message, remedy)
             })?;
         let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.session.dealer()));

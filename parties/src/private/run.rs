@@ -109,7 +109,7 @@ impl PrivateModel<'_> {
         let opening = Opening {
             model: self.name.clone(),
             digest: self.digest,
-            sequences: sequences as u32,
+            sequences: u32::try_from(sequences).unwrap_or(u32::MAX),
             // Parties refuse what is out of all bounds.
             context_tokens: u32::try_from(context).unwrap_or(u32::MAX),
             options: serde_json::to_vec(&options).expect("plain data"),

@@ -95,7 +95,15 @@ impl Room {
             full(weights)
         );
         let least = plan(weights, 1, 1);
-        self.check(device, least.device() - least.tables, least.dealt, promised)?;
+        self.check(device, least.device() - least.tables, least.dealt, promised).map_err(
+            |what| match weights {
+                Weights::Stored => {
+                    let other = gigabytes(plan(Weights::Regenerated, 1, 1).device() - least.tables);
+                    format!("{what}; with weights = \"regenerated\" it would be {other}")
+                }
+                Weights::Regenerated => what,
+            },
+        )?;
         Ok(weights)
     }
 
@@ -144,6 +152,9 @@ fn free(device: &Device) -> String {
     free.map_or("free memory unknown".into(), |free| format!("{} free", gigabytes(free)))
 }
 
+/// What to do where there is no room for a model.
+const LARGER: &str = "use a smaller model, another device or a larger machine";
+
 /// Why a model is not taken in.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
@@ -151,7 +162,7 @@ pub(super) enum Refused {
     #[error("it is damaged: {0}; delete it and share the model again")]
     Damaged(String),
     /// The machine is too small.
-    #[error("{0}; use a smaller model, another device or a larger machine")]
+    #[error("{0}; {LARGER}")]
     NoRoom(String),
     /// The device failed while it was loaded.
     #[error("{0}")]
@@ -168,12 +179,10 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Failure {
         match refused {
             Refused::Damaged(what) => bad(what),
-            Refused::NoRoom(what) => Failure::new(
-                FailureCode::Limit,
-                what,
-                "use a smaller model, another device or a larger machine",
-            ),
-            Refused::Device(what) => Failure::new(FailureCode::Internal, what, "nothing of it is kept"),
+            Refused::NoRoom(what) => Failure::new(FailureCode::Limit, what, LARGER),
+            Refused::Device(what) => {
+                Failure::new(FailureCode::Internal, what, "nothing of it is kept; start the party again")
+            }
         }
     }
 }

@@ -101,11 +101,18 @@ impl SessionRunner for Runner {
             Some(choice) => Work::Choose { choice, count: request.new_tokens as usize },
         };
         let (party, dealer) = (self.party, self.dealer);
+        let (promise, token) = &mut self.room;
+        // Tokens whose keys and values are there at the next answer.
+        let mut there = self.session.tokens().to_vec();
+        parts.iter().for_each(|p| there[p.sequence] = p.keep + p.count);
+        let (mut there, sequences) = (there.iter().sum::<usize>() as u64, parts.len() as u64);
         // What the work took at this party goes first, then an evaluator's message.
         let mut send = |account: Account, message: Option<Vec<u8>>| {
             let account = serde_json::to_vec(&account).map_err(|e| Ended::Failed(bad(e.to_string())))?;
             let mut output = [&(account.len() as u32).to_le_bytes()[..], &account].concat();
             output.extend(message.unwrap_or_default());
+            promise.fill(*token * there);
+            there += sequences;
             if matches!(work, Work::Choose { .. }) {
                 return reply(output).map_err(Ended::Failed);
             }
@@ -114,7 +121,6 @@ impl SessionRunner for Runner {
         let request = Request { keys, parts, work };
         let done = self.session.pass(network, &request, &mut send).map_err(|e| e.failure(party, dealer));
         let tokens: usize = self.session.tokens().iter().sum();
-        let (promise, token) = &mut self.room;
         promise.fill(*token * tokens as u64);
         done
     }

@@ -177,7 +177,7 @@ fn sequences_side_by_side_have_the_exchanges_of_one() {
     // Before weights are shared.
     let refused = |arguments: &[&str], words: &[&str]| {
         let ended = run(catamount().args(["bench", "model"]).arg(&model).args(arguments)).refused(words);
-        assert!(!ended.err.contains("needed"), "{}", ended.err);
+        assert!(!ended.out.contains("needed"), "{}", ended.out);
     };
     refused(&["--batch", "2,9"], &["9 sequences", "take 8", "limits.max_sequences"]);
     refused(&["--batch", "8", "--tokens", "700"], &["in a pass", "take 4096", "limits.max_context_tokens"]);

@@ -254,7 +254,7 @@ impl BenchModel {
         let demand = Demand { context: self.tokens + self.decode, pass: self.tokens, sequences };
         // With several sessions the dealer changes.
         let plays = if self.sessions.is_empty() { Role::ALL.map(Some) } else { [None; 3] };
-        let machines = (&self.device, devices, self.weights.choice());
+        let machines = (&self.device, devices, &self.weights);
         memory::plan(subject, plays, machines, demand, &self.json)
     }
 

@@ -90,23 +90,23 @@ struct Figures {
     speculative_pass: Option<Part>,
 }
 
-/// Answers side by side, counted.
-struct Answers<'d> {
+/// Counted side by side, counted.
+struct Counted<'d> {
     dry: &'d Model<Dry>,
     caches: Vec<Cache<Dry>>,
 }
 
-impl<'d> Answers<'d> {
+impl<'d> Counted<'d> {
     /// Reads prompts of these lengths in as many passes as they take, or an encoder's texts in one; what that takes.
-    fn begin(dry: &'d Model<Dry>, lengths: &[usize]) -> (Answers<'d>, Work) {
+    fn begin(dry: &'d Model<Dry>, lengths: &[usize]) -> (Counted<'d>, Work) {
         let caches = lengths.iter().map(|_| Cache::new(&dry.config)).collect();
-        let (mut answers, mut work) = (Answers { dry, caches }, Work::default());
+        let (mut answers, mut work) = (Counted { dry, caches }, Work::default());
         let passes = if dry.config.is_decoder() {
             prompt_passes(lengths, Limits::default().max_context_tokens as usize)
         } else {
             vec![lengths.to_vec()]
         };
-        passes.iter().for_each(|counts| add(&mut work, &answers.pass(counts, OutputRows::Last)));
+        passes.iter().for_each(|counts| work.add(&answers.pass(counts, OutputRows::Last)));
         (answers, work)
     }
 
@@ -116,12 +116,6 @@ impl<'d> Answers<'d> {
         let mut sequences: Vec<_> = taken.map(|(cache, &count)| Sequence::new(cache, count)).collect();
         Dry::batch(self.dry, &mut sequences, rows)
     }
-}
-
-/// What is shown of two passes together.
-fn add(all: &mut Work, more: &Work) {
-    all.ledger.add(&more.ledger);
-    all.weight_macs += more.weight_macs;
 }
 
 impl CostCommand {
@@ -146,13 +140,13 @@ impl CostCommand {
         let most = self.prompt_tokens.saturating_add(self.new_tokens).saturating_add(self.speculate);
         anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         let dry = Dry::model(config, &owned.tables);
-        let (mut answers, first) = Answers::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
+        let (mut answers, first) = Counted::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
         let mut all = first;
         for _ in 1..self.new_tokens {
-            add(&mut all, &answers.pass(&vec![1; self.prompts], OutputRows::Last));
+            all.add(&answers.pass(&vec![1; self.prompts], OutputRows::Last));
         }
         let speculative = (self.speculate > 0).then(|| {
-            let (mut answers, _) = Answers::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
+            let (mut answers, _) = Counted::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
             answers.pass(&vec![self.speculate + 1; self.prompts], OutputRows::All)
         });
         let figures = Figures {

@@ -96,7 +96,7 @@ impl Demo {
         let mut generation = self.generation.generation(&self.prompt)?;
         generation.keep_logits = true;
         let mut guesser = self.generation.guesser()?;
-        self.device.open()?;
+        let devices = self.device.open()?;
         let owned = model::load(&self.model)?;
         anyhow::ensure!(
             owned.config().is_decoder(),
@@ -106,7 +106,10 @@ impl Demo {
         let network = self.network.measure(&self.json)?;
         let (mut figures, relayed) = block_on(async {
             let stop = stop_signal()?;
-            let setup = Setup { devices: self.device.choices(), weights: [self.weights.choice(); 3] };
+            let context = owned.public.plan.longest.min(Limits::default().max_context_tokens as usize);
+            let model = (owned.config(), &owned.tables);
+            let weights = self.weights.of_model(&self.device, &devices, model, context);
+            let setup = Setup { devices: self.device.choices(), weights };
             let mut cluster = LocalCluster::start(setup, self.network.model(), host::ONE_DEALER)?;
             let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
             self.json.say(&format!("three party processes are running: {}\n", pids.join(", ")));

@@ -1,8 +1,14 @@
 //! `--device` and `--weights`: what the parties that a command starts compute on, and how they keep their weights.
 
 use kernels::Device;
+use models::checkpoint::ModelConfig;
+use models::memory::{Demand, Holder, MemoryPlan};
+use models::plan::PlanTables;
+use models::shared::Weights;
 use parties::device::{DeviceChoice, UnknownDevice};
+use parties::private::prompt_passes;
 use parties::weights::WeightsChoice;
+use protocol::Party;
 use std::str::FromStr;
 
 /// A device for each party.
@@ -24,9 +30,35 @@ pub(crate) struct WeightsArgument {
 }
 
 impl WeightsArgument {
-    /// All parties'.
-    pub(crate) fn choice(&self) -> WeightsChoice {
-        self.weights
+    /// Each party's way, where stored weights and a session need so many bytes: parties on one device decide together.
+    pub(crate) fn of(
+        &self,
+        argument: &DeviceArgument,
+        devices: &[Device; 3],
+        stored: impl Fn(Party) -> u64,
+    ) -> [Weights; 3] {
+        let choices = argument.choices();
+        Party::ALL.map(|party| {
+            let together = Party::ALL.into_iter().filter(|p| choices[p.index()] == choices[party.index()]);
+            self.weights.on(&devices[party.index()], together.map(&stored).sum())
+        })
+    }
+
+    /// The same for a model of which party 0 always deals, and sessions of up to `context` tokens.
+    pub(crate) fn of_model(
+        &self,
+        argument: &DeviceArgument,
+        devices: &[Device; 3],
+        (config, tables): (&ModelConfig, &PlanTables),
+        context: usize,
+    ) -> [WeightsChoice; 3] {
+        let pass = prompt_passes(&[context], context).into_iter().flatten().max().unwrap_or(1);
+        let demand = Demand { context, pass, sequences: 1 };
+        let stored = |party: Party| {
+            let holder = Holder { party, plays: Some(party.role(Party::Zero)), weights: Weights::Stored };
+            MemoryPlan::new(config, tables, holder, demand, 0).device()
+        };
+        self.of(argument, devices, stored).map(WeightsChoice::from)
     }
 }
 

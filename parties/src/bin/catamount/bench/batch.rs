@@ -75,6 +75,11 @@ pub(super) async fn measure(
 pub(super) fn check(bench: &BenchModel) -> anyhow::Result<()> {
     let limits = Limits::default();
     let (sequences, tokens) = (limits.max_sequences as usize, limits.max_context_tokens as usize);
+    ensure!(
+        bench.batch.is_empty() || bench.tokens <= tokens,
+        "{} tokens in a pass, the parties take {tokens} (limits.max_context_tokens); ask for fewer",
+        bench.tokens
+    );
     for &n in &bench.batch {
         ensure!(n > 0, "a batch of 0 sequences measures nothing");
         ensure!(

@@ -61,7 +61,9 @@ impl BenchLayer {
         let all = spread_tokens(&config);
         let tokens: Vec<u32> = all.iter().copied().cycle().take(self.tokens).collect();
         let times = block_on(interruptible(async {
-            let setup = Setup { devices: self.device.choices(), weights: [self.weights.choice(); 3] };
+            let model = (&config, &owned.tables);
+            let weights = self.weights.of_model(&self.device, &devices, model, self.tokens);
+            let setup = Setup { devices: self.device.choices(), weights };
             let host = Host::local(&owned, setup, None, ONE_DEALER).await?;
             let model = host.model().await?.timed();
             let mut times = vec![];

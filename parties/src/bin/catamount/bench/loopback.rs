@@ -6,11 +6,11 @@ use kernels::{Device, Ring};
 use parties::config::PartyConfig;
 use parties::ids::{Digest, SessionId};
 use parties::keys::SessionKeys;
-use parties::transport::{SessionLinks, SessionSpec, Transport, TransportError};
+use parties::transport::{Reactor, SessionLinks, SessionSpec, Transport, TransportError};
 use protocol::profile::Profile;
 use protocol::{ChaChaStreams, Cx, Ledger, Party, Session, Share};
 use std::pin::Pin;
-use std::sync::{Barrier, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as asynchronous, oneshot};
@@ -24,7 +24,7 @@ type Opened = Result<(SessionLinks, SessionKeys), TransportError>;
 /// A party's transport on a thread of its own.
 struct Node {
     sessions: Option<asynchronous::UnboundedSender<(SessionSpec, mpsc::Sender<Opened>)>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// The three transports; they end when this is dropped.
@@ -36,22 +36,26 @@ impl Node {
     fn start(config: PartyConfig) -> anyhow::Result<Node> {
         let (sessions, mut asked) = asynchronous::unbounded_channel::<(SessionSpec, mpsc::Sender<Opened>)>();
         let (started, starts) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let serve = async move {
-            let transport = match Transport::start(&config) {
+        let serve = move || {
+            Reactor::run(|reactor| {
                 // Nobody connects as a client, and nobody is answered.
-                Ok((transport, _clients)) => std::sync::Arc::new(transport),
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let _ = started.send(Ok(()));
-            while let Some((spec, answer)) = asked.recv().await {
-                let transport = transport.clone();
-                tokio::spawn(async move { answer.send(transport.open(spec).await) });
-            }
-            transport.shutdown("has measured enough").await;
+                let (transport, _clients) = Transport::start_on(reactor, &config)?;
+                let transport = Arc::new(transport);
+                Ok::<_, anyhow::Error>(async move {
+                    let _ = started.send(());
+                    while let Some((spec, answer)) = asked.recv().await {
+                        let transport = transport.clone();
+                        tokio::spawn(async move { answer.send(transport.open(spec).await) });
+                    }
+                    transport.shutdown("has measured enough").await;
+                })
+            })
         };
-        let thread = thread::spawn(move || runtime.block_on(serve));
-        starts.blocking_recv().context("a transport's thread has ended")??;
+        let thread = thread::spawn(serve);
+        if starts.blocking_recv().is_err() {
+            thread.join().map_err(|_| anyhow::anyhow!("a transport's thread has failed"))??;
+            anyhow::bail!("a transport's thread has ended");
+        }
         Ok(Node { sessions: Some(sessions), thread: Some(thread) })
     }
 }

@@ -1,7 +1,7 @@
 //! What three parties on this machine will hold, before they are started.
 
 use super::subject::Subject;
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, WeightsArgument};
 use crate::output::JsonArgument;
 use anyhow::ensure;
 use kernels::Device;
@@ -31,7 +31,7 @@ pub(super) struct Needs {
 pub(super) fn plan(
     subject: &Subject,
     plays: [Option<Role>; 3],
-    (argument, devices, weights): (&DeviceArgument, &[Device; 3], WeightsChoice),
+    (argument, devices, weights): (&DeviceArgument, &[Device; 3], &WeightsArgument),
     demand: Demand,
     out: &JsonArgument,
 ) -> anyhow::Result<Needs> {
@@ -41,12 +41,7 @@ pub(super) fn plan(
         let holder = Holder { party, plays: plays[party.index()], weights };
         MemoryPlan::new(config, tables, holder, demand, queue)
     };
-    // Parties on one device decide together.
-    let weights = Party::ALL.map(|party| {
-        let choices = argument.choices();
-        let together = Party::ALL.into_iter().filter(|p| choices[p.index()] == choices[party.index()]);
-        weights.on(&devices[party.index()], together.map(|p| plan(p, Weights::Stored).device()).sum())
-    });
+    let weights = weights.of(argument, devices, |p| plan(p, Weights::Stored).device());
     let parties: Vec<MemoryPlan> =
         Party::ALL.into_iter().zip(weights).map(|(party, weights)| plan(party, weights)).collect();
     let weights = weights.map(WeightsChoice::from);
