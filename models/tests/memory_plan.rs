@@ -2,10 +2,9 @@
 
 mod secret;
 
+use kernels::Device;
 use kernels::cuda::Cuda;
-use kernels::cuda::driver::{Address, Arg, Driver, Launch};
-use kernels::{Device, Fault};
-use kernels_shim::{Order, Shim};
+use kernels_shim::{Counting, Order, Shim};
 use models::benchmark::BenchmarkWeights;
 use models::checkpoint::ModelConfig;
 use models::memory::{Demand, Holder, MemoryPlan};
@@ -15,76 +14,6 @@ use models::shared::{Assembly, PublicModel, Weights};
 use protocol::{Party, Role};
 use secret::{Shared, Step, run_dealt_by};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A driver that remembers the most it ever held.
-#[derive(Debug)]
-struct Peak {
-    driver: Shim,
-    most: AtomicU64,
-}
-
-impl Peak {
-    fn held(&self) -> u64 {
-        let (free, all) = self.driver.memory().unwrap();
-        all - free
-    }
-
-    /// The most since the last time.
-    fn most(&self) -> u64 {
-        self.most.swap(self.held(), Ordering::SeqCst)
-    }
-}
-
-impl Driver for Peak {
-    fn name(&self) -> String {
-        self.driver.name()
-    }
-
-    fn memory(&self) -> Option<(u64, u64)> {
-        self.driver.memory()
-    }
-
-    fn status(&self) -> Result<(), Fault> {
-        self.driver.status()
-    }
-
-    fn alloc(&self, bytes: u64) -> Result<Address, Fault> {
-        let at = self.driver.alloc(bytes);
-        self.most.fetch_max(self.held(), Ordering::SeqCst);
-        at
-    }
-
-    unsafe fn free(&self, at: Address) {
-        // SAFETY: the caller's promise, here and below.
-        unsafe { self.driver.free(at) }
-    }
-
-    unsafe fn zero(&self, at: Address, bytes: u64) -> Result<(), Fault> {
-        // SAFETY: as above.
-        unsafe { self.driver.zero(at, bytes) }
-    }
-
-    unsafe fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
-        // SAFETY: as above.
-        unsafe { self.driver.copy_in(to, from) }
-    }
-
-    unsafe fn copy_out(&self, to: &mut [u8], from: Address) -> Result<(), Fault> {
-        // SAFETY: as above.
-        unsafe { self.driver.copy_out(to, from) }
-    }
-
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        // SAFETY: as above.
-        unsafe { self.driver.copy_within(to, from, bytes) }
-    }
-
-    unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
-        // SAFETY: as above.
-        unsafe { self.driver.launch(launch, args) }
-    }
-}
 
 /// Wide enough that weights outweigh tables, as in real models.
 fn config() -> ModelConfig {
@@ -137,7 +66,7 @@ fn check(c: ModelConfig, pass: usize) {
         let holder = Holder { party, plays, weights };
         let plan = MemoryPlan::new(&c, &tables, holder, demand, 1 << 25);
         let Some(driver) = Shim::new(Order::Forward) else { return };
-        let peak = Arc::new(Peak { driver, most: AtomicU64::new(0) });
+        let peak = Arc::new(Counting::new(Arc::new(driver)));
         let device: Device = Arc::new(Cuda::with_driver(peak.clone()));
         let on = |device: &Device, tables: PlanTables, party, weights| {
             Arc::new(Assembly::make_up(device, party, public.clone(), tables, dealer, weights).unwrap())
@@ -146,7 +75,7 @@ fn check(c: ModelConfig, pass: usize) {
         for role in plays.map_or(Role::ALL.to_vec(), |role| vec![role]) {
             own.playing(role).unwrap();
         }
-        let (loaded, most) = (peak.held(), peak.most());
+        let (loaded, most) = (peak.held(), peak.most_held());
         let mut close = |what: &str, planned: u64, seen: u64, percent: u64| {
             let line = format!(
                 "{party}, {}, {weights:?}: {what}: {planned} planned, {seen} measured",
@@ -172,7 +101,7 @@ fn check(c: ModelConfig, pass: usize) {
         // A party that plays every role is planned as an evaluator, which holds more.
         let dealer = dealer.unwrap_or(if party == Party::Zero { Party::One } else { Party::Zero });
         run_dealt_by(dealer, &shared, 7, &steps, OutputRows::Last);
-        let most = peak.most();
+        let most = peak.most_held();
         close("a session", plan.model() + plan.session(), most, 6);
         println!("{party}: {plan:?}");
     }

@@ -3,6 +3,7 @@
 use kernels::Fault;
 use kernels::cuda::driver::{Address, Arg, Driver, Launch};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Calls of a driver that take a processor's time and a place in the device's queue.
@@ -27,17 +28,28 @@ impl Asked {
     }
 }
 
-/// Another driver whose calls are counted.
+/// Another driver whose calls are counted, and what is held of its memory.
 #[derive(Debug)]
 pub struct Counting {
     driver: Arc<dyn Driver>,
     asked: Mutex<Asked>,
+    most: AtomicU64,
 }
 
 impl Counting {
     /// Counts what `driver` is asked for.
     pub fn new(driver: Arc<dyn Driver>) -> Counting {
-        Counting { driver, asked: Mutex::default() }
+        Counting { driver, asked: Mutex::default(), most: AtomicU64::new(0) }
+    }
+
+    /// Bytes that are held; 0 of a driver that does not tell.
+    pub fn held(&self) -> u64 {
+        self.driver.memory().map_or(0, |(free, all)| all - free)
+    }
+
+    /// The most there was since the last call.
+    pub fn most_held(&self) -> u64 {
+        self.most.swap(self.held(), Ordering::SeqCst)
     }
 
     /// What there was since the last call.
@@ -65,7 +77,9 @@ impl Driver for Counting {
 
     fn alloc(&self, bytes: u64) -> Result<Address, Fault> {
         self.now().allocations += 1;
-        self.driver.alloc(bytes)
+        let at = self.driver.alloc(bytes);
+        self.most.fetch_max(self.held(), Ordering::SeqCst);
+        at
     }
 
     unsafe fn free(&self, at: Address) {
