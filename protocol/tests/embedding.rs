@@ -480,7 +480,7 @@ fn a_run_has_one_embedding() {
         embedding::embed(&cx, &keys, &table).await?;
         embedding::embed(&cx, &keys, &table).await
     };
-    let _ = dealer.run(&mut net, |cx| twice(cx));
+    let _ = dealer.run(&mut net, twice);
 }
 
 // ---- What the parties send.
