@@ -1,7 +1,7 @@
 //! Inner loops with 256-bit vectors.
 
 use super::bits::rotate;
-use super::lanes::{Correction, Expansion, Front, Lanes, NODES, PAD, PANEL, Plane, Selection, Tile};
+use super::lanes::{Correction, Expansion, Front, Lanes, NODES, PANEL, Plane, Selection, Tile};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use std::arch::x86_64::*;
@@ -265,10 +265,10 @@ fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     let mut turned = vec![0; s.entries.div_ceil(64)];
     // Loads that cross a cache line cost twice as much. Any `entries` consecutive words of a table's cycle
     // will do, if the bits are turned to match; tables are whole lines apart.
-    let skip = s.tables.as_ptr().align_offset(64) % PAD;
+    let skip = s.tables.as_ptr().align_offset(64) % scalar::PAD;
     for (e, u) in s.u.chunks_exact(turned.len()).enumerate() {
         rotate(u, s.entries, s.rot[e].wrapping_sub(skip as u64), &mut turned);
-        let start = s.phase(e) * (s.entries + PAD) + skip;
+        let start = s.phase(e) * s.prepared + skip;
         for (c, out) in out.iter_mut().enumerate() {
             out[e] = sum(&s.tables[c * s.column_len() + start..][..s.entries], &turned);
         }

@@ -2,13 +2,11 @@
 
 mod peak;
 mod product;
+mod select;
 mod sums;
 mod tree;
 
-use super::bits::rotate;
-use super::lanes::{
-    Correction, Expansion, Front, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
-};
+use super::lanes::{Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Selection, Step, Tile};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use product::{paired, paired_low, tile};
@@ -135,12 +133,20 @@ impl Lanes for Avx512 {
         }
     }
 
+    fn prepared(&self, entries: usize) -> usize {
+        if entries < 8 { scalar::prepared(entries) } else { select::prepared(entries) }
+    }
+
+    fn prepare(&self, table: &[u64], out: &mut Vec<u64>) {
+        if table.len() < 8 { scalar::prepare(table, out) } else { select::prepare(table, out) }
+    }
+
     fn select(&self, s: &Selection<'_>, out: &mut [&mut [u64]]) {
         if s.entries < 8 {
             return scalar::select(s, out);
         }
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { select(s, out) }
+        unsafe { select::select(s, out) }
     }
 
     fn expand(&self, domain: &[u32; 4], block: u32, seed: &[Plane; 4], count: usize, out: &mut Expansion) {
@@ -286,91 +292,6 @@ fn transpose(x: &mut [__m512i; 16]) {
         x[8 + j] = _mm512_shuffle_i32x4::<0x88>(b, d);
         x[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
     }
-}
-
-/// Rows that read a table together: a masked addition from memory costs twice as much as one from a register.
-const TOGETHER: usize = 4;
-
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
-    let mut turned = vec![0; TOGETHER * s.entries.div_ceil(64)];
-    let mut waiting = vec![([0; TOGETHER], 0); s.phases()];
-    for e in 0..s.rot.len() {
-        let phase = s.phase(e);
-        let (rows, count) = &mut waiting[phase];
-        rows[*count] = e;
-        *count += 1;
-        if *count == TOGETHER {
-            *count = 0;
-            select_rows(s, phase, *rows, &mut turned, out);
-        }
-    }
-    for (phase, (mut rows, count)) in waiting.into_iter().enumerate() {
-        if count > 0 {
-            let last = rows[count - 1];
-            rows[count..].fill(last);
-            select_rows(s, phase, rows, &mut turned, out);
-        }
-    }
-}
-
-/// Rows of one phase. `turned` is scratch.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn select_rows(
-    s: &Selection<'_>,
-    phase: usize,
-    rows: [usize; TOGETHER],
-    turned: &mut [u64],
-    out: &mut [&mut [u64]],
-) {
-    let words = turned.len() / TOGETHER;
-    // Loads that cross a cache line cost twice as much. Any `entries` consecutive words of a table's cycle
-    // will do, if the bits are turned to match; tables are whole lines apart.
-    let skip = s.tables.as_ptr().align_offset(64) % PAD;
-    for (&e, turned) in rows.iter().zip(turned.chunks_exact_mut(words)) {
-        rotate(&s.u[e * words..][..words], s.entries, s.rot[e].wrapping_sub(skip as u64), turned);
-    }
-    let column = |c: usize| &s.tables[c * s.column_len() + phase * (s.entries + PAD) + skip..][..s.entries];
-    for c in (0..s.columns).step_by(2) {
-        if c + 1 < s.columns {
-            let sums = sums([column(c), column(c + 1)], turned);
-            rows.iter().zip(sums).for_each(|(&e, sums)| (out[c][e], out[c + 1][e]) = (sums[0], sums[1]));
-        } else {
-            let sums = sums([column(c)], turned);
-            rows.iter().zip(sums).for_each(|(&e, sums)| out[c][e] = sums[0]);
-        }
-    }
-}
-
-/// For each row of bits and each column, the sum of the words whose bit is set. Columns have one length, a power
-/// of two from 8 on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn sums<const C: usize>(columns: [&[u64]; C], rows: &[u64]) -> [[u64; C]; TOGETHER] {
-    let n = columns[0].len();
-    let words = n.div_ceil(64);
-    assert!(columns.iter().all(|c| c.len() == n) && n.is_power_of_two() && n >= 8);
-    assert!(rows.len() == TOGETHER * words);
-    let mut acc = [[_mm512_setzero_si512(); C]; TOGETHER];
-    let bits: [*const u8; TOGETHER] = std::array::from_fn(|r| rows[r * words..].as_ptr().cast());
-    for i in 0..n / 8 {
-        // SAFETY: byte i of a row holds the bits of entries 8·i .. 8·i + 8, all of them below n.
-        let masks = bits.map(|b| unsafe { *b.add(i) });
-        for (c, column) in columns.iter().enumerate() {
-            // SAFETY: 8·i + 8 ≤ n, the length of the column.
-            let t = unsafe { _mm512_loadu_si512(column.as_ptr().add(8 * i).cast()) };
-            for (acc, mask) in acc.iter_mut().zip(masks) {
-                acc[c] = _mm512_mask_add_epi64(acc[c], mask, acc[c], t);
-            }
-        }
-    }
-    let mut sums = [[0; C]; TOGETHER];
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        for (sum, acc) in sums.iter_mut().zip(acc) {
-            *sum = _mm512_reduce_add_epi64(acc) as u64;
-        }
-    }
-    sums
 }
 
 const _: () = assert!(PANEL == 16 && NODES == 16);

@@ -54,17 +54,15 @@ impl Tile<'_> {
     }
 }
 
-/// Words after a table's entries that repeat them from the first one on, so that a table may be read from any
-/// of its first words.
-pub(super) const PAD: usize = 8;
-
 /// Rows of bit strings and the tables they select from.
 #[derive(Clone, Copy)]
 pub(super) struct Selection<'a> {
     /// ⌈entries/64⌉ words a row.
     pub(super) u: &'a [u64],
-    /// For each column and phase, `entries + PAD` words.
+    /// For each column and phase a prepared table: see [`Lanes::prepare`].
     pub(super) tables: &'a [u64],
+    /// Words of a prepared table.
+    pub(super) prepared: usize,
     /// A power of two.
     pub(super) entries: usize,
     pub(super) columns: usize,
@@ -80,7 +78,7 @@ impl Selection<'_> {
 
     /// Tables of one column.
     pub(super) fn phases(&self) -> usize {
-        self.column_len() / (self.entries + PAD)
+        self.column_len() / self.prepared
     }
 
     /// The phase of row `e`.
@@ -259,6 +257,16 @@ pub(super) trait Lanes: Send + Sync + Debug {
     /// See [`sums::subset_sums`].
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
         sums::subset_sums(bits, m, panel, out);
+    }
+
+    /// Words of a table of so many entries as [`Lanes::select`] reads it.
+    fn prepared(&self, entries: usize) -> usize {
+        scalar::prepared(entries)
+    }
+
+    /// Appends a table as [`Lanes::select`] reads it.
+    fn prepare(&self, table: &[u64], out: &mut Vec<u64>) {
+        scalar::prepare(table, out);
     }
 
     /// `out[c][e]` for every row of the selection.

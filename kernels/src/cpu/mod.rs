@@ -310,7 +310,7 @@ impl Backend for Cpu {
     }
 
     fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
-        host(select::prepare_tables(columns, entries))
+        host(select::prepare_tables(self.lanes, columns, entries))
     }
 
     fn select(
@@ -323,7 +323,8 @@ impl Backend for Cpu {
         phase: &Storage,
     ) -> Vec<Storage> {
         let (u, tables) = (u.host(), tables.host());
-        let s = Selection { u, tables, entries, columns, rot: rot.host(), phase: phase.host() };
+        let prepared = self.lanes.prepared(entries);
+        let s = Selection { u, tables, prepared, entries, columns, rot: rot.host(), phase: phase.host() };
         select::select(self.lanes, &s).into_iter().map(host).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::bits::rotate;
 use super::dcf::CHILDREN;
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
+    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step, Tile,
 };
 use crate::backend::{Map, Zip, exp_fraction};
 
@@ -131,11 +131,23 @@ pub(super) fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &
     }
 }
 
+/// Words after a table's entries that repeat them from the first one on, so that a table may be read from any
+/// of its first words.
+pub(super) const PAD: usize = 8;
+
+pub(super) fn prepared(entries: usize) -> usize {
+    entries + PAD
+}
+
+pub(super) fn prepare(table: &[u64], out: &mut Vec<u64>) {
+    out.extend(table.iter().cycle().take(prepared(table.len())));
+}
+
 pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     let mut turned = vec![0; s.entries.div_ceil(64)];
     for (e, u) in s.u.chunks_exact(turned.len()).enumerate() {
         rotate(u, s.entries, s.rot[e], &mut turned);
-        let start = s.phase(e) * (s.entries + PAD);
+        let start = s.phase(e) * s.prepared;
         for (c, out) in out.iter_mut().enumerate() {
             let mut sum = 0u64;
             for (table, bits) in s.tables[c * s.column_len() + start..][..s.entries].chunks(64).zip(&turned) {

@@ -1,9 +1,9 @@
 //! Sums of table entries selected by rows of bits.
 //!
-//! A prepared table holds, for each column and each phase, its entries and then the first [`PAD`] of them again.
+//! Tables are prepared for each column and each phase as an instruction set reads them: see [`Lanes::prepare`].
 //! Every row reads all entries of its phase, at the same places whatever its bits and its rotation are.
 
-use super::lanes::{Lanes, PAD, Selection};
+use super::lanes::{Lanes, Selection};
 use crate::buffer;
 use rayon::prelude::*;
 
@@ -13,13 +13,14 @@ const CHUNK: usize = 256;
 /// Table entries read below which one thread is faster.
 const SMALL: usize = 1 << 18;
 
-pub(super) fn prepare_tables(columns: &[Vec<u64>], entries: usize) -> Vec<u64> {
+pub(super) fn prepare_tables(lanes: &dyn Lanes, columns: &[Vec<u64>], entries: usize) -> Vec<u64> {
     check(entries);
     let len = columns.first().map_or(0, Vec::len);
     assert!(columns.iter().all(|c| c.len() == len), "table columns of different length");
     assert!(len > 0 && len.is_multiple_of(entries), "columns of {len} words in phases of {entries}");
-    let phases = columns.iter().flat_map(|c| c.chunks_exact(entries));
-    phases.flat_map(|p| p.iter().cycle().take(entries + PAD)).copied().collect()
+    let mut out = Vec::with_capacity(columns.len() * len / entries * lanes.prepared(entries));
+    columns.iter().flat_map(|c| c.chunks_exact(entries)).for_each(|table| lanes.prepare(table, &mut out));
+    out
 }
 
 pub(super) fn select(lanes: &dyn Lanes, s: &Selection<'_>) -> Vec<Vec<u64>> {
@@ -28,7 +29,7 @@ pub(super) fn select(lanes: &dyn Lanes, s: &Selection<'_>) -> Vec<Vec<u64>> {
     let words = s.entries.div_ceil(64);
     assert!(s.columns > 0, "a table without columns");
     assert!(!s.tables.is_empty(), "a table without entries");
-    assert!(s.tables.len().is_multiple_of(s.columns * (s.entries + PAD)), "prepared table size");
+    assert!(s.tables.len().is_multiple_of(s.columns * s.prepared), "prepared table size");
     assert_eq!(s.u.len(), rows * words, "one row of bits for each rotation");
     assert_eq!(s.phase.len(), rows, "one phase for each rotation");
     let mut out: Vec<Vec<u64>> = (0..s.columns).map(|_| buffer::zeroed(rows)).collect();
