@@ -6,7 +6,9 @@ mod select;
 mod sums;
 mod tree;
 
-use super::lanes::{Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Selection, Step, Tile};
+use super::lanes::{
+    Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Selection, Step, Tile,
+};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use product::{paired, paired_low, tile};
@@ -157,12 +159,25 @@ impl Lanes for Avx512 {
         unsafe { tree::expand(domain, block, seed, out) }
     }
 
-    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
-        if count == 1 {
-            return scalar::advance(&scalar::Scalar, nodes, at, count, split, step);
-        }
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: Step<'_>) {
         // SAFETY: an `Avx512` exists only after detection.
-        unsafe { tree::advance(nodes, at, split, step) }
+        unsafe {
+            match count {
+                1 => scalar::advance(&scalar::Scalar, nodes, at, count, split, step),
+                2..=NODES => tree::advance::<1>(nodes, at, split, step),
+                _ => tree::advance::<2>(nodes, at, split, step),
+            }
+        }
+    }
+
+    fn answers(&self, nodes: &Nodes, at: usize, count: usize, corrections: [u64; 4], out: &mut Answers) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe {
+            match count {
+                ..=NODES => tree::answers::<1>(nodes, at, corrections, out),
+                _ => tree::answers::<2>(nodes, at, corrections, out),
+            }
+        }
     }
 
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
@@ -194,19 +209,20 @@ fn dot(a: &[u64], b: &[u64]) -> u64 {
     scalar::dot(a, b)
 }
 
-/// The twelve rounds.
+/// The twelve rounds of N groups of blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn rounds(x: &mut [__m512i; 16]) {
+fn rounds<const N: usize>(x: &mut [[__m512i; 16]; N]) {
     /// One step of four quarter rounds: x[a] += x[b], x[d] = (x[d] ^ x[a]) <<< r.
     macro_rules! step {
         ($r:literal: $($a:literal $b:literal $d:literal),*) => {
-            $(x[$a] = _mm512_add_epi32(x[$a], x[$b]);)*
-            $(x[$d] = _mm512_xor_si512(x[$d], x[$a]);)*
-            $(x[$d] = _mm512_rol_epi32::<$r>(x[$d]);)*
+            $(for x in x.iter_mut() { x[$a] = _mm512_add_epi32(x[$a], x[$b]); })*
+            $(for x in x.iter_mut() { x[$d] = _mm512_xor_si512(x[$d], x[$a]); })*
+            $(for x in x.iter_mut() { x[$d] = _mm512_rol_epi32::<$r>(x[$d]); })*
         };
     }
-    // The four are interleaved because each of them is one chain of dependent instructions.
+    // The four are interleaved because each of them is one chain of dependent instructions, and so are groups: where an
+    // instruction takes two cycles, four chains do not keep a core busy.
     for _ in 0..6 {
         step!(16: 0 4 12, 1 5 13, 2 6 14, 3 7 15);
         step!(12: 8 12 4, 9 13 5, 10 14 6, 11 15 7);
@@ -244,8 +260,9 @@ fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) 
         s[13] = set1((counter >> 32) as u32);
         s[14] = set1(nonce as u32);
         s[15] = set1((nonce >> 32) as u32);
-        let mut x = s;
-        rounds(&mut x);
+        let mut all = [s];
+        rounds(&mut all);
+        let [mut x] = all;
         for i in 0..16 {
             x[i] = _mm512_add_epi32(x[i], s[i]);
         }

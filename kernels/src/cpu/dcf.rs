@@ -186,7 +186,7 @@ fn value(x: &Expansion, side: usize, lane: usize) -> u64 {
 }
 
 /// Output `word` of an answer.
-fn output(x: &Expansion, word: usize, lane: usize) -> u64 {
+pub(super) fn output(x: &Expansion, word: usize, lane: usize) -> u64 {
     join(x[2 * word][lane], x[2 * word + 1][lane])
 }
 

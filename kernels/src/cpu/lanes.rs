@@ -88,6 +88,9 @@ impl Selection<'_> {
     }
 }
 
+/// For each word of an answer the sums of all nodes, with room for [`NODES`] more.
+pub(super) type Answers = [Vec<u64>; 4];
+
 /// What one party learns about nodes of one level of a comparison tree. Behind the last node is room for [`NODES`]
 /// more, so that whole planes can be read and written at any node.
 #[derive(Clone)]
@@ -136,12 +139,11 @@ impl Nodes {
         Node { seed, control: self.control[i], value: self.value[i] }
     }
 
-    /// Removes node `i`, whose place the last one takes.
+    /// Puts node `from` into place `to`.
     #[inline]
-    pub(super) fn swap_remove(&mut self, i: usize) {
-        self.len -= 1;
-        self.set(i, self.node(self.len));
-        self.path[i] = self.path[self.len];
+    pub(super) fn copy(&mut self, from: usize, to: usize) {
+        self.set(to, self.node(from));
+        self.path[to] = self.path[from];
     }
 
     /// The seeds of [`NODES`] nodes from `at` on.
@@ -279,10 +281,16 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::expand(domain, block, seed, count, out);
     }
 
-    /// Replaces the first `count` nodes from `at` on (up to [`NODES`] are overwritten) by their children on the side of
-    /// their paths, corrected, and appends the other children of those whose bit is set in `split`.
-    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u16, step: Step<'_>) {
+    /// Replaces `count` nodes from `at` on, at most 2·[`NODES`], by their children on the side of their paths, corrected, and
+    /// appends the other children of those whose bit is set in `split`. What lies behind the nodes up to a multiple of
+    /// [`NODES`] from `at` is overwritten.
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: Step<'_>) {
         scalar::advance(self, nodes, at, count, split, step);
+    }
+
+    /// What `count` nodes from `at` on, at most 2·[`NODES`], answer for each of the four prefixes two levels below, corrected.
+    fn answers(&self, nodes: &Nodes, at: usize, count: usize, corrections: [u64; 4], out: &mut Answers) {
+        scalar::answers(self, nodes, at, count, corrections, out);
     }
 
     /// The children of the first `count` nodes (more is allowed), corrected, in order: those of nodes 0 to 7, then

@@ -1,9 +1,10 @@
 //! Plain Rust inner loops: the reference that the other instruction sets equal bit for bit.
 
 use super::bits::rotate;
-use super::dcf::CHILDREN;
+use super::dcf::{CHILDREN, OUTPUTS, join, output};
 use super::lanes::{
-    Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step, Tile,
+    Answers, Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step,
+    Tile,
 };
 use crate::backend::{Map, Zip, exp_fraction};
 
@@ -173,18 +174,43 @@ pub(super) fn advance<L: Lanes + ?Sized>(
     nodes: &mut Nodes,
     at: usize,
     count: usize,
-    split: u16,
+    split: u32,
     step: Step<'_>,
 ) {
     let mut x = [[0; NODES]; 13];
-    lanes.expand(&DCF, CHILDREN, &nodes.seeds(at), count, &mut x);
-    for lane in 0..count {
-        let node = nodes.node(at + lane);
-        let right = (nodes.path[at + lane] >> step.bit & 1) as usize;
+    for i in 0..count {
+        let lane = i % NODES;
+        if lane == 0 {
+            lanes.expand(&DCF, CHILDREN, &nodes.seeds(at + i), NODES.min(count - i), &mut x);
+        }
+        let node = nodes.node(at + i);
+        let right = (nodes.path[at + i] >> step.bit & 1) as usize;
         let child = |right| child(node, &x, lane, right, step.level as usize, step.key);
-        nodes.set(at + lane, child(right));
-        if split >> lane & 1 == 1 {
+        nodes.set(at + i, child(right));
+        if split >> i & 1 == 1 {
             nodes.push(child(1 - right));
+        }
+    }
+}
+
+pub(super) fn answers<L: Lanes + ?Sized>(
+    lanes: &L,
+    nodes: &Nodes,
+    at: usize,
+    count: usize,
+    corrections: [u64; 4],
+    out: &mut Answers,
+) {
+    let mut x = [[0; NODES]; 13];
+    for i in 0..count {
+        let lane = i % NODES;
+        if lane == 0 {
+            lanes.expand(&DCF, OUTPUTS, &nodes.seeds(at + i), NODES.min(count - i), &mut x);
+        }
+        let node = nodes.node(at + i);
+        for (word, (out, correction)) in out.iter_mut().zip(corrections).enumerate() {
+            let correction = correction & join(node.control, node.control);
+            out[at + i] = node.value.wrapping_add(output(&x, word, lane)).wrapping_add(correction);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sixteen nodes of comparison or point function trees at once, a node in each 32-bit lane.
 
-use super::super::dcf::CHILDREN;
-use super::super::lanes::{Correction, Expansion, Front, NODES, Nodes, Plane, Step};
+use super::super::dcf::{CHILDREN, OUTPUTS};
+use super::super::lanes::{Answers, Correction, Expansion, Front, NODES, Nodes, Plane, Step};
 use super::super::scalar::{DCF, DPF, SIGMA};
 use super::{rounds, set1};
 use std::arch::x86_64::*;
@@ -20,31 +20,34 @@ fn store(plane: &mut Plane, x: __m512i) {
     unsafe { _mm512_storeu_si512(plane.as_mut_ptr().cast(), x) }
 }
 
-/// The blocks of 16 nodes; words 13 and above are not finished.
+/// The blocks of N times 16 nodes; words 13 and above are not finished.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn blocks(domain: &[u32; 4], block: u32, seed: &[__m512i; 4]) -> [__m512i; 16] {
-    let zero = _mm512_setzero_si512();
-    let mut x = [zero; 16];
-    for i in 0..4 {
-        x[i] = set1(SIGMA[i]);
-        x[4 + i] = seed[i];
-        x[8 + i] = set1(domain[i]);
+fn blocks<const N: usize>(domain: &[u32; 4], block: u32, seeds: &[[__m512i; 4]; N]) -> [[__m512i; 16]; N] {
+    let mut all = [[_mm512_setzero_si512(); 16]; N];
+    for (x, seed) in all.iter_mut().zip(seeds) {
+        for i in 0..4 {
+            x[i] = set1(SIGMA[i]);
+            x[4 + i] = seed[i];
+            x[8 + i] = set1(domain[i]);
+        }
+        x[12] = set1(block);
     }
-    x[12] = set1(block);
-    rounds(&mut x);
-    for i in 0..4 {
-        x[i] = _mm512_add_epi32(x[i], set1(SIGMA[i]));
-        x[4 + i] = _mm512_add_epi32(x[4 + i], seed[i]);
-        x[8 + i] = _mm512_add_epi32(x[8 + i], set1(domain[i]));
+    rounds(&mut all);
+    for (x, seed) in all.iter_mut().zip(seeds) {
+        for i in 0..4 {
+            x[i] = _mm512_add_epi32(x[i], set1(SIGMA[i]));
+            x[4 + i] = _mm512_add_epi32(x[4 + i], seed[i]);
+            x[8 + i] = _mm512_add_epi32(x[8 + i], set1(domain[i]));
+        }
+        x[12] = _mm512_add_epi32(x[12], set1(block));
     }
-    x[12] = _mm512_add_epi32(x[12], set1(block));
-    x
+    all
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn expand(domain: &[u32; 4], block: u32, seed: &[Plane; 4], out: &mut Expansion) {
-    let x = blocks(domain, block, &[load(&seed[0]), load(&seed[1]), load(&seed[2]), load(&seed[3])]);
+    let [x] = blocks(domain, block, &[[0, 1, 2, 3].map(|i| load(&seed[i]))]);
     for (out, x) in out.iter_mut().zip(x) {
         store(out, x);
     }
@@ -84,63 +87,128 @@ fn store8(plane: &mut [u64], at: usize, x: __m512i) {
     unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), x) }
 }
 
-/// All 16 nodes from `at` on go to the children on the side of their paths; the other children of those in `split` are
+/// The seeds of N times 16 nodes from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn seeds<const N: usize>(nodes: &Nodes, at: usize) -> [[__m512i; 4]; N] {
+    let mut seeds = [[_mm512_setzero_si512(); 4]; N];
+    for group in 0..N {
+        for i in 0..4 {
+            seeds[group][i] = load16(&nodes.seed[i], at + NODES * group);
+        }
+    }
+    seeds
+}
+
+/// Places to take the low and the high words of 8 values from, alternately: those of lanes 8·half and after.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn alternate(half: usize) -> __m512i {
+    let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    _mm512_add_epi32(first, set1(8 * half as u32))
+}
+
+/// What becomes of 16 nodes: the children on one side.
+#[derive(Clone, Copy)]
+struct Side {
+    seed: [__m512i; 4],
+    control: __m512i,
+    value: [__m512i; 2],
+}
+
+/// All 16·N nodes from `at` on go to the children on the side of their paths; the other children of those in `split` are
 /// packed behind the last node.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn advance(nodes: &mut Nodes, at: usize, split: u16, Step { level, bit, key }: Step<'_>) {
-    let (level, end) = (level as usize, nodes.len);
-    let seed = [0, 1, 2, 3].map(|i| load16(&nodes.seed[i], at));
-    let x = blocks(&DCF, CHILDREN, &seed);
-    let bit = _mm512_set1_epi64(1 << bit);
-    let halves = [0, 8].map(|half| _mm512_test_epi64_mask(load8(&nodes.path, at + half), bit));
-    let right = u16::from(halves[0]) | u16::from(halves[1]) << 8;
+pub(super) fn advance<const N: usize>(nodes: &mut Nodes, at: usize, split: u32, step: Step<'_>) {
+    let x = blocks(&DCF, CHILDREN, &seeds::<N>(nodes, at));
+    let zero = _mm512_setzero_si512();
+    let mut others = [Side { seed: [zero; 4], control: zero, value: [zero; 2] }; N];
+    for group in 0..N {
+        others[group] = descend(nodes, at + NODES * group, &x[group], &step);
+    }
+    // Behind the last node only now: whole planes were written up to here.
+    for (group, other) in others.iter().enumerate() {
+        let (split, mut end) = ((split >> (NODES * group)) as u16, nodes.len);
+        if split == 0 {
+            continue;
+        }
+        for i in 0..4 {
+            store16(&mut nodes.seed[i], end, _mm512_maskz_compress_epi32(split, other.seed[i]));
+        }
+        store16(&mut nodes.control, end, _mm512_maskz_compress_epi32(split, other.control));
+        nodes.len += split.count_ones() as usize;
+        for half in 0..2 {
+            let split = (split >> (8 * half)) as u8;
+            store8(&mut nodes.value, end, _mm512_maskz_compress_epi64(split, other.value[half]));
+            end += split.count_ones() as usize;
+        }
+    }
+}
+
+/// Replaces 16 nodes from `at` on, whose blocks are `x`, by the children on the side of their paths; the other children are
+/// returned.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn descend(nodes: &mut Nodes, at: usize, x: &[__m512i; 16], step: &Step<'_>) -> Side {
+    let (level, key) = (step.level as usize, &step.key);
+    let bit = _mm512_set1_epi64(1 << step.bit);
+    let right = u16::from(_mm512_test_epi64_mask(load8(&nodes.path, at), bit))
+        | u16::from(_mm512_test_epi64_mask(load8(&nodes.path, at + 8), bit)) << 8;
     // Both sides of the tree: ours, and the other one.
-    let sides = |left, r| [_mm512_mask_blend_epi32(right, left, r), _mm512_mask_blend_epi32(right, r, left)];
+    let sides = |left, r| (_mm512_mask_blend_epi32(right, left, r), _mm512_mask_blend_epi32(right, r, left));
     let t = _mm512_movepi32_mask(load16(&nodes.control, at));
+    let mut other = Side { seed: [x[0]; 4], control: x[0], value: [x[0]; 2] };
     for i in 0..4 {
         let correction = set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32);
-        let [own, other] = sides(x[i], x[4 + i]).map(|s| _mm512_mask_xor_epi32(s, t, s, correction));
-        store16(&mut nodes.seed[i], at, own);
-        if split != 0 {
-            store16(&mut nodes.seed[i], end, _mm512_maskz_compress_epi32(split, other));
-        }
+        let (ours, others) = sides(x[i], x[4 + i]);
+        store16(&mut nodes.seed[i], at, _mm512_mask_xor_epi32(ours, t, ours, correction));
+        other.seed[i] = _mm512_mask_xor_epi32(others, t, others, correction);
     }
     let control = |side: u32| {
         let correction = if key.controls[level] >> side & 1 == 1 { t } else { 0 };
         _mm512_movm_epi32(_mm512_test_epi32_mask(x[12], set1(1 << side)) ^ correction)
     };
-    let [own, other] = sides(control(0), control(1));
-    store16(&mut nodes.control, at, own);
-    if split != 0 {
-        store16(&mut nodes.control, end, _mm512_maskz_compress_epi32(split, other));
-    }
+    let (ours, others) = sides(control(0), control(1));
+    store16(&mut nodes.control, at, ours);
+    other.control = others;
     let correction = _mm512_set1_epi64(key.values[level] as i64);
-    // The low and the high words of 8 values, alternately.
-    let alternate = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let (low, high) = (sides(x[8], x[10]), sides(x[9], x[11]));
-    let mut others = [x[0]; 2];
-    for (half, others) in others.iter_mut().enumerate() {
-        let order = _mm512_add_epi32(alternate, set1(8 * half as u32));
-        let sum = load8(&nodes.value, at + 8 * half);
+    for half in 0..2 {
+        let (order, at) = (alternate(half), at + 8 * half);
+        let sum = load8(&nodes.value, at);
         let sum = _mm512_mask_add_epi64(sum, (t >> (8 * half)) as u8, sum, correction);
-        let own = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[0], order, high[0]));
-        *others = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low[1], order, high[1]));
-        store8(&mut nodes.value, at + 8 * half, own);
+        let ours = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low.0, order, high.0));
+        store8(&mut nodes.value, at, ours);
+        other.value[half] = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low.1, order, high.1));
     }
-    if split != 0 {
-        let low = split as u8;
-        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64(low, others[0]));
-        let end = end + low.count_ones() as usize;
-        store8(&mut nodes.value, end, _mm512_maskz_compress_epi64((split >> 8) as u8, others[1]));
+    other
+}
+
+/// See [`Lanes::answers`](super::Lanes::answers), for 16·N nodes.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+pub(super) fn answers<const N: usize>(nodes: &Nodes, at: usize, corrections: [u64; 4], out: &mut Answers) {
+    let x = blocks(&DCF, OUTPUTS, &seeds::<N>(nodes, at));
+    for group in 0..N {
+        let (x, at) = (&x[group], at + NODES * group);
+        let t = _mm512_movepi32_mask(load16(&nodes.control, at));
+        for half in 0..2 {
+            let (t, value) = ((t >> (8 * half)) as u8, load8(&nodes.value, at + 8 * half));
+            for word in 0..4 {
+                let output = _mm512_permutex2var_epi32(x[2 * word], alternate(half), x[2 * word + 1]);
+                let sum = _mm512_add_epi64(value, output);
+                let correction = _mm512_set1_epi64(corrections[word] as i64);
+                let sum = _mm512_mask_add_epi64(sum, t, sum, correction);
+                store8(&mut out[word], at + 8 * half, sum);
+            }
+        }
     }
-    nodes.len += split.count_ones() as usize;
 }
 
 /// The children of 16 nodes in the order of their parents. Words of the two sides are dealt out alternately.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn grow(nodes: &Front, c: Correction, out: &mut [Front; 2]) {
-    let seed = [load(&nodes.seed[0]), load(&nodes.seed[1]), load(&nodes.seed[2]), load(&nodes.seed[3])];
-    let (x, t) = (blocks(&DPF, 0, &seed), load(&nodes.control));
+    let [x] = blocks(&DPF, 0, &[[0, 1, 2, 3].map(|i| load(&nodes.seed[i]))]);
+    let t = load(&nodes.control);
     // Lane j of the left side is lane j, of the right side lane 16 + j.
     let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let high = _mm512_add_epi32(low, set1(8));

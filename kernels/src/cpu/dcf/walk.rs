@@ -4,9 +4,8 @@
 //! its own lane, and where other points go to the other child, that one gets a new lane. When these happen is known from
 //! the points before the walk begins. At the depth of a stop its points are answered, and their leaders leave.
 
-use super::super::lanes::{Expansion, Key, Lanes, NODES, Node, Nodes, Step};
-use super::super::scalar::DCF;
-use super::{OUTPUTS, SMALL, join, output};
+use super::super::lanes::{Answers, Key, Lanes, NODES, Node, Nodes, Step};
+use super::SMALL;
 use crate::buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use rayon::prelude::*;
@@ -69,6 +68,9 @@ pub(in super::super) fn evaluate(
     out
 }
 
+/// Nodes that are expanded together.
+const TOGETHER: usize = 2 * NODES;
+
 /// Of a point without a node of its own.
 const NEVER: u32 = u32::MAX;
 
@@ -92,14 +94,13 @@ struct Walk {
     leader: Vec<u32>,
     /// For the slot of a parent its child, and the slots of parents, a bit each.
     child: Vec<u32>,
-    split: Vec<u16>,
-    outputs: Vec<Expansion>,
+    split: Vec<u32>,
+    answers: Answers,
 }
 
 impl Walk {
     fn new(points: usize) -> Walk {
         let each = || vec![0; points];
-        let groups = points.div_ceil(NODES);
         Walk {
             x: vec![0; points],
             host: each(),
@@ -111,8 +112,8 @@ impl Walk {
             nodes: Nodes::new(points),
             leader: each(),
             child: each(),
-            split: vec![0; groups],
-            outputs: vec![[[0; NODES]; 13]; groups],
+            split: vec![0; points.div_ceil(TOGETHER)],
+            answers: std::array::from_fn(|_| vec![0; points + NODES]),
         }
     }
 
@@ -179,7 +180,7 @@ impl Walk {
             }
             let from = list[..end].partition_point(|t| (t.stop as usize) < i);
             if from < end {
-                let corrections = &key.outputs[DcfShape::LAST * i..][..DcfShape::LAST];
+                let corrections = std::array::from_fn(|word| key.outputs[DcfShape::LAST * i + word]);
                 self.answer(lanes, from..end, stop, corrections, out);
             }
             end = from;
@@ -188,20 +189,20 @@ impl Walk {
 
     /// One level down, by the points' `bit`: a node moves to the child with its leader, and other children are appended.
     fn step(&mut self, lanes: &dyn Lanes, level: u32, bit: u32, key: Key<'_>) {
-        let groups = self.nodes.len.div_ceil(NODES);
+        let groups = self.nodes.len.div_ceil(TOGETHER);
         self.split[..groups].fill(0);
         let births = self.begin[level as usize + 1]..self.begin[level as usize + 2];
         for &i in &self.births[births.start as usize..births.end as usize] {
             let slot = self.slot[self.parent[i as usize] as usize] as usize;
-            self.split[slot / NODES] |= 1 << (slot % NODES);
+            self.split[slot / TOGETHER] |= 1 << (slot % TOGETHER);
             self.child[slot] = i;
         }
         // Whole planes are written: the last group first, before anything is appended.
         let len = self.nodes.len;
         for group in (0..groups).rev() {
-            let (at, mut split) = (group * NODES, self.split[group]);
+            let (at, mut split) = (group * TOGETHER, self.split[group]);
             let mut born = self.nodes.len;
-            lanes.advance(&mut self.nodes, at, NODES.min(len - at), split, Step { level, bit, key });
+            lanes.advance(&mut self.nodes, at, TOGETHER.min(len - at), split, Step { level, bit, key });
             while split != 0 {
                 let i = self.child[at + split.trailing_zeros() as usize];
                 (self.nodes.path[born], self.leader[born]) = (self.x[i as usize], i);
@@ -218,27 +219,27 @@ impl Walk {
         lanes: &dyn Lanes,
         points: Range<usize>,
         stop: u32,
-        corrections: &[u64],
+        corrections: [u64; DcfShape::LAST],
         out: &mut [u64],
     ) {
-        for (at, x) in (0..self.nodes.len).step_by(NODES).zip(&mut self.outputs) {
-            let count = NODES.min(self.nodes.len - at);
-            lanes.expand(&DCF, OUTPUTS, &self.nodes.seeds(at), count, x);
+        let len = self.nodes.len;
+        for at in (0..len).step_by(TOGETHER) {
+            let count = TOGETHER.min(len - at);
+            lanes.answers(&self.nodes, at, count, corrections, &mut self.answers);
         }
-        for i in points.clone() {
-            let slot = self.slot[self.host[i] as usize] as usize;
-            let word = (self.x[i] >> stop) as usize % DcfShape::LAST;
-            let control = self.nodes.control[slot];
-            out[i] = self.nodes.value[slot]
-                .wrapping_add(output(&self.outputs[slot / NODES], word, slot % NODES))
-                .wrapping_add(join(control, control) & corrections[word]);
-        }
+        let first = points.start as u32;
         for i in points {
-            if self.host[i] as usize == i {
-                let (slot, last) = (self.slot[i], self.nodes.len - 1);
-                self.nodes.swap_remove(slot as usize);
-                self.leader[slot as usize] = self.leader[last];
-                self.slot[self.leader[last] as usize] = slot;
+            let slot = self.slot[self.host[i] as usize] as usize;
+            out[i] = self.answers[(self.x[i] >> stop) as usize % DcfShape::LAST][slot];
+        }
+        // Leaders that have been answered leave.
+        self.nodes.len = 0;
+        for slot in 0..len {
+            let (leader, to) = (self.leader[slot], self.nodes.len);
+            if leader < first {
+                self.nodes.copy(slot, to);
+                (self.leader[to], self.slot[leader as usize]) = (leader, to as u32);
+                self.nodes.len += 1;
             }
         }
     }
