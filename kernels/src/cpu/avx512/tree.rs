@@ -92,9 +92,9 @@ fn store8(plane: &mut [u64], at: usize, x: __m512i) {
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn seeds<const N: usize>(nodes: &Nodes, at: usize) -> [[__m512i; 4]; N] {
     let mut seeds = [[_mm512_setzero_si512(); 4]; N];
-    for group in 0..N {
-        for i in 0..4 {
-            seeds[group][i] = load16(&nodes.seed[i], at + NODES * group);
+    for (group, seed) in seeds.iter_mut().enumerate() {
+        for (seed, plane) in seed.iter_mut().zip(&nodes.seed) {
+            *seed = load16(plane, at + NODES * group);
         }
     }
     seeds
