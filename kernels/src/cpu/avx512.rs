@@ -243,13 +243,28 @@ fn set1(x: u32) -> __m512i {
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
-    let key = key_words(key);
+    let (key, mut counter) = (key_words(key), first);
+    let mut pairs = out.chunks_exact_mut(2 * GROUP);
+    for words in &mut pairs {
+        groups::<2>(&key, nonce, counter, mask, words);
+        counter += 32;
+    }
+    for words in pairs.into_remainder().chunks_mut(GROUP) {
+        groups::<1>(&key, nonce, counter, mask, words);
+        counter += 16;
+    }
+}
+
+/// Words of 16 blocks.
+const GROUP: usize = 128;
+
+/// At most N groups of blocks, from a multiple of 16 on: the low half of the counter does not overflow within a group.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn groups<const N: usize>(key: &[u32; 8], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
     let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mask = _mm512_set1_epi64(mask as i64);
-    for (group, words) in out.chunks_mut(128).enumerate() {
-        // A multiple of 16: the low half of the counter does not overflow within the group.
-        let counter = first + 16 * group as u64;
-        let mut s = [_mm512_setzero_si512(); 16];
+    let mut start = [[_mm512_setzero_si512(); 16]; N];
+    for (s, counter) in start.iter_mut().zip((first..).step_by(16)) {
         for i in 0..4 {
             s[i] = set1(SIGMA[i]);
         }
@@ -260,24 +275,25 @@ fn chacha12(key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) 
         s[13] = set1((counter >> 32) as u32);
         s[14] = set1(nonce as u32);
         s[15] = set1((nonce >> 32) as u32);
-        let mut all = [s];
-        rounds(&mut all);
-        let [mut x] = all;
+    }
+    let mut all = start;
+    rounds(&mut all);
+    for ((x, s), words) in all.iter_mut().zip(&start).zip(out.chunks_mut(GROUP)) {
         for i in 0..16 {
             x[i] = _mm512_add_epi32(x[i], s[i]);
         }
-        transpose(&mut x);
-        if let Ok(words) = <&mut [u64; 128]>::try_from(&mut *words) {
+        transpose(x);
+        if let Ok(words) = <&mut [u64; GROUP]>::try_from(&mut *words) {
             for (words, x) in words.as_chunks_mut::<8>().0.iter_mut().zip(x) {
                 // SAFETY: `words` is 64 bytes.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(x, mask)) };
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(*x, mask)) };
             }
         } else {
             for (words, x) in words.chunks_mut(8).zip(x) {
                 let keep = u8::MAX >> (8 - words.len());
                 // SAFETY: the mask keeps the store inside `words`.
                 unsafe {
-                    _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), keep, _mm512_and_si512(x, mask))
+                    _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), keep, _mm512_and_si512(*x, mask))
                 };
             }
         }
