@@ -101,6 +101,11 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
             &format!("{:.1} GB/s, {:.1} a thread", speed / 1e9, speed / threads / 1e9),
         );
     }
+    for bits in [1, 32] {
+        let n = 1 << 20;
+        let t = fastest(|| words(device, n, bits));
+        row(&format!("chacha12, {n} words of {bits} bits"), &format!("{:.3} ns a word", t * 1e9 / n as f64));
+    }
     for entries in [256, 512] {
         let n = 1 << 14;
         let columns: Vec<Vec<u64>> = (0..2).map(|_| words(device, 3 * entries, 64).to_vec()).collect();

@@ -85,7 +85,7 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
 /// brought into another form (see [`Backend::gemm_regenerated`]): as many as a cache of 50 MB takes.
 pub const MADE_AT_ONCE: usize = 1 << 22;
 
-/// Words of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
+/// Words of 64 bits of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
 /// (key, `nonce` + ⌊i / piece⌋).
 #[derive(Clone, Copy)]
 pub struct KeyStream<'a> {
@@ -228,8 +228,10 @@ pub trait Backend: Send + Sync + Debug {
     /// zeros of length `len`, except `out[idx[i]] = a[i]`. Indices are distinct.
     fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage;
 
-    /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each
-    /// masked to its low `bits`. Equal to `rand_chacha::ChaCha12Rng` with that key and stream.
+    /// Words 0..n, of `bits` bits each, of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0). Its bits,
+    /// little-endian, are cut into cells of w, the smallest power of two from `bits` on: word i is the low `bits` of bits
+    /// i·w to (i + 1)·w. So n words cost ⌈n·w/512⌉ blocks, and streams of different w have no words in common. From 33
+    /// bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and stream, masked.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.

@@ -57,6 +57,11 @@ impl Lanes for Avx2 {
         unsafe { chacha12(key, nonce, first, mask, out) }
     }
 
+    fn cut(&self, stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { cut(stream, cell, mask, out) }
+    }
+
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
         // SAFETY: an `Avx2` exists only after detection.
         unsafe { subset_sums(bits, m, panel, out) }
@@ -154,6 +159,11 @@ unsafe fn tile<const R: usize>(t: Tile<'_>) {
             }
         }
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn cut(stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+    scalar::cut(stream, cell, mask, out);
 }
 
 /// The twelve rounds.

@@ -256,6 +256,11 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::chacha12(key, nonce, first, mask, out);
     }
 
+    /// `out[i]` is bits i·cell to (i + 1)·cell of the stream, masked; `cell` is a power of two below 64.
+    fn cut(&self, stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+        scalar::cut(stream, cell, mask, out);
+    }
+
     /// See [`sums::subset_sums`].
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
         sums::subset_sums(bits, m, panel, out);

@@ -130,7 +130,7 @@ fn turns() {
         bits::suffixes,
         bits::masked_segments,
         bits::transpositions,
-        stream::prefixes_and_masks,
+        stream::every_width,
         gemm::ragged,
         gemm::regenerated_in_panels,
         gemm::batches,
@@ -172,7 +172,7 @@ suite! {
     formula: operations results in_any_order large_buffers;
     message: every_width hostile_bytes masked combined;
     bits: single_bits counts rotations suffixes masked_segments transpositions;
-    stream: known_vector equals_rand_chacha prefixes_and_masks;
+    stream: known_vector known_cells equals_rand_chacha every_width long_streams;
     gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
