@@ -167,6 +167,15 @@ pub const fn dpf_key_bytes(points: usize) -> usize {
     16 + 16 * levels + levels.div_ceil(4) + 16
 }
 
+/// Words of a row's coins for [`Backend::random_combinations`]: `width + 2 · planes` bits.
+///
+/// # Panics
+/// If there are more than 64 planes.
+pub const fn coin_words(width: usize, planes: usize) -> usize {
+    assert!(planes <= 64, "more than 64 planes");
+    (width + 2 * planes).div_ceil(64)
+}
+
 /// One device. Implementations agree bit for bit.
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
@@ -282,12 +291,15 @@ pub trait Backend: Send + Sync + Debug {
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
     /// out bit j of each row = xor of its bits j, j+1, …, width−1.
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage;
-    /// For each segment s and plane p < planes: `out[s][p]` = xor over i in s of (u row i and `rho[i][p]`); rows of
-    /// u, `rho[i][p]` and `out[s][p]` are `width` bits.
-    fn masked_xor_segments(
+    /// For each segment s and plane j < planes, of at most 64: `out[s][j]` = xor over i in s of (u row i and c_ij); rows of u
+    /// and `out[s][j]` are `width` bits. Bit ℓ of c_ij is p_i\[j\] xor q_i\[ℓ + j\], where row i of `coins`, [`coin_words`]
+    /// words, begins with the bits of q_i (`width + planes`), then those of p_i (`planes`). For coins at random the
+    /// `planes` bits that a segment gets at a position ℓ are 0 with probability 2^−planes if a row has a one there, and
+    /// independent of those at ℓ' > ℓ if rows with a one at ℓ' have one at ℓ.
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,

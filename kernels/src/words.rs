@@ -216,9 +216,15 @@ impl Words {
         self.with(self.device.suffix_xor(&self.data, width))
     }
 
-    /// See [`crate::Backend::masked_xor_segments`].
-    pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &Segments) -> Words {
-        self.with(self.device.masked_xor_segments(&self.data, &rho.data, width, planes, offsets))
+    /// Combinations of each segment's rows of bits: see [`crate::Backend::random_combinations`].
+    pub fn random_combinations(
+        &self,
+        coins: &Words,
+        width: usize,
+        planes: usize,
+        offsets: &Segments,
+    ) -> Words {
+        self.with(self.device.random_combinations(&self.data, &coins.data, width, planes, offsets))
     }
 
     /// See [`crate::Backend::transpose_bits`].

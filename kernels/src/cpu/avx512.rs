@@ -6,6 +6,7 @@ mod sums;
 mod tree;
 
 use super::bits::rotate;
+use super::combine::{Part, Sums};
 use super::lanes::{
     Correction, Expansion, Front, Lanes, NODES, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
@@ -122,6 +123,11 @@ impl Lanes for Avx512 {
         unsafe { cut(stream, cell, mask, out) }
     }
 
+    fn combine(&self, part: &Part<'_>) -> Sums {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { combine(part) }
+    }
+
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
         let (panel, out) = (panel.as_chunks().0, out.as_chunks_mut().0);
         // SAFETY: an `Avx512` exists only after detection.
@@ -217,6 +223,11 @@ fn cut(stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
             unsafe { _mm512_mask_storeu_epi64(rest.as_mut_ptr().cast(), keep, _mm512_and_si512(x, mask)) };
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn combine(part: &Part<'_>) -> Sums {
+    super::combine::combine(part)
 }
 
 /// The twelve rounds.

@@ -237,15 +237,15 @@ impl Backend for Cuda {
         self.made(self.suffixes(self.words(u), width))
     }
 
-    fn masked_xor_segments(
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        self.made(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
+        self.made(self.combined(self.words(u), self.words(coins), width, planes, offsets))
     }
 
     fn transpose_bits(

@@ -128,7 +128,7 @@ fn turns() {
         bits::counts,
         bits::rotations,
         bits::suffixes,
-        bits::masked_segments,
+        bits::combinations,
         bits::transpositions,
         stream::every_width,
         gemm::ragged,
@@ -171,7 +171,7 @@ suite! {
     elementwise: zips maps broadcasts segments moves grids large_buffers;
     formula: operations results in_any_order large_buffers;
     message: every_width hostile_bytes masked combined;
-    bits: single_bits counts rotations suffixes masked_segments transpositions;
+    bits: single_bits counts rotations suffixes combinations transpositions;
     stream: known_vector known_cells equals_rand_chacha every_width long_streams;
     gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;

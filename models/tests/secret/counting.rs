@@ -210,15 +210,15 @@ impl Backend for Counting {
         self.inner.suffix_xor(u, width)
     }
 
-    fn masked_xor_segments(
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        self.inner.masked_xor_segments(u, rho, width, planes, offsets)
+        self.inner.random_combinations(u, coins, width, planes, offsets)
     }
 
     fn transpose_bits(
