@@ -4,7 +4,10 @@
 
 use kernels::cpu::{Cpu, Isa};
 use kernels::rates::{self, fastest};
-use kernels::{DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Strides, Tables, Words};
+use kernels::{
+    DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Segments, Strides, Tables, Words,
+    coin_words,
+};
 use std::sync::Arc;
 
 fn words(device: &Device, n: usize, bits: u32) -> Words {
@@ -99,6 +102,23 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
         row(
             &format!("chacha12, {} KiB", n / 128),
             &format!("{:.1} GB/s, {:.1} a thread", speed / 1e9, speed / threads / 1e9),
+        );
+    }
+    for bits in [1, 32] {
+        let n = 1 << 20;
+        let t = fastest(|| words(device, n, bits));
+        row(&format!("chacha12, {n} words of {bits} bits"), &format!("{:.3} ns a word", t * 1e9 / n as f64));
+    }
+    for levels in [64, 128] {
+        let (scores, rows) = (128, 1024);
+        let n = scores * rows;
+        let u = words(device, n * levels / 64, 64);
+        let coins = words(device, n * coin_words(levels, 24), 64);
+        let rows = Segments::even(rows, scores);
+        let t = fastest(|| u.random_combinations(&coins, levels, 24, &rows));
+        row(
+            &format!("combine, {levels} levels, 24 planes"),
+            &format!("{:.2} ns a score", t * 1e9 / n as f64),
         );
     }
     for entries in [256, 512] {

@@ -85,7 +85,7 @@ pub const fn exp_fraction(a: u64, s: u32) -> u64 {
 /// brought into another form (see [`Backend::gemm_regenerated`]): as many as a cache of 50 MB takes.
 pub const MADE_AT_ONCE: usize = 1 << 22;
 
-/// Words of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
+/// Words of 64 bits of ChaCha12 key streams (see [`Backend::chacha12`]) in pieces: word i is word i mod `piece` of the stream
 /// (key, `nonce` + ⌊i / piece⌋).
 #[derive(Clone, Copy)]
 pub struct KeyStream<'a> {
@@ -167,6 +167,15 @@ pub const fn dpf_key_bytes(points: usize) -> usize {
     16 + 16 * levels + levels.div_ceil(4) + 16
 }
 
+/// Words of a row's coins for [`Backend::random_combinations`]: `width + 2 · planes` bits.
+///
+/// # Panics
+/// If there are more than 64 planes.
+pub const fn coin_words(width: usize, planes: usize) -> usize {
+    assert!(planes <= 64, "more than 64 planes");
+    (width + 2 * planes).div_ceil(64)
+}
+
 /// One device. Implementations agree bit for bit.
 pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
@@ -228,8 +237,10 @@ pub trait Backend: Send + Sync + Debug {
     /// zeros of length `len`, except `out[idx[i]] = a[i]`. Indices are distinct.
     fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage;
 
-    /// Words 0..n of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0), as little-endian u64, each
-    /// masked to its low `bits`. Equal to `rand_chacha::ChaCha12Rng` with that key and stream.
+    /// Words 0..n, of `bits` bits each, of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0). Its bits,
+    /// little-endian, are cut into cells of w, the smallest power of two from `bits` on: word i is the low `bits` of bits
+    /// i·w to (i + 1)·w. So n words cost ⌈n·w/512⌉ blocks, and streams of different w have no words in common. From 33
+    /// bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and stream, masked.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
@@ -280,12 +291,15 @@ pub trait Backend: Send + Sync + Debug {
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage;
     /// out bit j of each row = xor of its bits j, j+1, …, width−1.
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage;
-    /// For each segment s and plane p < planes: `out[s][p]` = xor over i in s of (u row i and `rho[i][p]`); rows of
-    /// u, `rho[i][p]` and `out[s][p]` are `width` bits.
-    fn masked_xor_segments(
+    /// For each segment s and plane j < planes, of at most 64: `out[s][j]` = xor over i in s of (u row i and c_ij); rows of u
+    /// and `out[s][j]` are `width` bits. Bit ℓ of c_ij is p_i\[j\] xor q_i\[ℓ + j\], where row i of `coins`, [`coin_words`]
+    /// words, begins with the bits of q_i (`width + planes`), then those of p_i (`planes`). For coins at random the
+    /// `planes` bits that a segment gets at a position ℓ are 0 with probability 2^−planes if a row has a one there, and
+    /// independent of those at ℓ' > ℓ if rows with a one at ℓ' have one at ℓ.
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,

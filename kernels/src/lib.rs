@@ -20,7 +20,7 @@ mod words;
 
 pub use backend::{
     Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage, Strides,
-    Zip, dpf_key_bytes, dpf_levels, exp_fraction,
+    Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};

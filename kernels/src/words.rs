@@ -37,7 +37,8 @@ impl Words {
         Words { data: device.zeros(n), device: device.clone() }
     }
 
-    /// Words 0..n of the ChaCha12 stream (key, nonce), each masked to `bits`.
+    /// Words 0..n, of `bits` bits each, of the ChaCha12 stream (key, nonce): word i is the low `bits` of its bits i·w to
+    /// (i + 1)·w, w the smallest power of two from `bits` on. See [`crate::Backend::chacha12`].
     pub fn chacha12(device: &Device, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Words {
         Words { data: device.chacha12(key, nonce, n, bits), device: device.clone() }
     }
@@ -215,9 +216,15 @@ impl Words {
         self.with(self.device.suffix_xor(&self.data, width))
     }
 
-    /// See [`crate::Backend::masked_xor_segments`].
-    pub fn masked_xor_segments(&self, rho: &Words, width: usize, planes: usize, offsets: &Segments) -> Words {
-        self.with(self.device.masked_xor_segments(&self.data, &rho.data, width, planes, offsets))
+    /// Combinations of each segment's rows of bits: see [`crate::Backend::random_combinations`].
+    pub fn random_combinations(
+        &self,
+        coins: &Words,
+        width: usize,
+        planes: usize,
+        offsets: &Segments,
+    ) -> Words {
+        self.with(self.device.random_combinations(&self.data, &coins.data, width, planes, offsets))
     }
 
     /// See [`crate::Backend::transpose_bits`].

@@ -60,7 +60,7 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.count_bits(&a, 100));
     keep(&d.rotate_bits(&a, 128, &words(32)));
     keep(&d.suffix_xor(&a, 128));
-    keep(&d.masked_xor_segments(&words(16), &a, 128, 4, &Segments::new(vec![0, 3, 8])));
+    keep(&d.random_combinations(&words(16), &words(24), 128, 4, &Segments::new(vec![0, 3, 8])));
     keep(&d.transpose_bits(&a, 100, 4, 1, 2));
     let tables = d.prepare_tables(&[(1..=32).collect(), (5..=36).collect()], 16);
     d.select(&b, &tables, 16, 2, &a, &b).iter().for_each(&mut keep);

@@ -23,13 +23,15 @@ fn a_table_is_copied_once_and_a_rule_never() {
     let one = device(&driver);
     let a = Words::upload(&one, (0..60).collect());
     let b = Words::upload(&one, vec![1, 2, 3]);
+    // So that the one plane of row i is row i itself.
+    let coins = Words::upload(&one, (0..60).flat_map(|i| [i, 0]).collect());
     let (table, rule) = (Indices::from(vec![9, 3, 7]), Indices::grid(2, [(4, 10), (5, 2)]));
     let (cut, even) = (Segments::new(vec![0, 7, 60]), Segments::even(6, 10));
     let by_table = || {
         assert_eq!(a.gather(&table).to_vec(), [9, 3, 7]);
         assert_eq!(b.scatter(&table, 10).to_vec(), [0, 0, 0, 2, 0, 0, 0, 3, 0, 1]);
         assert_eq!(a.sum_segments(&cut).to_vec(), [21, 1749]);
-        assert_eq!(a.masked_xor_segments(&a, 64, 1, &cut).to_vec(), [7, 7]);
+        assert_eq!(a.random_combinations(&coins, 64, 1, &cut).to_vec(), [7, 7]);
     };
     // One of places, one of cuts; then none, nor for a copy of them.
     assert_eq!(uploads(&driver, by_table), 2);
@@ -39,7 +41,7 @@ fn a_table_is_copied_once_and_a_rule_never() {
         assert_eq!(a.gather(&rule).to_vec()[..6], [2, 4, 6, 8, 10, 12]);
         assert_eq!(a.slice(0..20).scatter(&rule, 60).to_vec()[10..16], [4, 0, 5, 0, 6, 0]);
         assert_eq!(a.sum_segments(&even).to_vec(), [45, 145, 245, 345, 445, 545]);
-        assert_eq!(a.masked_xor_segments(&a, 64, 1, &even).to_vec(), [1, 1, 1, 1, 1, 1]);
+        assert_eq!(a.random_combinations(&coins, 64, 1, &even).to_vec(), [1, 1, 1, 1, 1, 1]);
         assert_eq!(a.sum_rows(30).to_vec(), [435, 1335]);
     };
     assert_eq!(uploads(&driver, by_rule), 0);

@@ -2,7 +2,8 @@
 //!
 //! A stream is the ChaCha12 key stream of one pairwise key with nonce `operation · 256 + purpose`. Keys are bound
 //! to the session (see the `parties` crate), operations are numbered by the run and, in it, by the program that all
-//! parties run in lock step, so that no stream is drawn twice and none needs to be agreed on the wire.
+//! parties run in lock step, so that no stream is drawn twice and none needs to be agreed on the wire. Words of `bits`
+//! bits take the smallest power of two from `bits` on of its bits each ([`kernels::Backend::chacha12`]).
 
 use kernels::{Device, Words};
 use std::sync::Arc;

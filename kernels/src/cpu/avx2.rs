@@ -1,6 +1,7 @@
 //! Inner loops with 256-bit vectors.
 
 use super::bits::rotate;
+use super::combine::{Part, Sums};
 use super::lanes::{Correction, Expansion, Front, Lanes, NODES, PANEL, Plane, Selection, Tile};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
@@ -55,6 +56,16 @@ impl Lanes for Avx2 {
         assert!(first.is_multiple_of(16), "streams start at whole groups of blocks");
         // SAFETY: an `Avx2` exists only after detection.
         unsafe { chacha12(key, nonce, first, mask, out) }
+    }
+
+    fn cut(&self, stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { cut(stream, cell, mask, out) }
+    }
+
+    fn combine(&self, part: &Part<'_>) -> Sums {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { combine(part) }
     }
 
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
@@ -154,6 +165,16 @@ unsafe fn tile<const R: usize>(t: Tile<'_>) {
             }
         }
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn cut(stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+    scalar::cut(stream, cell, mask, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn combine(part: &Part<'_>) -> Sums {
+    super::combine::combine(part)
 }
 
 /// The twelve rounds.

@@ -6,6 +6,7 @@ mod select;
 mod sums;
 mod tree;
 
+use super::combine::{Part, Sums};
 use super::lanes::{
     Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Selection, Step, Tile,
 };
@@ -117,6 +118,16 @@ impl Lanes for Avx512 {
         unsafe { chacha12(key, nonce, first, mask, out) }
     }
 
+    fn cut(&self, stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { cut(stream, cell, mask, out) }
+    }
+
+    fn combine(&self, part: &Part<'_>) -> Sums {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { combine(part) }
+    }
+
     fn subset_sums(&self, bits: &[u64], m: usize, panel: &[u64], out: &mut [u64]) {
         let (panel, out) = (panel.as_chunks().0, out.as_chunks_mut().0);
         // SAFETY: an `Avx512` exists only after detection.
@@ -207,6 +218,37 @@ fn map(op: Map, a: &mut [u64]) {
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn dot(a: &[u64], b: &[u64]) -> u64 {
     scalar::dot(a, b)
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn cut(stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+    if cell > 8 {
+        return scalar::cut(stream, cell, mask, out);
+    }
+    let mask = _mm512_set1_epi64(mask as i64);
+    // Where eight cells begin, and how far on the next eight are.
+    let places =
+        _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(cell as i64));
+    let next = _mm_cvtsi64_si128(8 * cell as i64);
+    for (word, out) in stream.iter().zip(out.chunks_mut(64 / cell)) {
+        let mut x = _mm512_srlv_epi64(_mm512_set1_epi64(*word as i64), places);
+        let (whole, rest) = out.as_chunks_mut::<8>();
+        for out in whole {
+            // SAFETY: `out` is 64 bytes.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_and_si512(x, mask)) };
+            x = _mm512_srl_epi64(x, next);
+        }
+        if !rest.is_empty() {
+            let keep = u8::MAX >> (8 - rest.len());
+            // SAFETY: the mask keeps the store inside `rest`.
+            unsafe { _mm512_mask_storeu_epi64(rest.as_mut_ptr().cast(), keep, _mm512_and_si512(x, mask)) };
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn combine(part: &Part<'_>) -> Sums {
+    super::combine::combine(part)
 }
 
 /// The twelve rounds of N groups of blocks.

@@ -1,32 +1,35 @@
 //! Rows of bits. Bits at and beyond `width` in the last word of a row are ignored, and zero in results.
 
-use super::elementwise::check_segments;
 use super::par;
 use crate::buffer;
-use crate::indices::Segments;
 
 /// Words of a row, and the bits of its last word that count.
 #[derive(Clone, Copy)]
-struct Row {
-    words: usize,
+pub(super) struct Row {
+    pub(super) words: usize,
     last: u64,
 }
 
 impl Row {
-    fn new(width: usize) -> Row {
+    pub(super) fn new(width: usize) -> Row {
         assert!(width > 0, "rows without bits");
         Row { words: width.div_ceil(64), last: u64::MAX >> ((64 - width % 64) % 64) }
     }
 
     /// Number of rows in `len` words.
-    fn count(self, len: usize) -> usize {
+    pub(super) fn count(self, len: usize) -> usize {
         assert!(len.is_multiple_of(self.words), "{len} words are no whole rows of {}", self.words);
         len / self.words
     }
 
+    /// The bits of word `i` of a row that count.
+    pub(super) fn mask(self, i: usize) -> u64 {
+        if i + 1 == self.words { self.last } else { u64::MAX }
+    }
+
     /// Word `i` of a row, without what is beyond the width.
     fn word(self, row: &[u64], i: usize) -> u64 {
-        if i + 1 == self.words { row[i] & self.last } else { row[i] }
+        row[i] & self.mask(i)
     }
 }
 
@@ -121,36 +124,6 @@ pub(super) fn suffix_xor(u: &[u64], width: usize) -> Vec<u64> {
                 above = (x & 1).wrapping_neg();
                 out[i] = x;
             }
-        }
-    });
-    out
-}
-
-pub(super) fn masked_xor_segments(
-    u: &[u64],
-    rho: &[u64],
-    width: usize,
-    planes: usize,
-    offsets: &Segments,
-) -> Vec<u64> {
-    let row = Row::new(width);
-    let rows = row.count(u.len());
-    assert_eq!(rho.len(), rows * planes * row.words, "one mask for each row and plane");
-    check_segments(offsets, rows);
-    let size = planes * row.words;
-    let mut out = buffer::zeroed(offsets.count() * size);
-    let segments = 16;
-    par::chunks_if(rho.len() >= par::WORDS, &mut out, segments * size, |c, out| {
-        for (j, out) in out.chunks_exact_mut(size).enumerate() {
-            let s = c * segments + j;
-            for i in offsets.get(s) {
-                let u = &u[i * row.words..][..row.words];
-                let rho = &rho[i * size..][..size];
-                for (out, rho) in out.chunks_exact_mut(row.words).zip(rho.chunks_exact(row.words)) {
-                    out.iter_mut().zip(u.iter().zip(rho)).for_each(|(o, (u, r))| *o ^= u & r);
-                }
-            }
-            out.chunks_exact_mut(row.words).for_each(|o| o[row.words - 1] &= row.last);
         }
     });
     out

@@ -1,6 +1,7 @@
 //! The inner loops that each instruction set provides. Every default is the scalar reference.
 
-use super::{scalar, sums};
+use super::combine::{Part, Sums};
+use super::{combine, scalar, sums};
 use crate::backend::{Map, Zip};
 use std::fmt::Debug;
 
@@ -254,6 +255,16 @@ pub(super) trait Lanes: Send + Sync + Debug {
     /// The key stream from block `first` on, each word masked. `first` is a multiple of 16.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
         scalar::chacha12(key, nonce, first, mask, out);
+    }
+
+    /// `out[i]` is bits i·cell to (i + 1)·cell of the stream, masked; `cell` is a power of two below 64.
+    fn cut(&self, stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+        scalar::cut(stream, cell, mask, out);
+    }
+
+    /// See [`combine::combine`].
+    fn combine(&self, part: &Part<'_>) -> Sums {
+        combine::combine(part)
     }
 
     /// See [`sums::subset_sums`].

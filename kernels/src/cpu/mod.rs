@@ -5,6 +5,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bits;
+mod combine;
 mod dcf;
 mod dpf;
 mod elementwise;
@@ -287,15 +288,15 @@ impl Backend for Cpu {
         host(bits::suffix_xor(u.host(), width))
     }
 
-    fn masked_xor_segments(
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        host(bits::masked_xor_segments(u.host(), rho.host(), width, planes, offsets))
+        host(combine::random_combinations(self.lanes, u.host(), coins.host(), width, planes, offsets))
     }
 
     fn transpose_bits(

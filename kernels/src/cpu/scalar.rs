@@ -144,6 +144,32 @@ pub(super) fn prepare(table: &[u64], out: &mut Vec<u64>) {
     out.extend(table.iter().cycle().take(prepared(table.len())));
 }
 
+#[inline(always)]
+pub(super) fn cut(stream: &[u64], cell: usize, mask: u64, out: &mut [u64]) {
+    match cell {
+        1 => cells::<64>(stream, mask, out),
+        2 => cells::<32>(stream, mask, out),
+        4 => cells::<16>(stream, mask, out),
+        8 => cells::<8>(stream, mask, out),
+        16 => cells::<4>(stream, mask, out),
+        32 => cells::<2>(stream, mask, out),
+        _ => panic!("cells of {cell} bits"),
+    }
+}
+
+/// The same with `N` cells a word.
+#[inline(always)]
+fn cells<const N: usize>(stream: &[u64], mask: u64, out: &mut [u64]) {
+    let cut = |out: &mut [u64], word: u64| {
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = word >> (i * (64 / N)) & mask);
+    };
+    let (whole, rest) = out.as_chunks_mut::<N>();
+    whole.iter_mut().zip(stream).for_each(|(out, word)| cut(out, *word));
+    if !rest.is_empty() {
+        cut(rest, stream[whole.len()]);
+    }
+}
+
 pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     let mut turned = vec![0; s.entries.div_ceil(64)];
     for (e, u) in s.u.chunks_exact(turned.len()).enumerate() {

@@ -1,6 +1,8 @@
 //! Rows of bits.
 
+use super::driver::Arg;
 use super::{Cuda, DeviceWords, Launch};
+use crate::backend::coin_words;
 use crate::indices::Segments;
 
 /// Words of a row of `width` bits, and the number of rows in `len` words.
@@ -54,22 +56,22 @@ impl Cuda {
         out
     }
 
-    pub(super) fn masked_xor(
+    pub(super) fn combined(
         &self,
         u: &DeviceWords,
-        rho: &DeviceWords,
+        coins: &DeviceWords,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> DeviceWords {
-        let (words, n) = rows(u.len(), width);
-        assert_eq!(rho.len(), n * planes * words, "one mask for each row and plane");
-        let cuts = self.cuts("masked_xor_segments", offsets, n);
-        let out = self.core.alloc("masked_xor_segments", offsets.count() * planes * words);
-        let [bounds, size] = cuts.args();
-        let (width, words, planes, len) = (width.into(), words.into(), planes.into(), out.len());
-        let args = [u.arg(), rho.arg(), width, words, planes, bounds, size, out.arg(), len.into()];
-        self.launch(Launch::over("masked_xor_segments", len), &args);
+        let ((words, n), length) = (rows(u.len(), width), coin_words(width, planes));
+        assert_eq!(coins.len(), n * length, "coins for each row");
+        let cuts = self.cuts("random_combinations", offsets, n);
+        let out = self.core.alloc("random_combinations", offsets.count() * planes * words);
+        let ([bounds, size], len) = (cuts.args(), out.len());
+        let shape = [width, words, planes, length].map(Arg::from);
+        let args = [&[u.arg(), coins.arg()][..], &shape, &[bounds, size, out.arg(), len.into()]].concat();
+        self.launch(Launch::over("random_combinations", len), &args);
         out
     }
 

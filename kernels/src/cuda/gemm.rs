@@ -232,9 +232,9 @@ impl Cuda {
         let outputs = (MADE_AT_ONCE / k.next_multiple_of(DEPTH) / 64 * 64).max(64);
         for first in (0..n).step_by(outputs) {
             let count = outputs.min(n - first);
-            let made = self.stream(one, first * k, count * k, 64);
+            let made = self.stream(one, first * k, count * k, u64::MAX);
             for other in others {
-                let more = self.stream(other, first * k, count * k, 64);
+                let more = self.stream(other, first * k, count * k, u64::MAX);
                 self.zip_into(Zip::Add, &made, &more, &made);
             }
             let panel = self.padded(&made, count, k).unwrap_or(made);

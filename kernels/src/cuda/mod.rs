@@ -39,7 +39,6 @@ pub use nvidia::{NoDevice, open};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
-use stream::WHOLE;
 
 /// A device with memory of its own as a [`Device`](crate::Device).
 #[derive(Debug)]
@@ -184,7 +183,7 @@ impl Backend for Cuda {
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        self.made(self.stream(&KeyStream { key, nonce, piece: WHOLE }, 0, n, bits))
+        self.made(self.drawn(key, nonce, n, bits))
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
@@ -238,15 +237,15 @@ impl Backend for Cuda {
         self.made(self.suffixes(self.words(u), width))
     }
 
-    fn masked_xor_segments(
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        self.made(self.masked_xor(self.words(u), self.words(rho), width, planes, offsets))
+        self.made(self.combined(self.words(u), self.words(coins), width, planes, offsets))
     }
 
     fn transpose_bits(

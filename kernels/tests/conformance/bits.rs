@@ -1,7 +1,7 @@
 //! Operations on rows of bits, against vectors of booleans. Bits beyond the width are filled with noise.
 
 use super::{Numbers, up};
-use kernels::{Device, Segments};
+use kernels::{Device, Segments, coin_words};
 
 const WIDTHS: [usize; 9] = [1, 2, 4, 8, 32, 64, 128, 256, 1024];
 const ODD_WIDTHS: [usize; 6] = [3, 23, 65, 100, 127, 190];
@@ -88,32 +88,52 @@ pub(crate) fn suffixes(device: &Device) {
     }
 }
 
-pub(crate) fn masked_segments(device: &Device) {
+/// Whether plane `j` of a row under these coins has a one at place `l`.
+fn coin(coins: &[u64], width: usize, planes: usize, j: usize, l: usize) -> bool {
+    let (q, p) = (|i| bit(coins, i), |i| bit(coins, width + planes + i));
+    p(j) ^ q(l + j)
+}
+
+pub(crate) fn combinations(device: &Device) {
     let mut r = Numbers(24);
     for width in widths() {
         let words = width.div_ceil(64);
-        for planes in [1, 3, 20] {
-            let rows = 90;
-            let (u, rho) = (r.words(rows * words), r.words(rows * planes * words));
+        for planes in [1, 3, 20, 24, 25, 64] {
+            let (rows, length) = (90, (width + 2 * planes).div_ceil(64));
+            assert_eq!(coin_words(width, planes), length);
+            let (u, coins) = (r.words(rows * words), r.words(rows * length));
             for offsets in [&[0, 1, 1, 20, 57, 90][..], &[0, 18, 36, 54, 72, 90]] {
                 let segments = Segments::new(offsets.to_vec());
-                let got =
-                    up(device, &u).masked_xor_segments(&up(device, &rho), width, planes, &segments).to_vec();
+                let got = up(device, &u)
+                    .random_combinations(&up(device, &coins), width, planes, &segments)
+                    .to_vec();
                 assert_eq!(got.len(), (offsets.len() - 1) * planes * words);
                 for s in 0..offsets.len() - 1 {
-                    for p in 0..planes {
-                        let want = from_bits(width, |j| {
+                    for j in 0..planes {
+                        let want = from_bits(width, |l| {
                             let both = |i: &usize| {
-                                bit(&u[i * words..], j) && bit(&rho[(i * planes + p) * words..], j)
+                                bit(&u[i * words..], l) && coin(&coins[i * length..], width, planes, j, l)
                             };
                             (offsets[s]..offsets[s + 1]).filter(both).count() % 2 == 1
                         });
-                        assert_eq!(&got[(s * planes + p) * words..][..words], want, "width {width}");
+                        let got = &got[(s * planes + j) * words..][..words];
+                        assert_eq!(got, want, "width {width}, plane {j} of {planes}");
                     }
                 }
             }
         }
     }
+    // Many, which several threads share, and none.
+    let (u, coins, segments) = (r.words(40_000), r.words(80_000), Segments::even(4000, 10));
+    let many = up(device, &u).random_combinations(&up(device, &coins), 64, 24, &segments).to_vec();
+    for s in [0, 1, 15, 16, 1234, 3999] {
+        let rows = 10 * s..10 * (s + 1);
+        let (u, coins) = (&u[rows.clone()], &coins[2 * rows.start..2 * rows.end]);
+        let one = up(device, u).random_combinations(&up(device, coins), 64, 24, &Segments::even(1, 10));
+        assert!(many[24 * s..][..24] == one.to_vec(), "segment {s}");
+    }
+    let none = up(device, &[]).random_combinations(&up(device, &[]), 64, 24, &Segments::even(0, 10));
+    assert!(none.is_empty());
 }
 
 pub(crate) fn transpositions(device: &Device) {

@@ -128,9 +128,9 @@ fn turns() {
         bits::counts,
         bits::rotations,
         bits::suffixes,
-        bits::masked_segments,
+        bits::combinations,
         bits::transpositions,
-        stream::prefixes_and_masks,
+        stream::every_width,
         gemm::ragged,
         gemm::regenerated_in_panels,
         gemm::batches,
@@ -171,8 +171,8 @@ suite! {
     elementwise: zips maps broadcasts segments moves grids large_buffers;
     formula: operations results in_any_order large_buffers;
     message: every_width hostile_bytes masked combined;
-    bits: single_bits counts rotations suffixes masked_segments transpositions;
-    stream: known_vector equals_rand_chacha prefixes_and_masks;
+    bits: single_bits counts rotations suffixes combinations transpositions;
+    stream: known_vector known_cells equals_rand_chacha every_width long_streams;
     gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;

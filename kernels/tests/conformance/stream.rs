@@ -35,15 +35,53 @@ pub(crate) fn equals_rand_chacha(device: &Device) {
     }
 }
 
-pub(crate) fn prefixes_and_masks(device: &Device) {
-    let key = std::array::from_fn(|i| i as u8);
-    let long = Words::chacha12(device, &key, 7, 70_000, 64).to_vec();
-    for n in (0..300).chain([8191, 8192, 65_535, 65_536, 65_537]) {
-        assert!(Words::chacha12(device, &key, 7, n, 64).to_vec() == long[..n], "{n} words");
-    }
+/// Word i of `bits` bits, taken bit by bit from the words of 64 bits.
+fn cell(stream: &[u64], i: usize, bits: u32) -> u64 {
+    let width = (bits..).find(|w| w.is_power_of_two()).expect("at most 64") as usize;
+    (0..bits as usize).fold(0, |word, b| {
+        let at = i * width + b;
+        word | (stream[at / 64] >> (at % 64) & 1) << b
+    })
+}
+
+pub(crate) fn every_width(device: &Device) {
+    let (key, nonce) = (std::array::from_fn(|i| i as u8), u64::MAX - 6);
+    let stream = reference(key, nonce, 70_000);
     for bits in 1..=64 {
-        let got = Words::chacha12(device, &key, 7, 333, bits).to_vec();
-        let want: Vec<u64> = long[..333].iter().map(|w| w & (u64::MAX >> (64 - bits))).collect();
-        assert_eq!(got, want, "{bits} bits");
+        let draw = |n| Words::chacha12(device, &key, nonce, n, bits).to_vec();
+        let long = draw(66_000);
+        let some = (0..66_000).step_by(if bits < 33 { 1 } else { 17 });
+        for i in some.chain(65_000..66_000) {
+            assert_eq!(long[i], cell(&stream, i, bits), "word {i} of {bits} bits");
+        }
+        // Vectors, words, blocks, pieces and tasks that end within.
+        let tails = (0..300).chain([511, 512, 513, 1023, 1025, 2047, 4097, 8191, 8192, 8193, 65_535, 65_537]);
+        for n in tails {
+            assert!(draw(n) == long[..n], "{n} words of {bits} bits");
+        }
+    }
+}
+
+pub(crate) fn known_cells(device: &Device) {
+    // The first bytes of the vector above: 9b f4 9a 6a 07 55.
+    let draw = |n, bits| Words::chacha12(device, &[0; 32], 0, n, bits).to_vec();
+    assert_eq!(draw(12, 1), [1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0]);
+    assert_eq!(draw(5, 2), [3, 2, 1, 2, 0]);
+    assert_eq!(draw(4, 3), [3, 1, 4, 7]);
+    assert_eq!(draw(3, 7), [0x1b, 0x74, 0x1a]);
+    assert_eq!(draw(3, 9), [0x9b, 0x9a, 0x107]);
+    assert_eq!(draw(1, 31), [0x6a9a_f49b]);
+    assert_eq!(draw(1, 33), [0x1_6a9a_f49b]);
+}
+
+/// Streams of many tasks, in cells of every width.
+pub(crate) fn long_streams(device: &Device) {
+    let n = 1 << 20;
+    let stream = reference([9; 32], 3, n);
+    for bits in [1, 2, 4, 8, 16, 32, 64] {
+        let draw = Words::chacha12(device, &[9; 32], 3, n, bits).to_vec();
+        for i in (0..n).step_by(997).chain(n - 600..n) {
+            assert_eq!(draw[i], cell(&stream, i, bits), "word {i} of {bits} bits");
+        }
     }
 }

@@ -141,7 +141,7 @@ impl Backend for Counting {
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        self.counts.lock().unwrap().random += 8 * n as u64;
+        self.counts.lock().unwrap().random += (n as u64 * u64::from(bits.next_power_of_two())).div_ceil(8);
         self.inner.chacha12(key, nonce, n, bits)
     }
 
@@ -210,15 +210,15 @@ impl Backend for Counting {
         self.inner.suffix_xor(u, width)
     }
 
-    fn masked_xor_segments(
+    fn random_combinations(
         &self,
         u: &Storage,
-        rho: &Storage,
+        coins: &Storage,
         width: usize,
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        self.inner.masked_xor_segments(u, rho, width, planes, offsets)
+        self.inner.random_combinations(u, coins, width, planes, offsets)
     }
 
     fn transpose_bits(

@@ -1,14 +1,22 @@
 //! Coarse maximum of a row in three exchanges, whatever its length: some M with M − 4 ≤ max(x) < M + 4.
 //!
-//! Softmax only needs *some* shift near the maximum. Scores fall into W buckets of width 4 (signed bucket q ∈
+//! Softmax only needs *some* shift near the maximum. Scores fall into W buckets of width 4 (signed bucket k ∈
 //! [−W/2, W/2), or one less because two addends are cut). The dealer deals one-hot rows of λ's bucket; rotated by Δ's
-//! bucket and suffix-xored they are xor shares of the thermometer \[q ≥ level\]. For every level the evaluators
-//! combine a row's thermometers with common coins ρ of κ bits: R = ⊕ ρ_i·th_i is 0 if no score reaches the level, and
+//! bucket and suffix-xored they are xor shares of the thermometer \[k ≥ level\]. For every level ℓ the evaluators
+//! combine a row's thermometers with common coins c of κ bits: R_ℓ = ⊕ c_iℓ·th_iℓ is 0 if no score reaches the level, and
 //! otherwise non-zero except with probability 2^−κ. R is tested for zero block by block: opened under a mask, looked
 //! up in a dealt one-hot row of the mask. The flags' product over the blocks is expanded with dealt monomials, and
 //! the number of reached levels is a linear function of it.
 //! A false zero lowers M by 4; [`exp`](super::exp) is right up to 8, and the sum of a row as far as its reciprocal's range
-//! goes (see [`softmax`](super::softmax)); κ = 24.
+//! goes (see [`softmax`](super::softmax)); κ = 24. So what counts is that no *two* levels of a row are false zeros, and for
+//! that any two must be independent, not all.
+//!
+//! **Coins.** Score i has a string of W + 2κ: q_i of W + κ coins, then p_i of κ, and bit j of c_iℓ is p_i\[j\] ⊕ q_i\[ℓ + j\].
+//! At two levels a < b these are uniform and independent: c_ia ⊕ c_ib has the bits q_i\[a + j\] ⊕ q_i\[b + j\], and the place
+//! b + j is beyond all that those of lower j have, so it is uniform; p_i, which is nowhere in it, makes c_ia uniform given
+//! it. A score that reaches b reaches a as well, so that its coins alone make R_a and R_b uniform and independent. With the
+//! same coins at all levels, a leader far ahead of its row would lose all levels above the others' at once.
+//!
 //! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
 
 use super::exp::BUCKET_LOG2;
@@ -16,7 +24,7 @@ use super::lut::{deal_one_hot, one_hot_bytes};
 use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
-use kernels::{Segments, Term, Words};
+use kernels::{Segments, Term, Words, coin_words};
 
 /// Levels and the zero test's blocks of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +36,7 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// 64 or 128 buckets, κ = 24: a row gets a false zero with probability below 128 · 2^−24.
+    /// 64 or 128 buckets, κ = 24: a row gets a false zero with probability below 128 · 2^−24, two with one below 2^−35.
     pub fn new(buckets: usize) -> Levels {
         Levels { buckets, blocks: &[6, 6, 6, 6] }
     }
@@ -67,12 +75,12 @@ pub async fn coarse_max(
             op,
             purpose: Purpose::Coins,
             index: 0,
-            n: n * kappa * words,
-            bits: w.min(64) as u32,
+            n: n * coin_words(w, kappa),
+            bits: 64,
             group: Group::Xor,
         };
-        let rho = cx.draw(KeyId::K12, &coins).expect("evaluators know k12");
-        thermometer.masked_xor_segments(&rho, w, kappa, offsets)
+        let coins = cx.draw(KeyId::K12, &coins).expect("evaluators know k12");
+        thermometer.random_combinations(&coins, w, kappa, offsets)
     });
     let item = Item {
         op,

@@ -5,6 +5,7 @@
 //! every secret. So its view is uniform and the same whatever the secret. Gates whose masks are too many to
 //! enumerate are solved instead: see `solve_views`.
 
+mod coins;
 #[path = "../common/mod.rs"]
 mod common;
 mod mutants;
@@ -145,14 +146,23 @@ fn bit_times_value() {
 }
 
 /// What the coarse maximum is defined to be, false zeros included, for known coins.
-fn coarse_reference(x: &[u64], lambda: &[u64], coins: &[Vec<u64>], w: u64, shift: u32, ring: Ring) -> u64 {
+fn coarse_reference(
+    x: &[u64],
+    lambda: &[u64],
+    coins: &[u64],
+    kappa: u64,
+    w: u64,
+    shift: u32,
+    ring: Ring,
+) -> u64 {
     let reached = (0..w).filter(|level| {
         let mut r = 0u64;
         for ((x, l), coins) in x.iter().zip(lambda).zip(coins) {
             let delta = ring.reduce(x.wrapping_sub(*l));
             let bucket = ((ring.reduce(*l) >> shift) + (delta >> shift) + w / 2) % w;
             if bucket >= *level {
-                r ^= coins.iter().enumerate().fold(0, |r, (p, c)| r | (c >> level & 1) << p);
+                let coin = |i: u64| coins >> i & 1;
+                r ^= (0..kappa).fold(0, |r, j| r | (coin(w + kappa + j) ^ coin(level + j)) << j);
             }
         }
         r != 0
@@ -170,7 +180,7 @@ fn coarse_maximum_of_all_rows() {
         let levels = Levels { buckets: w, blocks };
         let inner = move |lane: u8| match lane {
             l if l == Purpose::OneHot as u8 => scores,
-            l if l == Purpose::Coins as u8 => scores * kappa,
+            l if l == Purpose::Coins as u8 => scores,
             l if l == Purpose::Planes as u8 => kappa,
             l if l == Purpose::ZeroTest as u8 || l == Purpose::Flags as u8 => w,
             96.. => w,
@@ -200,11 +210,9 @@ fn coarse_maximum_of_all_rows() {
         let (seed, elements) = (case.seed + 999, std::cell::Cell::new(0u64));
         case.assert_correct(&values, &masks, &[], |x, masks, out| {
             let e = elements.replace(elements.get() + 1);
-            let coin =
-                |v: u64| hash(&[seed, KeyId::K12 as u64, 0, Purpose::Coins as u64, v, e]) & ((1 << w) - 1);
-            let coins: Vec<Vec<u64>> =
-                (0..scores).map(|s| (0..kappa).map(|p| coin((s * kappa + p) as u64)).collect()).collect();
-            let expected = coarse_reference(x, &masks[..scores], &coins, w as u64, 2, ring);
+            let coins = |v: u64| hash(&[seed, KeyId::K12 as u64, 0, Purpose::Coins as u64, v, e]);
+            let coins: Vec<u64> = (0..scores as u64).map(coins).collect();
+            let expected = coarse_reference(x, &masks[..scores], &coins, kappa as u64, w as u64, 2, ring);
             assert_eq!(out[0][0], expected, "{x:?} under {masks:?}");
         });
         // P2 receives too many words: solved. P1's view where 24 bits are enough.

@@ -63,14 +63,23 @@ extern "C" __global__ void suffix_xor(const u64 *u, u64 width, u64 words, u64 *o
     }
 }
 
-// out[s][p] = xor over the rows i of segment s of (u row i and rho[i][p]): a thread for each word of the result.
-extern "C" __global__ void masked_xor_segments(const u64 *u, const u64 *rho, u64 width, u64 words, u64 planes,
+// 64 bits of a row of so many words from bit `at` on, which is one of it; those beyond it are zero.
+__device__ __forceinline__ u64 bits_from(const u64 *row, u64 words, u64 at) {
+    u64 i = at / 64, low = row[i] >> (at % 64);
+    return at % 64 == 0 || i + 1 == words ? low : low | row[i + 1] << (64 - at % 64);
+}
+
+// out[s][j] = xor over the rows i of segment s of (u row i and c), where bit l of c is p[j] xor q[l + j]; coins i are q, of
+// width + planes bits, and p behind it, in `length` words: a thread for each word of the result.
+extern "C" __global__ void random_combinations(const u64 *u, const u64 *coins, u64 width, u64 words, u64 planes, u64 length,
                                                const u64 *offsets, u64 len, u64 *out, u64 n) {
-    u64 size = planes * words;
     FOR_EACH(at, n) {
-        u64 s = at / size, place = at % size, w = place % words, sum = 0;
-        u64 end = segment(offsets, len, s + 1);
-        for (u64 i = segment(offsets, len, s); i < end; i++) sum ^= u[i * words + w] & rho[i * size + place];
+        u64 place = at / words, w = at % words, s = place / planes, j = place % planes, sum = 0;
+        u64 p = width + planes + j, end = segment(offsets, len, s + 1);
+        for (u64 i = segment(offsets, len, s); i < end; i++) {
+            const u64 *own = coins + i * length;
+            sum ^= u[i * words + w] & (bits_from(own, length, 64 * w + j) ^ spread(own[p / 64] >> (p % 64)));
+        }
         out[at] = sum & row_mask(width, words, w);
     }
 }

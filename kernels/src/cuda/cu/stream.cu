@@ -26,3 +26,28 @@ extern "C" __global__ void chacha12(u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u
         }
     }
 }
+
+// out[i] = bits i · 2^cell .. (i + 1) · 2^cell of the stream, masked; cell below 6. Threads write next to each other what
+// 128 blocks are cut into.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
+chacha12_cells(u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u32 cell, u64 mask, u64 *out, u64 n) {
+    // A word more for each block: its threads write to different banks.
+    __shared__ u32 tile[128 * 17];
+    const u32 key[8] = {
+        (u32)k0, (u32)(k0 >> 32), (u32)k1, (u32)(k1 >> 32), (u32)k2, (u32)(k2 >> 32), (u32)k3, (u32)(k3 >> 32),
+    };
+    u64 words = 128 * 512 >> cell;
+    for (u64 turn = blockIdx.x; turn * words < n; turn += gridDim.x) {
+        u32 x[16];
+        chacha12_block(key, 128 * turn + threadIdx.x, nonce, x);
+#pragma unroll
+        for (int j = 0; j < 16; j++) tile[17 * threadIdx.x + j] = x[j];
+        __syncthreads();
+        u64 *to = out + turn * words, count = n - turn * words < words ? n - turn * words : words;
+        for (u32 i = threadIdx.x; i < count; i += 128) {
+            u32 bit = i << cell, word = bit / 32;
+            to[i] = tile[word + word / 16] >> (bit % 32) & mask;
+        }
+        __syncthreads();
+    }
+}
