@@ -226,6 +226,26 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::map(op, a);
     }
 
+    /// Appends the low `bits` (1 to 64) of every word to a message.
+    fn pack(&self, a: &[u64], bits: u32, out: &mut Vec<u8>) {
+        scalar::pack(a, bits, out);
+    }
+
+    /// The words at the beginning of a message, which may go on behind them.
+    fn unpack(&self, bytes: &[u8], bits: u32, out: &mut [u64]) {
+        scalar::unpack(bytes, bits, out);
+    }
+
+    /// a ← (a op mask) mod 2^bits, appended to a message.
+    fn mask_and_pack(&self, op: Zip, a: &mut [u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+        scalar::mask_and_pack(self, op, a, mask, bits, out);
+    }
+
+    /// a ← (a op w) mod 2^bits for the words w at the beginning of a message.
+    fn combine_packed(&self, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
+        scalar::combine_packed(self, op, a, bytes, bits);
+    }
+
     /// Σ a[i]·b[i].
     fn dot(&self, a: &[u64], b: &[u64]) -> u64 {
         scalar::dot(a, b)

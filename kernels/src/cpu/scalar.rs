@@ -5,6 +5,7 @@ use super::dcf::CHILDREN;
 use super::lanes::{
     Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PAD, PANEL, Plane, Selection, Step, Tile,
 };
+use super::{message, par};
 use crate::backend::{Map, Zip, exp_fraction};
 
 /// No special instructions.
@@ -38,6 +39,103 @@ pub(super) fn map(op: Map, a: &mut [u64]) {
         Map::Shr(s) if s < 64 => words.for_each(|a| *a >>= s),
         Map::Shl(_) | Map::Shr(_) => words.for_each(|a| *a = 0),
         Map::Exp(s) => words.for_each(|a| *a = exp_fraction(*a, s)),
+    }
+}
+
+pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
+    match bits {
+        64 => return pack_bytes::<8>(a, out),
+        56 => return pack_bytes::<7>(a, out),
+        48 => return pack_bytes::<6>(a, out),
+        40 => return pack_bytes::<5>(a, out),
+        32 => return pack_bytes::<4>(a, out),
+        24 => return pack_bytes::<3>(a, out),
+        16 => return pack_bytes::<2>(a, out),
+        8 => return pack_bytes::<1>(a, out),
+        _ => {}
+    }
+    let (mut acc, mut held) = (0u64, 0);
+    for w in a {
+        let w = w & (u64::MAX >> (64 - bits));
+        acc |= w << held;
+        held += bits;
+        if held >= 64 {
+            out.extend_from_slice(&acc.to_le_bytes());
+            held -= 64;
+            // `held` bits of w did not fit; bits > held because w was below 64 bits.
+            acc = if held == 0 { 0 } else { w >> (bits - held) };
+        }
+    }
+    out.extend_from_slice(&acc.to_le_bytes()[..held.div_ceil(8) as usize]);
+}
+
+/// Words of `SIZE` bytes: each is written in full, and the next one over its upper bytes, in a piece that stays in the cache.
+fn pack_bytes<const SIZE: usize>(a: &[u64], out: &mut Vec<u8>) {
+    const WORDS: usize = 512;
+    let mut piece = [0; 8 * WORDS];
+    for words in a.chunks(WORDS) {
+        for (j, w) in words.iter().enumerate() {
+            piece[j * SIZE..][..8].copy_from_slice(&w.to_le_bytes());
+        }
+        out.extend_from_slice(&piece[..words.len() * SIZE]);
+    }
+}
+
+pub(super) fn unpack(bytes: &[u8], bits: u32, out: &mut [u64]) {
+    let mask = u64::MAX >> (64 - bits);
+    if bits == 64 {
+        let words = bytes.as_chunks::<8>().0;
+        out.iter_mut().zip(words).for_each(|(w, b)| *w = u64::from_le_bytes(*b));
+        return;
+    }
+    for (j, w) in out.iter_mut().enumerate() {
+        let bit = j * bits as usize;
+        let rest = &bytes[bit / 8..];
+        // Up to 57 bits lie in eight bytes wherever they begin.
+        if let (true, Some(b)) = (bits <= 57, rest.first_chunk::<8>()) {
+            *w = (u64::from_le_bytes(*b) >> (bit % 8)) & mask;
+            continue;
+        }
+        let window = match rest.first_chunk::<16>() {
+            Some(b) => u128::from_le_bytes(*b),
+            None => {
+                let mut b = [0; 16];
+                b[..rest.len()].copy_from_slice(rest);
+                u128::from_le_bytes(b)
+            }
+        };
+        *w = (window >> (bit % 8)) as u64 & mask;
+    }
+}
+
+/// Piece by piece, each of which is whole bytes of the message.
+pub(super) fn mask_and_pack<L: Lanes + ?Sized>(
+    lanes: &L,
+    op: Zip,
+    a: &mut [u64],
+    mask: &[u64],
+    bits: u32,
+    out: &mut Vec<u8>,
+) {
+    for (a, mask) in a.chunks_mut(par::PIECE).zip(mask.chunks(par::PIECE)) {
+        combine(lanes, op, a, mask, bits);
+        lanes.pack(a, bits, out);
+    }
+}
+
+pub(super) fn combine_packed<L: Lanes + ?Sized>(lanes: &L, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
+    let mut theirs = [0; par::PIECE];
+    for (i, a) in a.chunks_mut(par::PIECE).enumerate() {
+        let theirs = &mut theirs[..a.len()];
+        lanes.unpack(&bytes[message::bytes(i * par::PIECE, bits)..], bits, theirs);
+        combine(lanes, op, a, theirs, bits);
+    }
+}
+
+fn combine<L: Lanes + ?Sized>(lanes: &L, op: Zip, a: &mut [u64], b: &[u64], bits: u32) {
+    lanes.zip(op, a, b);
+    if bits < 64 {
+        lanes.map(Map::And(u64::MAX >> (64 - bits)), a);
     }
 }
 

@@ -170,7 +170,7 @@ macro_rules! suite {
 suite! {
     elementwise: zips maps broadcasts segments moves grids large_buffers;
     formula: operations results in_any_order large_buffers;
-    message: every_width hostile_bytes masked combined;
+    message: every_width hostile_bytes ends masked combined;
     bits: single_bits counts rotations suffixes masked_segments transpositions;
     stream: known_vector equals_rand_chacha prefixes_and_masks;
     gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
