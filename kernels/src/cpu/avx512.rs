@@ -52,9 +52,19 @@ impl Lanes for Avx512 {
         unsafe { zip(op, a, b) }
     }
 
+    fn zipped(&self, op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { zipped(op, a, b, out) }
+    }
+
     fn map(&self, op: Map, a: &mut [u64]) {
         // SAFETY: an `Avx512` exists only after detection.
         unsafe { map(op, a) }
+    }
+
+    fn mapped(&self, op: Map, a: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { mapped(op, a, out) }
     }
 
     fn pack(&self, a: &[u64], bits: u32, out: &mut Vec<u8>) {
@@ -217,8 +227,18 @@ fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+    scalar::zipped(op, a, b, out);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn map(op: Map, a: &mut [u64]) {
     scalar::map(op, a);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
+    scalar::mapped(op, a, out);
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]

@@ -218,12 +218,24 @@ pub(super) struct Correction {
 
 /// Inner loops of one instruction set.
 pub(super) trait Lanes: Send + Sync + Debug {
+    /// a ← a op b. All words of an operation are equally many.
     fn zip(&self, op: Zip, a: &mut [u64], b: &[u64]) {
         scalar::zip(op, a, b);
     }
 
+    /// out ← a op b.
+    fn zipped(&self, op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+        scalar::zipped(op, a, b, out);
+    }
+
+    /// a ← op(a).
     fn map(&self, op: Map, a: &mut [u64]) {
         scalar::map(op, a);
+    }
+
+    /// out ← op(a).
+    fn mapped(&self, op: Map, a: &[u64], out: &mut [u64]) {
+        scalar::mapped(op, a, out);
     }
 
     /// Appends the low `bits` (1 to 64) of every word to a message.

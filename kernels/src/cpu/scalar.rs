@@ -14,32 +14,61 @@ pub(super) struct Scalar;
 
 impl Lanes for Scalar {}
 
+/// A loop over words, compiled for each operation, whose function is `$f` in it.
+macro_rules! for_zip {
+    ($op:expr, |$f:ident| $each:expr) => {
+        for_operation!($op, $f, $each;
+            Zip::Add => u64::wrapping_add,
+            Zip::Sub => u64::wrapping_sub,
+            Zip::Mul => u64::wrapping_mul,
+            Zip::Xor => |a, b| a ^ b,
+            Zip::And => |a, b| a & b)
+    };
+}
+
+macro_rules! for_map {
+    ($op:expr, |$f:ident| $each:expr) => {
+        for_operation!($op, $f, $each;
+            Map::Neg => u64::wrapping_neg,
+            Map::Add(c) => |a: u64| a.wrapping_add(c),
+            Map::Mul(c) => |a: u64| a.wrapping_mul(c),
+            Map::And(c) => |a| a & c,
+            Map::Xor(c) => |a| a ^ c,
+            Map::Shl(s) => |a: u64| a.checked_shl(s).unwrap_or(0),
+            Map::Shr(s) => |a: u64| a.checked_shr(s).unwrap_or(0),
+            Map::Exp(s) => |a| exp_fraction(a, s))
+    };
+}
+
+macro_rules! for_operation {
+    ($op:expr, $f:ident, $each:expr; $($is:pat => $function:expr),*) => {
+        match $op {
+            $($is => {
+                let $f = $function;
+                $each
+            })*
+        }
+    };
+}
+
 #[inline(always)]
 pub(super) fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
-    let pairs = a.iter_mut().zip(b);
-    match op {
-        Zip::Add => pairs.for_each(|(a, b)| *a = a.wrapping_add(*b)),
-        Zip::Sub => pairs.for_each(|(a, b)| *a = a.wrapping_sub(*b)),
-        Zip::Mul => pairs.for_each(|(a, b)| *a = a.wrapping_mul(*b)),
-        Zip::Xor => pairs.for_each(|(a, b)| *a ^= b),
-        Zip::And => pairs.for_each(|(a, b)| *a &= b),
-    }
+    for_zip!(op, |f| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b)))
+}
+
+#[inline(always)]
+pub(super) fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+    for_zip!(op, |f| out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = f(*a, *b)))
 }
 
 #[inline(always)]
 pub(super) fn map(op: Map, a: &mut [u64]) {
-    let words = a.iter_mut();
-    match op {
-        Map::Neg => words.for_each(|a| *a = a.wrapping_neg()),
-        Map::Add(c) => words.for_each(|a| *a = a.wrapping_add(c)),
-        Map::Mul(c) => words.for_each(|a| *a = a.wrapping_mul(c)),
-        Map::And(c) => words.for_each(|a| *a &= c),
-        Map::Xor(c) => words.for_each(|a| *a ^= c),
-        Map::Shl(s) if s < 64 => words.for_each(|a| *a <<= s),
-        Map::Shr(s) if s < 64 => words.for_each(|a| *a >>= s),
-        Map::Shl(_) | Map::Shr(_) => words.for_each(|a| *a = 0),
-        Map::Exp(s) => words.for_each(|a| *a = exp_fraction(*a, s)),
-    }
+    for_map!(op, |f| a.iter_mut().for_each(|a| *a = f(*a)))
+}
+
+#[inline(always)]
+pub(super) fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
+    for_map!(op, |f| out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a)))
 }
 
 pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
