@@ -88,7 +88,7 @@ pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &Segments) -> Vec<u64
         Zip::Xor => |a: &[u64]| a.iter().fold(0, |s, x| s ^ x),
         _ => panic!("segments are reduced by Add or Xor, not by {op:?}"),
     };
-    let mut out = buffer::zeroed(offsets.count());
+    let mut out = buffer::unwritten(offsets.count());
     par::chunks_if(a.len() >= par::WORDS, &mut out, 256, |i, out| {
         for (o, s) in out.iter_mut().zip(i * 256..) {
             *o = f(&a[offsets.get(s)]);
@@ -103,7 +103,7 @@ pub(super) fn check_segments(offsets: &Segments, len: usize) {
 }
 
 pub(super) fn gather(a: &[u64], idx: &Indices) -> Vec<u64> {
-    let mut out = buffer::zeroed(idx.len());
+    let mut out = buffer::unwritten(idx.len());
     match idx.places() {
         Places::Grid(grid) => gather_grid(a, *grid, &mut out),
         Places::Table(table) => par::chunks(&mut out, CHUNK, |i, out| {

@@ -9,6 +9,7 @@ mod gemm;
 mod message;
 mod select;
 mod stream;
+mod used;
 
 use kernels::cpu::{Cpu, Isa};
 use kernels::cuda::NoDevice;
@@ -177,6 +178,7 @@ suite! {
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;
+    used: buffers;
 }
 
 #[test]
