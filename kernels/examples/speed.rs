@@ -6,7 +6,7 @@ use kernels::cpu::{Cpu, Isa};
 use kernels::rates::{self, fastest};
 use kernels::{
     DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Segments, Strides, Tables, Words,
-    coin_words,
+    Zip, coin_words,
 };
 use std::sync::Arc;
 
@@ -119,6 +119,26 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
         row(
             &format!("combine, {levels} levels, 24 planes"),
             &format!("{:.2} ns a score", t * 1e9 / n as f64),
+        );
+    }
+    for bits in [1, 23, 40, 52] {
+        let n = 128 * 768;
+        let (mask, mut a, mut message) = (words(device, n, 64), Some(words(device, n, 64)), Vec::new());
+        let packing = fastest(|| {
+            message.clear();
+            mask.pack(bits, &mut message);
+        });
+        let unpacking = fastest(|| Words::unpack(device, &message, bits, n));
+        let masking = fastest(|| {
+            message.clear();
+            a = a.take().map(|a| a.mask_and_pack(Zip::Sub, &mask, bits, &mut message));
+        });
+        let combining = fastest(|| a = a.take().map(|a| a.combine_packed(Zip::Add, &message, bits)));
+        let [pack, unpack, masked, combined] =
+            [packing, unpacking, masking, combining].map(|t| format!("{:.1}", 8e-9 * n as f64 / t));
+        row(
+            &format!("messages, words of {bits} bits"),
+            &format!("pack {pack} GB/s, unpack {unpack}, mask and pack {masked}, combine {combined}"),
         );
     }
     for entries in [256, 512] {

@@ -25,9 +25,19 @@ impl Lanes for Avx2 {
         unsafe { zip(op, a, b) }
     }
 
+    fn zipped(&self, op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { zipped(op, a, b, out) }
+    }
+
     fn map(&self, op: Map, a: &mut [u64]) {
         // SAFETY: an `Avx2` exists only after detection.
         unsafe { map(op, a) }
+    }
+
+    fn mapped(&self, op: Map, a: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { mapped(op, a, out) }
     }
 
     fn dot(&self, a: &[u64], b: &[u64]) -> u64 {
@@ -103,8 +113,18 @@ fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
 }
 
 #[target_feature(enable = "avx2")]
+fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+    scalar::zipped(op, a, b, out);
+}
+
+#[target_feature(enable = "avx2")]
 fn map(op: Map, a: &mut [u64]) {
     scalar::map(op, a);
+}
+
+#[target_feature(enable = "avx2")]
+fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
+    scalar::mapped(op, a, out);
 }
 
 #[target_feature(enable = "avx2")]

@@ -1,5 +1,6 @@
 //! Inner loops with 512-bit vectors.
 
+mod message;
 mod peak;
 mod product;
 mod select;
@@ -14,24 +15,29 @@ use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
 use product::{paired, paired_low, tile};
 use std::arch::x86_64::*;
+use std::sync::LazyLock;
 
 /// Proof that this processor has AVX-512 F, DQ, BW and VL.
 #[derive(Debug)]
 pub(super) struct Avx512 {
     /// Whether it has IFMA, products of 52-bit integers.
     ifma: bool,
+    /// Whether it has VBMI, permutations of bytes.
+    vbmi: bool,
 }
 
-static AVX512: Avx512 = Avx512 { ifma: false };
-static AVX512_IFMA: Avx512 = Avx512 { ifma: true };
+static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
+    let all = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl");
+    let (ifma, vbmi) = (is_x86_feature_detected!("avx512ifma"), is_x86_feature_detected!("avx512vbmi"));
+    all.then_some(Avx512 { ifma, vbmi })
+});
 
 impl Avx512 {
     pub(super) fn detect() -> Option<&'static Avx512> {
-        let all = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
-        all.then_some(if is_x86_feature_detected!("avx512ifma") { &AVX512_IFMA } else { &AVX512 })
+        AVX512.as_ref()
     }
 
     /// Multiplies registers; see [`peak::multiply`].
@@ -47,9 +53,51 @@ impl Lanes for Avx512 {
         unsafe { zip(op, a, b) }
     }
 
+    fn zipped(&self, op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { zipped(op, a, b, out) }
+    }
+
     fn map(&self, op: Map, a: &mut [u64]) {
         // SAFETY: an `Avx512` exists only after detection.
         unsafe { map(op, a) }
+    }
+
+    fn mapped(&self, op: Map, a: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { mapped(op, a, out) }
+    }
+
+    fn pack(&self, a: &[u64], bits: u32, out: &mut Vec<u8>) {
+        if !self.vbmi {
+            return scalar::pack(a, bits, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection, VBMI's too.
+        unsafe { message::pack(a, bits, out) }
+    }
+
+    fn unpack(&self, bytes: &[u8], bits: u32, out: &mut [u64]) {
+        if !self.vbmi {
+            return scalar::unpack(bytes, bits, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection, VBMI's too.
+        unsafe { message::unpack(bytes, bits, out) }
+    }
+
+    fn mask_and_pack(&self, op: Zip, a: &mut [u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+        if !self.vbmi {
+            return scalar::mask_and_pack(self, op, a, mask, bits, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection, VBMI's too.
+        unsafe { message::mask_and_pack(op, a, mask, bits, out) }
+    }
+
+    fn combine_packed(&self, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
+        if !self.vbmi {
+            return scalar::combine_packed(self, op, a, bytes, bits);
+        }
+        // SAFETY: an `Avx512` exists only after detection, VBMI's too.
+        unsafe { message::combine_packed(op, a, bytes, bits) }
     }
 
     fn dot(&self, a: &[u64], b: &[u64]) -> u64 {
@@ -211,8 +259,18 @@ fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+    scalar::zipped(op, a, b, out);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn map(op: Map, a: &mut [u64]) {
     scalar::map(op, a);
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
+    scalar::mapped(op, a, out);
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]

@@ -55,13 +55,15 @@ pub(super) fn bit_at(u: &[u64], width: usize, idx: &[u64]) -> Vec<u64> {
         let (word, bit) = position(i, width);
         u[word] >> bit & 1
     };
-    u.chunks_exact(row.words).zip(idx).map(bit).collect()
+    let mut out = buffer::unwritten(idx.len());
+    out.iter_mut().zip(u.chunks_exact(row.words).zip(idx)).for_each(|(out, at)| *out = bit(at));
+    out
 }
 
 pub(super) fn count_bits(u: &[u64], width: usize) -> Vec<u64> {
     let row = Row::new(width);
     let ones = |u: &[u64]| (0..row.words).map(|i| u64::from(row.word(u, i).count_ones())).sum();
-    let mut out = buffer::zeroed(row.count(u.len()));
+    let mut out = buffer::unwritten(row.count(u.len()));
     out.iter_mut().zip(u.chunks_exact(row.words)).for_each(|(out, u)| *out = ones(u));
     out
 }
@@ -70,7 +72,7 @@ pub(super) fn rotate_bits(u: &[u64], width: usize, rot: &[u64]) -> Vec<u64> {
     assert!(width.is_power_of_two(), "rows of {width} bits cannot be rotated");
     let row = Row::new(width);
     assert_eq!(row.count(u.len()), rot.len(), "one rotation for each row");
-    let mut out = buffer::zeroed(u.len());
+    let mut out = buffer::unwritten(u.len());
     let rows = 1024;
     par::chunks(&mut out, rows * row.words, |c, out| {
         for (j, out) in out.chunks_exact_mut(row.words).enumerate() {
@@ -141,7 +143,7 @@ pub(super) fn transpose_bits(
     assert!(count <= 64 && first + count <= total, "planes {first}..{} of {total}", first + count);
     let size = total * row.words;
     assert!(planes.len().is_multiple_of(size), "whole rows of {total} planes");
-    let mut out = buffer::zeroed(planes.len() / size * width);
+    let mut out = buffer::unwritten(planes.len() / size * width);
     let rows = 16;
     par::chunks(&mut out, rows * width, |c, out| {
         for (j, out) in out.chunks_exact_mut(width).enumerate() {

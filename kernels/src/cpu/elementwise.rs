@@ -26,32 +26,22 @@ pub(super) fn map(lanes: &dyn Lanes, op: Map, a: &mut [u64]) {
     par::chunks(a, CHUNK, |_, a| lanes.map(op, a));
 }
 
-/// op of two buffers, as a new one. The copy of each piece is still in the cache
-/// when the operation comes to it.
+/// op of two buffers, as a new one.
 pub(super) fn zipped(lanes: &dyn Lanes, op: Zip, a: &[u64], b: &[u64]) -> Vec<u64> {
     assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
-    copied(a, |out, from| lanes.zip(op, out, &b[from..from + out.len()]))
+    let mut out = buffer::unwritten(a.len());
+    par::chunks(&mut out, CHUNK, |i, out| {
+        let [a, b] = [a, b].map(|words| &words[i * CHUNK..][..out.len()]);
+        lanes.zipped(op, a, b, out);
+    });
+    out
 }
 
 /// op of a buffer, as a new one.
 pub(super) fn mapped(lanes: &dyn Lanes, op: Map, a: &[u64]) -> Vec<u64> {
     check_map(op);
-    copied(a, |out, _| lanes.map(op, out))
-}
-
-/// A copy of `a` with `f` applied to each piece and its place.
-fn copied(a: &[u64], f: impl Fn(&mut [u64], usize) + Sync + Send) -> Vec<u64> {
-    if a.len() >= par::WORDS && rayon::current_num_threads() > 1 {
-        let mut out = buffer::concat(&[a]);
-        par::chunks(&mut out, CHUNK, |i, out| f(out, i * CHUNK));
-        return out;
-    }
-    let mut out = buffer::empty(a.len());
-    for piece in a.chunks(par::PIECE) {
-        let from = out.len();
-        out.extend_from_slice(piece);
-        f(&mut out[from..], from);
-    }
+    let mut out = buffer::unwritten(a.len());
+    par::chunks(&mut out, CHUNK, |i, out| lanes.mapped(op, &a[i * CHUNK..][..out.len()], out));
     out
 }
 
@@ -98,7 +88,7 @@ pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &Segments) -> Vec<u64
         Zip::Xor => |a: &[u64]| a.iter().fold(0, |s, x| s ^ x),
         _ => panic!("segments are reduced by Add or Xor, not by {op:?}"),
     };
-    let mut out = buffer::zeroed(offsets.count());
+    let mut out = buffer::unwritten(offsets.count());
     par::chunks_if(a.len() >= par::WORDS, &mut out, 256, |i, out| {
         for (o, s) in out.iter_mut().zip(i * 256..) {
             *o = f(&a[offsets.get(s)]);
@@ -113,7 +103,7 @@ pub(super) fn check_segments(offsets: &Segments, len: usize) {
 }
 
 pub(super) fn gather(a: &[u64], idx: &Indices) -> Vec<u64> {
-    let mut out = buffer::zeroed(idx.len());
+    let mut out = buffer::unwritten(idx.len());
     match idx.places() {
         Places::Grid(grid) => gather_grid(a, *grid, &mut out),
         Places::Table(table) => par::chunks(&mut out, CHUNK, |i, out| {

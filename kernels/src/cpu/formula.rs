@@ -5,9 +5,12 @@ use super::par;
 use crate::buffer;
 use crate::formula::{Change, Formula, Place, Step};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Words of a piece. A formula's inputs, results and temporary words are a few of them.
 const PIECE: usize = 1 << 9;
+/// Words of a cache line.
+const LINE: usize = 8;
 /// Words that one task handles.
 const CHUNK: usize = 1 << 13;
 
@@ -31,56 +34,55 @@ pub(super) fn evaluate(lanes: &dyn Lanes, formula: &Formula, inputs: &[&[u64]]) 
     out
 }
 
-/// All steps on the first words, then all on the next.
+/// All steps on the first words, then all on the next. From the second piece on they begin where cache lines of the first
+/// result do, and probably those of the other buffers, as large ones mostly begin alike: what crosses lines takes two accesses.
 fn chunk(lanes: &dyn Lanes, formula: &Formula, inputs: &[&[u64]], out: &mut [&mut [u64]]) {
     let n = inputs[0].len();
-    let mut temporaries = vec![vec![0; PIECE.min(n)]; formula.temporaries()];
-    for from in (0..n).step_by(PIECE) {
-        let to = n.min(from + PIECE);
+    let to_line = |words: &[u64]| words.as_ptr().align_offset(LINE * size_of::<u64>());
+    let piece = PIECE.min(n + 1).next_multiple_of(LINE);
+    let mut scratch = vec![0; formula.temporaries() * piece + LINE];
+    let aligned = to_line(&scratch);
+    let temporaries = scratch[aligned..].chunks_exact_mut(piece);
+    let mut written: Vec<&mut [u64]> = out.iter_mut().map(|o| &mut **o).chain(temporaries).collect();
+    let (mut from, mut to) = (0, n.min(written.first().map_or(0, |first| to_line(first)) + PIECE - LINE));
+    while from < n {
         for step in formula.steps() {
-            self::step(lanes, step, from, to, inputs, out, &mut temporaries);
+            self::step(lanes, step, from..to, inputs, &mut written, formula.outputs());
         }
+        (from, to) = (to, n.min(to + PIECE));
     }
 }
 
-/// One step on words `from` to `to`.
+/// One step on some of the words. `written` are the results, then pieces of the temporary words.
 fn step(
     lanes: &dyn Lanes,
     step: &Step,
-    from: usize,
-    to: usize,
+    part: Range<usize>,
     inputs: &[&[u64]],
-    out: &mut [&mut [u64]],
-    temporaries: &mut [Vec<u64>],
+    written: &mut [&mut [u64]],
+    outputs: usize,
 ) {
-    // The place to be written is taken out meanwhile: no other operand is there.
-    let (mut result, mut temporary) = (&mut [][..], vec![]);
-    let target = match step.to {
-        Place::Output(i) => {
-            result = std::mem::take(&mut out[i]);
-            &mut result[from..to]
-        }
-        Place::Temporary(i) => {
-            temporary = std::mem::take(&mut temporaries[i]);
-            &mut temporary[..to - from]
-        }
+    let place = |place: Place| match place {
         Place::Input(_) => unreachable!("no step changes an input"),
+        Place::Output(i) => (i, part.clone()),
+        Place::Temporary(i) => (outputs + i, 0..part.len()),
     };
-    let word = |place: Place| match place {
-        Place::Input(i) => &inputs[i][from..to],
-        Place::Output(i) => &out[i][from..to],
-        Place::Temporary(i) => &temporaries[i][..to - from],
+    // What is to be written is taken out meanwhile: no other operand is there.
+    let (at, range) = place(step.to);
+    let taken = std::mem::take(&mut written[at]);
+    let to = &mut taken[range];
+    let word = |from: Place| match from {
+        Place::Input(i) => &inputs[i][part.clone()],
+        _ => {
+            let (at, range) = place(from);
+            &written[at][range]
+        }
     };
-    if step.of != step.to {
-        target.copy_from_slice(word(step.of));
-    }
     match step.change {
-        Change::Zip(op, other) => lanes.zip(op, target, word(other)),
-        Change::Map(op) => lanes.map(op, target),
+        Change::Zip(op, other) if step.of == step.to => lanes.zip(op, to, word(other)),
+        Change::Zip(op, other) => lanes.zipped(op, word(step.of), word(other), to),
+        Change::Map(op) if step.of == step.to => lanes.map(op, to),
+        Change::Map(op) => lanes.mapped(op, word(step.of), to),
     }
-    match step.to {
-        Place::Output(i) => out[i] = result,
-        Place::Temporary(i) => temporaries[i] = temporary,
-        Place::Input(_) => {}
-    }
+    written[at] = taken;
 }

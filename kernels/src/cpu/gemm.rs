@@ -86,10 +86,11 @@ pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
 pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3], bits: u32) -> Vec<u64> {
     assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
     assert_eq!(b.len(), n.div_ceil(PANEL) * panel_words(k), "packed matrix of {n} × {k}");
-    let mut c = buffer::zeroed(m * n);
     if m == 0 || n == 0 || k == 0 {
-        return c;
+        return buffer::zeroed(m * n);
     }
+    // The first block of inputs overwrites.
+    let mut c = buffer::unwritten(m * n);
     let step = lanes.tile_rows();
     let threads = rayon::current_num_threads();
     let parallel = threads > 1 && m * k * n >= SMALL;
@@ -237,7 +238,7 @@ pub(super) fn add_regenerated(
         return;
     }
     let each = (MADE / k).max(1).next_multiple_of(PANEL);
-    let mut parts = buffer::zeroed(n * m);
+    let mut parts = buffer::unwritten(n * m);
     par::chunks_if(n * k >= par::WORDS, &mut parts, each * m, |i, part| {
         let (from, outputs) = (i * each, part.len() / m);
         // Streams are made from every sixteenth block on.

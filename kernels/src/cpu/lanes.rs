@@ -219,12 +219,44 @@ pub(super) struct Correction {
 
 /// Inner loops of one instruction set.
 pub(super) trait Lanes: Send + Sync + Debug {
+    /// a ← a op b. All words of an operation are equally many.
     fn zip(&self, op: Zip, a: &mut [u64], b: &[u64]) {
         scalar::zip(op, a, b);
     }
 
+    /// out ← a op b.
+    fn zipped(&self, op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+        scalar::zipped(op, a, b, out);
+    }
+
+    /// a ← op(a).
     fn map(&self, op: Map, a: &mut [u64]) {
         scalar::map(op, a);
+    }
+
+    /// out ← op(a).
+    fn mapped(&self, op: Map, a: &[u64], out: &mut [u64]) {
+        scalar::mapped(op, a, out);
+    }
+
+    /// Appends the low `bits` (1 to 64) of every word to a message.
+    fn pack(&self, a: &[u64], bits: u32, out: &mut Vec<u8>) {
+        scalar::pack(a, bits, out);
+    }
+
+    /// The words at the beginning of a message, which may go on behind them.
+    fn unpack(&self, bytes: &[u8], bits: u32, out: &mut [u64]) {
+        scalar::unpack(bytes, bits, out);
+    }
+
+    /// a ← (a op mask) mod 2^bits, appended to a message.
+    fn mask_and_pack(&self, op: Zip, a: &mut [u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+        scalar::mask_and_pack(self, op, a, mask, bits, out);
+    }
+
+    /// a ← (a op w) mod 2^bits for the words w at the beginning of a message.
+    fn combine_packed(&self, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
+        scalar::combine_packed(self, op, a, bytes, bits);
     }
 
     /// Σ a[i]·b[i].

@@ -157,11 +157,11 @@ impl Backend for Cpu {
     }
 
     fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
-        message::pack(a.host(), bits, out);
+        message::pack(self.lanes, a.host(), bits, out);
     }
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
-        host(message::unpack(bytes, bits, n))
+        host(message::unpack(self.lanes, bytes, bits, n))
     }
 
     fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {

@@ -6,6 +6,7 @@ use super::lanes::{
     Answers, Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step,
     Tile,
 };
+use super::{message, par};
 use crate::backend::{Map, Zip, exp_fraction};
 
 /// No special instructions.
@@ -14,31 +15,157 @@ pub(super) struct Scalar;
 
 impl Lanes for Scalar {}
 
+/// A loop over words, compiled for each operation, whose function is `$f` in it.
+macro_rules! for_zip {
+    ($op:expr, |$f:ident| $each:expr) => {
+        for_operation!($op, $f, $each;
+            Zip::Add => u64::wrapping_add,
+            Zip::Sub => u64::wrapping_sub,
+            Zip::Mul => u64::wrapping_mul,
+            Zip::Xor => |a, b| a ^ b,
+            Zip::And => |a, b| a & b)
+    };
+}
+
+macro_rules! for_map {
+    ($op:expr, |$f:ident| $each:expr) => {
+        for_operation!($op, $f, $each;
+            Map::Neg => u64::wrapping_neg,
+            Map::Add(c) => |a: u64| a.wrapping_add(c),
+            Map::Mul(c) => |a: u64| a.wrapping_mul(c),
+            Map::And(c) => |a| a & c,
+            Map::Xor(c) => |a| a ^ c,
+            Map::Shl(s) => |a: u64| a.checked_shl(s).unwrap_or(0),
+            Map::Shr(s) => |a: u64| a.checked_shr(s).unwrap_or(0),
+            Map::Exp(s) => |a| exp_fraction(a, s))
+    };
+}
+
+macro_rules! for_operation {
+    ($op:expr, $f:ident, $each:expr; $($is:pat => $function:expr),*) => {
+        match $op {
+            $($is => {
+                let $f = $function;
+                $each
+            })*
+        }
+    };
+}
+
 #[inline(always)]
 pub(super) fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
-    let pairs = a.iter_mut().zip(b);
-    match op {
-        Zip::Add => pairs.for_each(|(a, b)| *a = a.wrapping_add(*b)),
-        Zip::Sub => pairs.for_each(|(a, b)| *a = a.wrapping_sub(*b)),
-        Zip::Mul => pairs.for_each(|(a, b)| *a = a.wrapping_mul(*b)),
-        Zip::Xor => pairs.for_each(|(a, b)| *a ^= b),
-        Zip::And => pairs.for_each(|(a, b)| *a &= b),
-    }
+    for_zip!(op, |f| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b)))
+}
+
+#[inline(always)]
+pub(super) fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
+    for_zip!(op, |f| out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = f(*a, *b)))
 }
 
 #[inline(always)]
 pub(super) fn map(op: Map, a: &mut [u64]) {
-    let words = a.iter_mut();
-    match op {
-        Map::Neg => words.for_each(|a| *a = a.wrapping_neg()),
-        Map::Add(c) => words.for_each(|a| *a = a.wrapping_add(c)),
-        Map::Mul(c) => words.for_each(|a| *a = a.wrapping_mul(c)),
-        Map::And(c) => words.for_each(|a| *a &= c),
-        Map::Xor(c) => words.for_each(|a| *a ^= c),
-        Map::Shl(s) if s < 64 => words.for_each(|a| *a <<= s),
-        Map::Shr(s) if s < 64 => words.for_each(|a| *a >>= s),
-        Map::Shl(_) | Map::Shr(_) => words.for_each(|a| *a = 0),
-        Map::Exp(s) => words.for_each(|a| *a = exp_fraction(*a, s)),
+    for_map!(op, |f| a.iter_mut().for_each(|a| *a = f(*a)))
+}
+
+#[inline(always)]
+pub(super) fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
+    for_map!(op, |f| out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a)))
+}
+
+pub(super) fn pack(a: &[u64], bits: u32, out: &mut Vec<u8>) {
+    match bits {
+        64 => return pack_bytes::<8>(a, out),
+        56 => return pack_bytes::<7>(a, out),
+        48 => return pack_bytes::<6>(a, out),
+        40 => return pack_bytes::<5>(a, out),
+        32 => return pack_bytes::<4>(a, out),
+        24 => return pack_bytes::<3>(a, out),
+        16 => return pack_bytes::<2>(a, out),
+        8 => return pack_bytes::<1>(a, out),
+        _ => {}
+    }
+    let (mut acc, mut held) = (0u64, 0);
+    for w in a {
+        let w = w & (u64::MAX >> (64 - bits));
+        acc |= w << held;
+        held += bits;
+        if held >= 64 {
+            out.extend_from_slice(&acc.to_le_bytes());
+            held -= 64;
+            // `held` bits of w did not fit; bits > held because w was below 64 bits.
+            acc = if held == 0 { 0 } else { w >> (bits - held) };
+        }
+    }
+    out.extend_from_slice(&acc.to_le_bytes()[..held.div_ceil(8) as usize]);
+}
+
+/// Words of `SIZE` bytes: each is written in full, and the next one over its upper bytes, in a piece that stays in the cache.
+fn pack_bytes<const SIZE: usize>(a: &[u64], out: &mut Vec<u8>) {
+    const WORDS: usize = 512;
+    let mut piece = [0; 8 * WORDS];
+    for words in a.chunks(WORDS) {
+        for (j, w) in words.iter().enumerate() {
+            piece[j * SIZE..][..8].copy_from_slice(&w.to_le_bytes());
+        }
+        out.extend_from_slice(&piece[..words.len() * SIZE]);
+    }
+}
+
+pub(super) fn unpack(bytes: &[u8], bits: u32, out: &mut [u64]) {
+    let mask = u64::MAX >> (64 - bits);
+    if bits == 64 {
+        let words = bytes.as_chunks::<8>().0;
+        out.iter_mut().zip(words).for_each(|(w, b)| *w = u64::from_le_bytes(*b));
+        return;
+    }
+    for (j, w) in out.iter_mut().enumerate() {
+        let bit = j * bits as usize;
+        let rest = &bytes[bit / 8..];
+        // Up to 57 bits lie in eight bytes wherever they begin.
+        if let (true, Some(b)) = (bits <= 57, rest.first_chunk::<8>()) {
+            *w = (u64::from_le_bytes(*b) >> (bit % 8)) & mask;
+            continue;
+        }
+        let window = match rest.first_chunk::<16>() {
+            Some(b) => u128::from_le_bytes(*b),
+            None => {
+                let mut b = [0; 16];
+                b[..rest.len()].copy_from_slice(rest);
+                u128::from_le_bytes(b)
+            }
+        };
+        *w = (window >> (bit % 8)) as u64 & mask;
+    }
+}
+
+/// Piece by piece, each of which is whole bytes of the message.
+pub(super) fn mask_and_pack<L: Lanes + ?Sized>(
+    lanes: &L,
+    op: Zip,
+    a: &mut [u64],
+    mask: &[u64],
+    bits: u32,
+    out: &mut Vec<u8>,
+) {
+    for (a, mask) in a.chunks_mut(par::PIECE).zip(mask.chunks(par::PIECE)) {
+        combine(lanes, op, a, mask, bits);
+        lanes.pack(a, bits, out);
+    }
+}
+
+pub(super) fn combine_packed<L: Lanes + ?Sized>(lanes: &L, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
+    let mut theirs = [0; par::PIECE];
+    for (i, a) in a.chunks_mut(par::PIECE).enumerate() {
+        let theirs = &mut theirs[..a.len()];
+        lanes.unpack(&bytes[message::bytes(i * par::PIECE, bits)..], bits, theirs);
+        combine(lanes, op, a, theirs, bits);
+    }
+}
+
+fn combine<L: Lanes + ?Sized>(lanes: &L, op: Zip, a: &mut [u64], b: &[u64], bits: u32) {
+    lanes.zip(op, a, b);
+    if bits < 64 {
+        lanes.map(Map::And(u64::MAX >> (64 - bits)), a);
     }
 }
 

@@ -36,12 +36,11 @@ pub(super) fn gemm_bits(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: us
     let words = k.div_ceil(64);
     assert_eq!(a.len(), m * words, "left matrix of {m} × {k} bits");
     assert_eq!(b.len(), n.div_ceil(PANEL) * gemm::panel_words(k), "packed matrix of {n} × {k}");
-    let mut c = buffer::zeroed(m * n);
     if m == 0 || n == 0 || k == 0 {
-        return c;
+        return buffer::zeroed(m * n);
     }
     // All rows' first words, then all rows' second ones: the rows' own distance may be a multiple of the cache's.
-    let mut turned = buffer::zeroed(a.len());
+    let mut turned = buffer::unwritten(a.len());
     for (i, row) in a.chunks_exact(words).enumerate() {
         turned[i..].iter_mut().step_by(m).zip(row).for_each(|(to, word)| *to = *word);
     }
@@ -49,6 +48,7 @@ pub(super) fn gemm_bits(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: us
     par::chunks_if(m * k * n >= SMALL, &mut parts, m * PANEL, |p, part| {
         lanes.subset_sums(&turned, m, &b[p * gemm::panel_words(k)..][..PANEL * k], part);
     });
+    let mut c = buffer::unwritten(m * n);
     for (i, row) in c.chunks_exact_mut(n).enumerate() {
         for (row, part) in row.chunks_mut(PANEL).zip(parts.chunks_exact(m * PANEL)) {
             row.copy_from_slice(&part[i * PANEL..][..row.len()]);

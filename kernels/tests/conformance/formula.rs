@@ -3,7 +3,8 @@
 use super::{Numbers, up};
 use kernels::{Device, Formula, Term, Words};
 
-const LENGTHS: [usize; 7] = [0, 1, 8, 31, 513, 1024, 1537];
+/// Around groups of words and pieces of buffers.
+const LENGTHS: [usize; 12] = [0, 1, 7, 8, 31, 503, 505, 512, 513, 1024, 1537, 20_011];
 
 /// Every operation of a formula, on buffers as operations of their own.
 pub(crate) fn operations(device: &Device) {

@@ -9,6 +9,7 @@ mod gemm;
 mod message;
 mod select;
 mod stream;
+mod used;
 
 use kernels::cpu::{Cpu, Isa};
 use kernels::cuda::NoDevice;
@@ -170,13 +171,14 @@ macro_rules! suite {
 suite! {
     elementwise: zips maps broadcasts segments moves grids large_buffers;
     formula: operations results in_any_order large_buffers;
-    message: every_width hostile_bytes masked combined;
+    message: every_width hostile_bytes ends masked combined;
     bits: single_bits counts rotations suffixes combinations transpositions;
     stream: known_vector known_cells equals_rand_chacha every_width long_streams;
     gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;
+    used: buffers;
 }
 
 #[test]

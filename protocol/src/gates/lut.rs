@@ -31,15 +31,14 @@ pub(crate) fn deal_one_hot(
     purpose: Purpose,
     width: usize,
     n: usize,
-    idx: impl FnOnce() -> Words,
+    idx: &Words,
 ) -> Result<OneHot> {
     let (words, bits) = (width.div_ceil(64), width.min(64) as u32);
     let item = Item { op, purpose, index: 0, n: n * words, bits, group: Group::Xor };
     let mut sigma = None;
     let share = cx.deal_beside_pad(item, |u1| {
-        let idx = idx();
-        sigma = Some((u1.bit_at(width, &idx) << 1u32) - 1);
-        Words::zeros(cx.device(), n * words).flip_bit(width, &idx)
+        sigma = Some((u1.bit_at(width, idx) << 1u32) - 1);
+        Words::zeros(cx.device(), n * words).flip_bit(width, idx)
     })?;
     Ok(OneHot { share, sigma })
 }
@@ -76,7 +75,7 @@ pub(crate) fn read(cx: &Cx, op: Op, x: &Share, t: &TableSpec, tables: &Tables) -
         let index = (x >> t.shift).low(t.entries.trailing_zeros());
         [index, local >> (t.shift - t.phase_bits), local >> t.drop]
     });
-    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, x.len(), || index.clone())?;
+    let row = deal_one_hot(cx, op, Purpose::OneHot, t.entries, x.len(), &index)?;
     let sums = row.share.map(|u| u.select(tables, &index, &phase));
     Ok(Read { sums, local, sigma: row.sigma })
 }

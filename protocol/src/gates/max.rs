@@ -68,7 +68,7 @@ pub async fn coarse_max(
 
     let (known, ring) = (x.delta.as_ref().unwrap_or(&x.lambda), cx.ring().bits());
     let bucket = Words::formula([known], |[x]| (x.low(ring) >> shift).low(w.trailing_zeros()));
-    let row = deal_one_hot(cx, op, Purpose::OneHot, w, n, || bucket.clone())?;
+    let row = deal_one_hot(cx, op, Purpose::OneHot, w, n, &bucket)?;
     let planes = row.share.map(|u| {
         let thermometer = u.rotate_bits(w, &(bucket + (w as u64 / 2))).suffix_xor(w);
         let coins = Item {
@@ -99,7 +99,7 @@ pub async fn coarse_max(
     for &count in levels.blocks {
         let index = known.transpose_bits(w, kappa, first, count as usize);
         let op = cx.op("zero test");
-        let row = deal_one_hot(cx, op, Purpose::ZeroTest, 1 << count, rows * w, || index.clone())?;
+        let row = deal_one_hot(cx, op, Purpose::ZeroTest, 1 << count, rows * w, &index)?;
         flags.extend(row.share.map(|u| u.bit_at(1 << count, &index)));
         first += count as usize;
     }

@@ -64,7 +64,7 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
             Some(Words::formula([&z, &mine, &theirs, &own_pad, &s], |[z, mine, theirs, own_pad, s]| {
                 // p1 = A·B + B(1−2A)·α + (1−2A)(1−2B)·s1,  p2 = A(1−2B)·β + (1−2A)(1−2B)·s2,  p1 + p2 = m1·m2 mod 2^f
                 let sign_mine = sign(mine);
-                let p = theirs * sign_mine * own_pad + sign_mine * sign(theirs) * s;
+                let p = sign_mine * (theirs * own_pad + sign(theirs) * s);
                 let p = if p1 { p + mine * theirs } else { p };
                 let z = (z + offset).low(k);
                 let wrap = ((z >> (k - 1)) - p).low(wrap_bits) << (k - f);
