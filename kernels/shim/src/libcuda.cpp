@@ -176,18 +176,20 @@ API cuModuleGetFunction(const void **function, void *, const char *name) {
         }
     return NOT_FOUND;
 }
-static unsigned allowed_shared = 48 << 10;
-API cuFuncSetAttribute(const void *, int attribute, int value) {
+// Of each function, from when it is asked for on: launches of other threads may come between.
+static std::map<const void *, unsigned> allowed_shared;
+API cuFuncSetAttribute(const void *function, int attribute, int value) {
     LOCK;
     if (attribute != 8) return INVALID_VALUE;
-    allowed_shared = value;
+    allowed_shared[function] = value;
     return OK;
 }
 API cuLaunchKernel(const void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void *stream, void **params, void **) {
     LOCK;
-    if (stream != &the_stream || shared > allowed_shared || gx == 0) return INVALID_VALUE;
-    allowed_shared = 48 << 10;
+    auto allowed = allowed_shared.find(function);
+    if (shared > (allowed == allowed_shared.end() ? 48 << 10 : allowed->second)) return INVALID_VALUE;
+    if (stream != &the_stream || gx == 0) return INVALID_VALUE;
     auto entry = static_cast<const shim::Entry *>(function);
     std::vector<std::vector<unsigned long long>> values(entry->count);
     for (unsigned i = 0; i < entry->count; i++) {
