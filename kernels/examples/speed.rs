@@ -141,15 +141,20 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
             &format!("pack {pack} GB/s, unpack {unpack}, mask and pack {masked}, combine {combined}"),
         );
     }
-    for entries in [256, 512] {
-        let n = 1 << 14;
-        let columns: Vec<Vec<u64>> = (0..2).map(|_| words(device, 3 * entries, 64).to_vec()).collect();
-        let tables = Tables::new(device, &columns, entries);
+    // Exponentials, and a GeLU by quadratics: as many phases as these have.
+    for (entries, phases, columns) in [(256, 64, 1), (128, 16, 3), (512, 16, 2)] {
+        let n = 1 << 18;
+        let table: Vec<Vec<u64>> =
+            (0..columns).map(|_| words(device, phases * entries, 64).to_vec()).collect();
+        let tables = Tables::new(device, &table, entries);
         let u = words(device, n * entries / 64, 64);
         let rot = words(device, n, entries.trailing_zeros());
-        let phase = words(device, n, 1);
+        let phase = words(device, n, phases.trailing_zeros());
         let t = fastest(|| u.select(&tables, &rot, &phase));
-        row(&format!("select, {entries} entries, 2 columns"), &format!("{:.1} ns a row", t * 1e9 / n as f64));
+        row(
+            &format!("select, {entries} entries, {phases} phases, {columns} columns"),
+            &format!("{:.1} ns a row", t * 1e9 / n as f64),
+        );
     }
     // A row gate over 20 octaves: 16 thresholds an octave, those of an octave to 1/8 of the least segment or better.
     let (bits, n) = (31, 64);

@@ -7,8 +7,8 @@ use super::lanes::{Lanes, Selection};
 use crate::buffer;
 use rayon::prelude::*;
 
-/// Rows that one task handles.
-const CHUNK: usize = 256;
+/// Rows that one task handles: enough to find several of each phase.
+const CHUNK: usize = 2048;
 
 /// Table entries read below which one thread is faster.
 const SMALL: usize = 1 << 18;

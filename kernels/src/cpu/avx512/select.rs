@@ -12,6 +12,8 @@ const SUMS: usize = 16;
 const GROUP: usize = 4;
 /// Rows of a vector.
 const ROWS: usize = 8;
+/// Rows of each phase, on average, that are sorted together.
+const ROWS_OF_PHASE: usize = 64;
 
 /// Words of a prepared table: a quarter as many groups as entries.
 pub(super) fn prepared(entries: usize) -> usize {
@@ -32,34 +34,47 @@ pub(super) fn prepare(table: &[u64], out: &mut Vec<u64>) {
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn select(s: &Selection<'_>, out: &mut [&mut [u64]]) {
     let rows = s.rot.len();
-    assert!(s.entries.is_power_of_two() && s.entries >= 8 && s.phase.len() == rows);
+    assert!(s.entries.is_power_of_two() && s.entries >= 8 && s.phase.len() == rows && rows >> 32 == 0);
     assert!(s.u.len() == rows * s.entries.div_ceil(64) && out.iter().all(|out| out.len() == rows));
-    // Rows in the order of their phases, to read each phase's sums for many rows.
-    let mut ends = vec![0; s.phases() + 1];
-    (0..rows).for_each(|e| ends[s.phase(e) + 1] += 1);
-    (0..s.phases()).for_each(|phase| ends[phase + 1] += ends[phase]);
-    let (mut order, mut next) = (vec![0; rows], ends.clone());
-    for e in 0..rows {
-        let place = &mut next[s.phase(e)];
-        order[*place] = e as u64;
-        *place += 1;
-    }
-    for (phase, ends) in ends.windows(2).enumerate() {
-        for rows in order[ends[0]..ends[1]].chunks(4 * ROWS) {
-            for (c, out) in (0..).step_by(3).zip(out.chunks_mut(3)) {
-                match (rows.len().div_ceil(ROWS), out) {
-                    (1, [a]) => batch::<1, 1>(s, phase, c, rows, [a]),
-                    (1, [a, b]) => batch::<1, 2>(s, phase, c, rows, [a, b]),
-                    (1, [a, b, d]) => batch::<1, 3>(s, phase, c, rows, [a, b, d]),
-                    (2, [a]) => batch::<2, 1>(s, phase, c, rows, [a]),
-                    (2, [a, b]) => batch::<2, 2>(s, phase, c, rows, [a, b]),
-                    (2, [a, b, d]) => batch::<2, 3>(s, phase, c, rows, [a, b, d]),
-                    (_, [a]) => batch::<4, 1>(s, phase, c, rows, [a]),
-                    (_, [a, b]) => batch::<4, 2>(s, phase, c, rows, [a, b]),
-                    (_, [a, b, d]) => batch::<4, 3>(s, phase, c, rows, [a, b, d]),
-                    _ => unreachable!("one to three columns"),
-                }
+    // Not too many rows at once: what is read and written for them stays in a near cache.
+    let some = ROWS_OF_PHASE * s.phases();
+    let (mut ends, mut order) = (vec![0; s.phases() + 1], vec![0; some.min(rows)]);
+    for from in (0..rows).step_by(some) {
+        let to = rows.min(from + some);
+        // In the order of their phases, to read each phase's sums for many rows. With each its rotation, as all of this is
+        // at hand here and scattered later.
+        ends.fill(0);
+        (from..to).for_each(|e| ends[s.phase(e) + 1] += 1);
+        (0..s.phases()).for_each(|phase| ends[phase + 1] += ends[phase]);
+        let mut next = ends.clone();
+        for e in from..to {
+            let place = &mut next[s.phase(e)];
+            order[*place] = e as u64 | (s.rot[e] & (s.entries as u64 - 1)) << 32;
+            *place += 1;
+        }
+        for (phase, ends) in ends.windows(2).enumerate() {
+            for rows in order[ends[0]..ends[1]].chunks(4 * ROWS) {
+                columns(s, phase, rows, out);
             }
+        }
+    }
+}
+
+/// At most four vectors of rows of one phase, with their rotations in the upper halves, three columns at a time.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn columns(s: &Selection<'_>, phase: usize, rows: &[u64], out: &mut [&mut [u64]]) {
+    for (c, out) in (0..).step_by(3).zip(out.chunks_mut(3)) {
+        match (rows.len().div_ceil(ROWS), out) {
+            (1, [a]) => batch::<1, 1>(s, phase, c, rows, [a]),
+            (1, [a, b]) => batch::<1, 2>(s, phase, c, rows, [a, b]),
+            (1, [a, b, d]) => batch::<1, 3>(s, phase, c, rows, [a, b, d]),
+            (2, [a]) => batch::<2, 1>(s, phase, c, rows, [a]),
+            (2, [a, b]) => batch::<2, 2>(s, phase, c, rows, [a, b]),
+            (2, [a, b, d]) => batch::<2, 3>(s, phase, c, rows, [a, b, d]),
+            (_, [a]) => batch::<4, 1>(s, phase, c, rows, [a]),
+            (_, [a, b]) => batch::<4, 2>(s, phase, c, rows, [a, b]),
+            (_, [a, b, d]) => batch::<4, 3>(s, phase, c, rows, [a, b, d]),
+            _ => unreachable!("one to three columns"),
         }
     }
 }
@@ -90,9 +105,8 @@ fn batch<const V: usize, const C: usize>(
     let (in_word, last) = (set1(width - 1), set1(words - 1));
     let (mut up, mut by_words, mut start) = (row, row, row);
     for v in 0..V {
-        // SAFETY: a rotation for each row.
-        let rot =
-            unsafe { _mm512_mask_i64gather_epi64::<8>(set1(0), valid[v], row[v], s.rot.as_ptr().cast()) };
+        let rot = _mm512_srli_epi64::<32>(row[v]);
+        row[v] = _mm512_and_si512(row[v], set1(u32::MAX as usize));
         up[v] = _mm512_and_si512(rot, in_word);
         by_words[v] = _mm512_and_si512(_mm512_srli_epi64::<6>(rot), last);
         start[v] = _mm512_mullo_epi64(row[v], set1(words));
@@ -104,7 +118,10 @@ fn batch<const V: usize, const C: usize>(
         let u = unsafe { _mm512_mask_i64gather_epi64::<8>(set1(0), valid[v], at, s.u.as_ptr().cast()) };
         if width < 64 { _mm512_and_si512(u, set1((1 << width) - 1)) } else { u }
     };
-    let mut below: [__m512i; V] = std::array::from_fn(|v| word(v, words - 1));
+    let mut below = row;
+    for (v, below) in below.iter_mut().enumerate() {
+        *below = word(v, words - 1);
+    }
     let mut acc = [[_mm512_setzero_si512(); C]; V];
     for w in 0..words {
         let mut bits = row;
