@@ -19,8 +19,8 @@ use protocol::{Party, Role};
 use std::collections::HashMap;
 use std::fmt;
 
-/// Bytes that a gate holds at its peak, for so many that it sends or is dealt.
-const HELD: [u64; 2] = [3, 2];
+/// Bytes that a gate holds at its peak, for so many that are sent or dealt in it: at the dealer, and at an evaluator.
+const HELD: [[u64; 2]; 2] = [[4, 3], [3, 2]];
 /// Buffers of a parameter's size, at least, while what a role takes is made of two components.
 const MAKING: u64 = 3;
 
@@ -191,7 +191,8 @@ fn pass(c: &ModelConfig, tables: &PlanTables, role: Role, count: usize) -> (u64,
         };
         *scopes.entry(charge.scope).or_default() += charge.sent.iter().flatten().sum::<u64>();
     }
-    let gate = HELD[0] * scopes.into_values().max().unwrap_or(0) / HELD[1];
+    let [held, of] = HELD[usize::from(role != Role::Dealer)];
+    let gate = held * scopes.into_values().max().unwrap_or(0) / of;
     // One at a time, but for the flags of a coarse maximum.
     let levels = (0..c.layers).map(|layer| max::held(c.heads * count, tables.softmax(layer).levels));
     let flags = if role == Role::Dealer { 0 } else { levels.max().unwrap_or(0) };

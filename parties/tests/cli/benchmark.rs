@@ -122,9 +122,11 @@ fn a_device_is_measured_beside_what_it_could() {
     assert_ne!(report["device"], report["reference"]);
     let figures: Vec<&Value> = report["figures"].as_array().unwrap().iter().collect();
     let names: Vec<&str> = figures.iter().map(|f| f["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["product", "product with one row", "ChaCha12", "host round trip"]);
+    let expected =
+        ["product", "product with one row", "the same, a half made", "ChaCha12", "host round trip"];
+    assert_eq!(names, expected);
     assert!(figures.iter().all(|f| f["achieved"].as_f64() > Some(0.0)), "{report}");
-    assert!(figures[1]["attainable"].as_f64() > Some(0.0), "{report}");
+    assert!(figures[1..3].iter().all(|f| f["attainable"].as_f64() > Some(0.0)), "{report}");
     assert!(figures[0]["attainable"].is_null() && figures[0]["source"] == "unknown", "{report}");
     let gates = report["gates"].as_array().unwrap();
     assert_eq!(gates.len(), 11);

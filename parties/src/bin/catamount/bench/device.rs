@@ -7,9 +7,10 @@ mod published;
 use crate::output::JsonArgument;
 use anyhow::ensure;
 use kernels::cpu::Cpu;
-use kernels::{Device, Matrix, Words};
+use kernels::{Device, KeyStream, Matrix, Words};
 use parties::device::DeviceChoice;
 use protocol::Key;
+use protocol::gates::input::PIECE;
 use published::Published;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -61,6 +62,7 @@ struct Figures {
 
 const UNKNOWN: &str = "unknown";
 const DATA_SHEET: &str = "data sheet";
+const STREAM_ALONE: &str = "ChaCha12 by itself, here";
 const PLAIN_LOOP: &str = "a plain loop over the same memory on all cores";
 
 /// Sizes of the figures: those of LLaMA-7B where there is a GPU, what takes a fraction of a second elsewhere.
@@ -98,10 +100,12 @@ impl BenchDevice {
             seed,
             time: Duration::from_secs_f64(self.seconds),
         };
+        let stream = bench.stream(&sizes, published)?;
         let figures = vec![
             bench.product(&sizes, published)?,
             bench.one_row(&sizes, published, on_cpu)?,
-            bench.stream(&sizes, published)?,
+            bench.one_row_made(&sizes, stream.achieved)?,
+            stream,
             bench.round_trip()?,
         ];
         let gates = local::gates(&device, &reference, self.tokens)?;
@@ -203,6 +207,25 @@ impl Bench<'_> {
             achieved: 8.0 * words as f64 / seconds / 1e12,
             attainable,
             source,
+        })
+    }
+
+    /// An evaluator's product with weights of which it stores one component and makes the other: see decision 20.
+    fn one_row_made(&self, s: &Sizes, stream_tb_s: f64) -> anyhow::Result<Figure> {
+        let stream = KeyStream { key: &self.seed, nonce: 1 << 32, piece: PIECE };
+        self.check("products with weights that are made from their stream", |d| {
+            let (x, w) = self.matrices(s, 1, d);
+            w.apply_beside(&x, &self.random(d, 5, s.inputs), stream)
+        })?;
+        let ((x, w), y) = (self.matrices(s, 1, self.device), self.random(self.device, 5, s.inputs));
+        let seconds = self.best(|| w.apply_beside(&x, &y, stream))?;
+        Ok(Figure {
+            name: "the same, a half made",
+            size: format!("2 rows × {} by {} × {}", s.inputs, s.inputs, s.outputs),
+            unit: "TB/s of weights made",
+            achieved: (8 * s.inputs * s.outputs) as f64 / seconds / 1e12,
+            attainable: Some(stream_tb_s),
+            source: STREAM_ALONE,
         })
     }
 
