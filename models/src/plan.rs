@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// Version of gates, scales and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 5;
+/// Version of gates, scales, streams and message order. Parties that differ in it must not compute together.
+pub const PROGRAM_VERSION: u32 = 6;
 
 /// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
