@@ -239,8 +239,9 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Words 0..n, of `bits` bits each, of the ChaCha12 key stream of (key, 64-bit nonce, counter from 0). Its bits,
     /// little-endian, are cut into cells of w, the smallest power of two from `bits` on: word i is the low `bits` of bits
-    /// i·w to (i + 1)·w. So n words cost ⌈n·w/512⌉ blocks, and streams of different w have no words in common. From 33
-    /// bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and stream, masked.
+    /// i·w to (i + 1)·w. So n words cost ⌈n·w/512⌉ blocks. The same key and nonce drawn in two widths give words of the same
+    /// bits, which must not both be masks. From 33 bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and
+    /// stream, masked.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
