@@ -4,7 +4,7 @@
 //! session has a blocking worker thread, which sees the network as a [`protocol::Network`] and drives the runtime while it
 //! waits for a message.
 //!
-//! - [`config`], [`device`], [`weights`], [`cluster`], [`identity`], [`init`]: configuration, devices and keys.
+//! - [`config`], [`device`], [`weights`], [`cluster`], [`identity`], [`init`], [`ports`]: configuration, devices and keys.
 //! - [`tls`], [`transport`]: mutually authenticated QUIC with pinned identities, links of sessions.
 //! - [`keys`], [`seal`]: pairwise keys of the shared streams, sealed input shares.
 //! - [`wire`], [`server`], [`client`], [`engine`]: clients and parties, and what runs the models.
@@ -24,6 +24,7 @@ pub mod init;
 pub mod keys;
 pub mod netbench;
 pub mod owner;
+pub mod ports;
 pub mod private;
 pub mod relay;
 pub mod sampling;

@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{Files, free_hosts};
+use common::Files;
 use parties::{
     cluster::ClusterConfig,
     config::{Dealing, Limits, PartyConfig, TransportSettings},
     init::init_cluster,
+    ports::free_hosts,
 };
 use protocol::Party;
 use std::{fs, path::Path};
@@ -67,9 +68,9 @@ fn a_new_cluster_loads_and_its_secrets_are_private() {
 fn init_overwrites_nothing_and_cleans_up() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("c");
-    init_cluster(&target, &free_hosts()).unwrap();
+    init_cluster(&target, &free_hosts().unwrap()).unwrap();
     let before = fs::read_to_string(target.join("party0.toml")).unwrap();
-    let text = init_cluster(&target, &free_hosts()).unwrap_err().to_string();
+    let text = init_cluster(&target, &free_hosts().unwrap()).unwrap_err().to_string();
     assert!(text.contains("already there"), "{text}");
     assert_eq!(fs::read_to_string(target.join("party0.toml")).unwrap(), before);
 
@@ -77,7 +78,7 @@ fn init_overwrites_nothing_and_cleans_up() {
     let half = directory.path().join("half");
     fs::create_dir(&half).unwrap();
     fs::write(half.join("party2.toml"), "mine").unwrap();
-    init_cluster(&half, &free_hosts()).unwrap_err();
+    init_cluster(&half, &free_hosts().unwrap()).unwrap_err();
     let left: Vec<_> = fs::read_dir(&half).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["party2.toml"]);
 

@@ -31,8 +31,9 @@ struct State<T> {
     end: Option<End>,
     /// Whoever awaits: the consumer of an empty queue or the producer of a full one, never both.
     task: Option<Waker>,
-    /// A thread sleeps: a signal to nobody is a system call all the same.
-    sleeps: bool,
+    /// Threads that sleep, or have been woken and do not know it yet, while one at the other end may sleep already. A signal to
+    /// nobody is a system call all the same.
+    sleepers: usize,
 }
 
 /// See the module.
@@ -48,13 +49,7 @@ impl<T: AsRef<[u8]>> Queue<T> {
     /// Holds `capacity` bytes, or one larger item by itself.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                items: VecDeque::new(),
-                bytes: 0,
-                end: None,
-                task: None,
-                sleeps: false,
-            }),
+            state: Mutex::new(State { items: VecDeque::new(), bytes: 0, end: None, task: None, sleepers: 0 }),
             thread: Condvar::new(),
             stirred: AtomicBool::new(false),
             capacity,
@@ -88,9 +83,9 @@ impl<T: AsRef<[u8]>> Queue<T> {
 
     /// Wakes whoever waits at the other end.
     fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
-        let (task, sleeps) = (state.task.take(), state.sleeps);
+        let (task, sleepers) = (state.task.take(), state.sleepers);
         drop(state);
-        if sleeps {
+        if sleepers > 0 {
             self.thread.notify_one();
         }
         if let Some(task) = task {
@@ -100,9 +95,9 @@ impl<T: AsRef<[u8]>> Queue<T> {
 
     /// Sleeps until [`Queue::wake`].
     fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
-        state.sleeps = true;
+        state.sleepers += 1;
         let mut state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
-        state.sleeps = false;
+        state.sleepers -= 1;
         state
     }
 

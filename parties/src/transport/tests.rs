@@ -1,7 +1,7 @@
 //! What a party makes of bytes that are wrong: P0 here is a bare QUIC connection with P0's identity.
 
 use super::{frame, *};
-use crate::init::init_cluster;
+use crate::{init::init_cluster, ports};
 use protocol::{Network as _, Role};
 use std::net::UdpSocket;
 
@@ -12,10 +12,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
-    let sockets: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    let hosts: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
-    drop(sockets);
-    let paths = init_cluster(&directory.path().join("c"), &hosts).unwrap();
+    let paths = init_cluster(&directory.path().join("c"), &ports::free_hosts().unwrap()).unwrap();
     let configs = [0, 1, 2].map(|role| {
         let mut config = PartyConfig::load(&paths[role]).unwrap();
         config.limits.rendezvous_seconds = 2;

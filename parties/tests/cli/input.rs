@@ -2,10 +2,10 @@
 
 use crate::{
     cluster::{Cluster, catamount},
-    common::free_hosts,
     process::run,
     tiny,
 };
+use parties::ports::free_hosts;
 use std::{
     fs,
     io::Read as _,
@@ -158,8 +158,8 @@ fn files_and_places_that_are_wrong() {
     init("127.0.0.1:1,127.0.0.1:1,127.0.0.1:2").refused(&["127.0.0.1:1 appears twice", "--hosts"]);
     init("127.0.0.1:1").refused(&["1 addresses", "--hosts"]);
     init("a,b,c").refused(&["\"a\" is not an IP address with a port", "--hosts"]);
-    init(&free_hosts().join(",")).fine();
-    init(&free_hosts().join(",")).refused(&["already there", "empty directory"]);
+    init(&free_hosts().unwrap().join(",")).fine();
+    init(&free_hosts().unwrap().join(",")).refused(&["already there", "empty directory"]);
 }
 
 #[test]

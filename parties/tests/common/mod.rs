@@ -8,13 +8,13 @@ use parties::{
     ids::{Digest, SessionId},
     init::init_cluster,
     keys::SessionKeys,
+    ports::free_hosts,
     server::Server,
     transport::{Clients, Reactor, SessionLinks, SessionSpec, Transport, TransportError},
 };
 use protocol::Party;
 use std::{
     io,
-    net::UdpSocket,
     path::PathBuf,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -28,15 +28,10 @@ pub struct Files {
     pub paths: [PathBuf; 4],
 }
 
-pub fn free_hosts() -> Vec<String> {
-    let sockets: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect()
-}
-
 impl Files {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let paths = init_cluster(&directory.path().join("cluster"), &free_hosts()).unwrap();
+        let paths = init_cluster(&directory.path().join("cluster"), &free_hosts().unwrap()).unwrap();
         Self { directory, paths }
     }
 

@@ -6,11 +6,11 @@ use parties::cluster::ClusterConfig;
 use parties::config::{Dealing, PartyConfig};
 use parties::device::DeviceChoice;
 use parties::init::init_cluster;
+use parties::ports;
 use parties::relay::{Between, NetworkModel, Statistics};
 use parties::weights::WeightsChoice;
 use protocol::Party;
 use std::fs::{self, File};
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ impl Folder {
     /// A folder with the keys and configuration of three parties on free ports of this machine.
     pub(crate) fn of_parties(purpose: &str) -> anyhow::Result<(Folder, [PartyConfig; 3])> {
         let folder = Folder::new(purpose);
-        let [zero, one, two, _] = init_cluster(folder.path(), &Folder::free_hosts()?)?;
+        let [zero, one, two, _] = init_cluster(folder.path(), &free_hosts()?)?;
         let configs = [PartyConfig::load(&zero)?, PartyConfig::load(&one)?, PartyConfig::load(&two)?];
         Ok((folder, configs))
     }
@@ -36,18 +36,11 @@ impl Folder {
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
+}
 
-    /// Three free ports of the loopback interface.
-    pub(crate) fn free_hosts() -> anyhow::Result<Vec<String>> {
-        // Held together, so that the three differ.
-        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
-        let mut hosts = vec![];
-        for s in &sockets {
-            let s = s.as_ref().map_err(|e| anyhow::anyhow!("no free port on 127.0.0.1: {e}"))?;
-            hosts.push(s.local_addr()?.to_string());
-        }
-        Ok(hosts)
-    }
+/// Where three parties of this machine may listen.
+fn free_hosts() -> anyhow::Result<Vec<String>> {
+    ports::free_hosts().context("no free port on 127.0.0.1")
 }
 
 impl Drop for Folder {
@@ -88,7 +81,7 @@ impl LocalCluster {
     ) -> anyhow::Result<LocalCluster> {
         let Setup { devices, weights } = setup.into();
         let mut cluster = LocalCluster { directory: Folder::new("demo"), children: vec![], relay: None };
-        let hosts = Folder::free_hosts()?;
+        let hosts = free_hosts()?;
         let files = init_cluster(cluster.directory.path(), &hosts)?;
         if let Some(model) = network {
             cluster.relay = Some(put_between(model, &hosts, &files)?);
