@@ -193,15 +193,15 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
 }
 
 fn main() {
-    let peak = rates::multiply_peak();
-    if let Some(p) = peak {
-        println!("multiply peak, vpmullq in registers: {:.1} GMAC/s a core", p / 1e9);
-    }
     let only = std::env::args().nth(1);
-    for isa in [Isa::Avx512, Isa::Avx2, Isa::Scalar] {
+    for isa in [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Scalar] {
         let Some(cpu) = Cpu::with(isa) else { continue };
         if only.as_ref().is_some_and(|o| !format!("{isa:?}").eq_ignore_ascii_case(o)) {
             continue;
+        }
+        let peak = rates::multiply_peak(&cpu);
+        if let Some(p) = peak {
+            println!("multiply peak of {isa:?}, in registers: {:.1} GMAC/s a core", p / 1e9);
         }
         let device: Device = Arc::new(cpu);
         let mut figures = One::default();

@@ -3,7 +3,8 @@
 //! Products, reading and random words use the threads of the pool that they are called in. Each rate is that of the
 //! fastest of several runs, for a third of a second.
 
-use crate::{Device, Matrix, Words, cpu};
+use crate::cpu::Cpu;
+use crate::{Device, Matrix, Words};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -24,13 +25,13 @@ pub fn fastest<T>(mut f: impl FnMut() -> T) -> f64 {
     fastest
 }
 
-/// 64-bit multiply-adds a second that one core starts on registers alone, where it has an instruction for them
-/// (`vpmullq`). No product of matrices is faster that makes a multiplication for each multiply-add; Winograd's inner
-/// product makes half of them, but starts as many instructions.
-pub fn multiply_peak() -> Option<f64> {
+/// 64-bit multiply-adds a second that one core starts on registers alone, where it has an instruction for them (`vpmullq`) or for
+/// tiles of bytes (`tdpbuud`). No product of matrices is faster that makes a multiplication for each multiply-add; Winograd's inner
+/// product makes half of them, but starts as many instructions, and a smaller modulus needs fewer products of bytes.
+pub fn multiply_peak(cpu: &Cpu) -> Option<f64> {
     const ROUNDS: usize = 100_000;
-    let products = cpu::multiply_registers(ROUNDS)?;
-    Some(products as f64 / fastest(|| cpu::multiply_registers(ROUNDS)))
+    let products = cpu.multiply_registers(ROUNDS)?;
+    Some(products as f64 / fastest(|| cpu.multiply_registers(ROUNDS)))
 }
 
 /// Multiply-adds a second of [rows × inputs] · [inputs × outputs], modulo 2^bits.

@@ -1,5 +1,6 @@
 //! Inner loops with 512-bit vectors.
 
+mod limbs;
 mod message;
 mod peak;
 mod product;
@@ -9,7 +10,8 @@ mod tree;
 
 use super::combine::{Part, Sums};
 use super::lanes::{
-    Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Selection, Step, Tile,
+    Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, PanelPairs, Plane, Selection, Step,
+    Tile,
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
@@ -24,6 +26,8 @@ pub(super) struct Avx512 {
     ifma: bool,
     /// Whether it has VBMI, permutations of bytes.
     vbmi: bool,
+    /// Whether it multiplies tiles of bytes, and is to.
+    tiles: bool,
 }
 
 static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
@@ -32,7 +36,12 @@ static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
     let (ifma, vbmi) = (is_x86_feature_detected!("avx512ifma"), is_x86_feature_detected!("avx512vbmi"));
-    all.then_some(Avx512 { ifma, vbmi })
+    all.then_some(Avx512 { ifma, vbmi, tiles: false })
+});
+
+static AMX: LazyLock<Option<Avx512>> = LazyLock::new(|| {
+    let Avx512 { ifma, vbmi, .. } = *Avx512::detect()?;
+    limbs::detect().then_some(Avx512 { ifma, vbmi, tiles: true })
 });
 
 impl Avx512 {
@@ -40,10 +49,9 @@ impl Avx512 {
         AVX512.as_ref()
     }
 
-    /// Multiplies registers; see [`peak::multiply`].
-    pub(super) fn multiply(&self, rounds: usize) -> usize {
-        // SAFETY: an `Avx512` exists only after detection.
-        unsafe { peak::multiply(rounds) }
+    /// With tiles of bytes.
+    pub(super) fn with_tiles() -> Option<&'static Avx512> {
+        AMX.as_ref()
     }
 }
 
@@ -105,6 +113,11 @@ impl Lanes for Avx512 {
         unsafe { dot(a, b) }
     }
 
+    fn multiply_registers(&self, rounds: usize) -> Option<usize> {
+        // SAFETY: an `Avx512` exists only after detection, of tiles too.
+        Some(unsafe { if self.tiles { limbs::multiply_registers(rounds) } else { peak::multiply(rounds) } })
+    }
+
     fn tile_rows(&self) -> usize {
         8
     }
@@ -158,6 +171,12 @@ impl Lanes for Avx512 {
             };
         }
         Some(if self.ifma && bits <= 52 { rows!(paired_low) } else { rows!(paired) })
+    }
+
+    fn by_limbs(&self, a: &[u64], [m, k]: [usize; 2], bits: u32) -> Option<Box<dyn PanelPairs>> {
+        // SAFETY: tiles have been detected.
+        (self.tiles && limbs::faster(m, bits))
+            .then(|| Box::new(unsafe { limbs::Split::new(a, [m, k], bits) }) as _)
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {

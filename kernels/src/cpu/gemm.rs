@@ -94,23 +94,18 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3
     let step = lanes.tile_rows();
     let threads = rayon::current_num_threads();
     let parallel = threads > 1 && m * k * n >= SMALL;
+    if let Some(a) = lanes.by_limbs(a, [m, k], bits) {
+        by_panels(parallel, &mut c, [m, n], 2, |p, c, at, c_row| {
+            let cols = (2 * PANEL).min(n - p * PANEL);
+            a.outputs(&b[p * panel_words(k)..][..cols.div_ceil(PANEL) * panel_words(k)], cols, c, at, c_row);
+        });
+        return c;
+    }
     let paired = lanes.paired_tile(bits).filter(|_| m >= PAIRED);
     let product = Product { lanes, paired, a: &Rows::new(a, [m, k], step, paired.is_some()), b, k, n };
     if parallel && m < PAIRED * threads {
-        // Few rows: each thread takes some panels, so that it has enough rows for pairs if there are.
-        let panels = n.div_ceil(PANEL);
-        let each = panels.div_ceil(4 * threads);
-        let mut parts = vec![0; panels * m * PANEL];
-        parts.par_chunks_mut(each * m * PANEL).enumerate().for_each(|(i, part)| {
-            for (j, part) in part.chunks_exact_mut(m * PANEL).enumerate() {
-                product.panel(i * each + j, 0, m, part, 0, PANEL);
-            }
-        });
-        for (i, row) in c.chunks_exact_mut(n).enumerate() {
-            for (row, part) in row.chunks_mut(PANEL).zip(parts.chunks_exact(m * PANEL)) {
-                row.copy_from_slice(&part[i * PANEL..][..row.len()]);
-            }
-        }
+        // Few rows: each thread has enough of them for pairs if there are.
+        by_panels(true, &mut c, [m, n], 1, |p, c, at, c_row| product.panel(p, 0, m, c, at, c_row));
     } else {
         // Many rows: each thread takes some of them.
         let each = if parallel { m.div_ceil(2 * threads).next_multiple_of(step) } else { m };
@@ -124,6 +119,36 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3
         lanes.map(Map::And((1 << bits) - 1), &mut c);
     }
     c
+}
+
+/// Calls `f(p, c, at, c_row)` for every `group` panels, which writes the outputs of row i of panels from p on to `c[i·c_row + at]` and
+/// so on. If `parallel`, each thread takes some panels.
+fn by_panels(
+    parallel: bool,
+    c: &mut [u64],
+    [m, n]: [usize; 2],
+    group: usize,
+    f: impl Fn(usize, &mut [u64], usize, usize) + Sync,
+) {
+    let panels = n.div_ceil(PANEL);
+    if !parallel {
+        (0..panels).step_by(group).for_each(|p| f(p, c, p * PANEL, n));
+        return;
+    }
+    // Outputs of a row lie side by side, so each thread fills buffers of its own.
+    let width = group * PANEL;
+    let each = panels.div_ceil(group).div_ceil(4 * rayon::current_num_threads());
+    let mut parts = buffer::unwritten(panels.div_ceil(group) * m * width);
+    parts.par_chunks_mut(each * m * width).enumerate().for_each(|(i, part)| {
+        for (j, part) in part.chunks_exact_mut(m * width).enumerate() {
+            f((i * each + j) * group, part, 0, width);
+        }
+    });
+    for (i, row) in c.chunks_exact_mut(n).enumerate() {
+        for (row, part) in row.chunks_mut(width).zip(parts.chunks_exact(m * width)) {
+            row.copy_from_slice(&part[i * width..][..row.len()]);
+        }
+    }
 }
 
 /// The left matrix: as it is when it has few rows, else in strips of a tile's rows.

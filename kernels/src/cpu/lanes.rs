@@ -55,6 +55,12 @@ impl Tile<'_> {
     }
 }
 
+/// A left matrix as the right one's panels are multiplied with it, two at a time.
+pub(super) trait PanelPairs: Sync {
+    /// Writes the `cols` outputs of one or two packed panels, of each row i, to `c[i·c_row + at]` and so on.
+    fn outputs(&self, panels: &[u64], cols: usize, c: &mut [u64], at: usize, c_row: usize);
+}
+
 /// Rows of bit strings and the tables they select from.
 #[derive(Clone, Copy)]
 pub(super) struct Selection<'a> {
@@ -264,6 +270,11 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::dot(a, b)
     }
 
+    /// Multiplies registers `rounds` times; the number of 64-bit products, if there is an instruction for them.
+    fn multiply_registers(&self, _rounds: usize) -> Option<usize> {
+        None
+    }
+
     /// Most rows of a [`Tile`].
     fn tile_rows(&self) -> usize {
         4
@@ -281,6 +292,12 @@ pub(super) trait Lanes: Send + Sync + Debug {
     /// Where products are scarcer than additions, a tile of Σ (a_{2j} + b_{2j+1})·(a_{2j+1} + b_{2j}) and, of an odd
     /// number of inputs, the plain product of the last one. Only modulo 2^`bits`.
     fn paired_tile(&self, _bits: u32) -> Option<fn(Tile<'_>)> {
+        None
+    }
+
+    /// Where a processor multiplies matrices of bytes, faster so for this many rows: A's m × k words, for a product modulo
+    /// 2^`bits`.
+    fn by_limbs(&self, _a: &[u64], _shape: [usize; 2], _bits: u32) -> Option<Box<dyn PanelPairs>> {
         None
     }
 

@@ -39,6 +39,8 @@ pub enum Isa {
     Avx2,
     /// 512-bit integer vectors with 64-bit products.
     Avx512,
+    /// The same, with products of tiles of bytes (Intel AMX).
+    Amx,
 }
 
 /// This machine's processor as a [`Device`].
@@ -55,20 +57,6 @@ pub fn use_threads(threads: usize) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
 }
 
-/// Multiplies registers `rounds` times, which memory cannot hold up, and returns the number of products; `None` without
-/// an instruction for 64-bit products.
-pub(crate) fn multiply_registers(rounds: usize) -> Option<usize> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        avx512::Avx512::detect().map(|avx512| avx512.multiply(rounds))
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = rounds;
-        None
-    }
-}
-
 impl Cpu {
     /// The fastest one, ready to share.
     pub fn best() -> Device {
@@ -77,7 +65,7 @@ impl Cpu {
 
     /// The fastest one.
     pub fn detect() -> Cpu {
-        [Isa::Avx512, Isa::Avx2].into_iter().find_map(Cpu::with).unwrap_or_else(Cpu::scalar)
+        [Isa::Amx, Isa::Avx512, Isa::Avx2].into_iter().find_map(Cpu::with).unwrap_or_else(Cpu::scalar)
     }
 
     /// Plain Rust only.
@@ -93,8 +81,10 @@ impl Cpu {
             Isa::Avx2 => avx2::Avx2::detect()?,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::Avx512::detect()?,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => avx512::Avx512::with_tiles()?,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => return None,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => return None,
         };
         Some(Cpu { isa, lanes })
     }
@@ -102,6 +92,12 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Multiplies registers `rounds` times, which memory cannot hold up, and returns the number of 64-bit products; `None` without
+    /// an instruction for them.
+    pub(crate) fn multiply_registers(&self, rounds: usize) -> Option<usize> {
+        self.lanes.multiply_registers(rounds)
     }
 }
 
@@ -136,6 +132,7 @@ impl Backend for Cpu {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         };
         format!("cpu ({isa}, {} threads)", rayon::current_num_threads())
     }

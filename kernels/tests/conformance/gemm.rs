@@ -83,6 +83,22 @@ pub(crate) fn many_rows(device: &Device) {
     }
 }
 
+/// The largest words there are, whose products of limbs add up to the largest sums: (−1)·(−1) for each input.
+pub(crate) fn largest_words(device: &Device) {
+    for (m, k, n) in [(16, 512, 16), (17, 4096, 33), (32, 549, 48), (70, 1573, 17)] {
+        let [a, w] = [m * k, n * k].map(|words| up(device, &vec![u64::MAX; words]));
+        let matrix = Matrix::new(&w, n, k);
+        for bits in [64, 63, 57, 56, 55, 52, 49, 48, 41, 40, 33, 32, 25, 17, 16, 9, 8, 7, 1] {
+            let want = k as u64 & u64::MAX >> (64 - bits);
+            assert_eq!(
+                matrix.apply_low(&a, bits).to_vec(),
+                vec![want; m * n],
+                "[{m}×{k}]·[{k}×{n}] modulo 2^{bits}"
+            );
+        }
+    }
+}
+
 /// However the rows and panels fall to the threads.
 pub(crate) fn thread_counts(device: &Device) {
     for threads in 1..=5 {

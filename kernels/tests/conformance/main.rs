@@ -149,6 +149,7 @@ macro_rules! suite {
         suite!(@ scalar cpu(Isa::Scalar), $($module: $($test)*;)*);
         suite!(@ avx2 cpu(Isa::Avx2), $($module: $($test)*;)*);
         suite!(@ avx512 cpu(Isa::Avx512), $($module: $($test)*;)*);
+        suite!(@ amx cpu(Isa::Amx), $($module: $($test)*;)*);
         suite!(@ cuda nvidia(), $($module: $($test)*;)*);
         suite!(@ cuda_shim kernels_shim::device(Order::Forward), $($module: $($test)*;)*);
         suite!(@ cuda_shim_reverse kernels_shim::device(Order::Reverse), $($module: $($test)*;)*);
@@ -174,7 +175,7 @@ suite! {
     message: every_width hostile_bytes ends masked combined;
     bits: single_bits counts rotations suffixes combinations transpositions;
     stream: known_vector known_cells equals_rand_chacha every_width long_streams;
-    gemm: ragged sums few_rows large_inputs many_rows thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
+    gemm: ragged sums few_rows large_inputs many_rows largest_words thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;
     dpf: exhaustive wide equals_definition hostile_keys key_bytes;
