@@ -2,7 +2,7 @@
 
 use protocol::Party;
 use serde::{Deserialize, Deserializer, de::Error as _};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// More sequences would make heads of passes too long.
 pub(super) const MOST_SEQUENCES: u32 = 256;
@@ -23,6 +23,18 @@ impl Dealing {
         match self {
             Dealing::Rotate => None,
             Dealing::Only(party) => Some(party),
+        }
+    }
+}
+
+impl FromStr for Dealing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rotate" => Ok(Dealing::Rotate),
+            "0" | "1" | "2" => Ok(Dealing::Only(Party::ALL[usize::from(text.as_bytes()[0] - b'0')])),
+            _ => Err("give rotate, 0, 1 or 2".into()),
         }
     }
 }

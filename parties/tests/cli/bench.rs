@@ -3,7 +3,7 @@
 
 use crate::{
     cluster::{Cluster, catamount},
-    process::run,
+    process::{Process, run, signal},
     tiny,
 };
 use models::model::OutputRows;
@@ -17,6 +17,8 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 /// The parts of each party's time add up to all of it, and costs are as declared wherever something is declared.
@@ -215,6 +217,21 @@ fn slices(trace: &Value) -> Vec<(u64, String, i64, i64)> {
         (e["pid"].as_u64().unwrap(), e["name"].as_str().unwrap().to_string(), start, start + ns(&e["dur"]))
     };
     all.map(slice).collect()
+}
+
+#[test]
+fn interrupted_sessions_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::write(folder.path(), "tiny", 1);
+    let mut command = catamount();
+    command.args(["bench", "model"]).arg(&model).args(["--tokens", "8", "--decode", "1900", "--sessions", "2"]);
+    let mut process = Process::start(&mut command);
+    process.until("the plan", 30, |p| p.out().contains("main memory needed"));
+    // Parties have started and sessions wait for their answers.
+    thread::sleep(Duration::from_secs(2));
+    assert!(process.runs(), "{}", process.err());
+    signal("TERM", i64::from(process.id()));
+    process.end(5).refused(&["interrupted", "have been ended"]);
 }
 
 #[test]

@@ -29,10 +29,10 @@ use models::dry::Dry;
 use models::memory::Demand;
 use models::model::{Cache, Model, OutputRows};
 use models::shared::Dealing;
-use parties::config::Limits;
+use parties::config::{self, Limits};
 use parties::private::PassTimes;
 use passes::Ahead;
-use protocol::Role;
+use protocol::Party;
 use rates::Rates;
 use report::{HtmlArgument, Report, Section, command, machine};
 use scopes::{Measured, fastest};
@@ -73,6 +73,9 @@ pub(crate) struct BenchModel {
     /// several numbers with commas between them.
     #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with_all = ["batch", "compare_ahead", "html", "profile", "runs", "trace"])]
     sessions: Vec<usize>,
+    /// With --sessions, who deals in them: `rotate`, one after the other, or always the party `0`, `1` or `2`.
+    #[arg(long, value_name = "WHO", default_value = "rotate", requires = "sessions")]
+    dealer: config::Dealing,
     #[command(flatten)]
     device: DeviceArgument,
     #[command(flatten)]
@@ -252,8 +255,8 @@ impl BenchModel {
         let several = if self.sessions.is_empty() { &self.batch } else { &self.sessions };
         let sequences = several.iter().copied().max().unwrap_or(1);
         let demand = Demand { context: self.tokens + self.decode, pass: self.tokens, sequences };
-        // With several sessions the dealer changes.
-        let plays = if self.sessions.is_empty() { Role::ALL.map(Some) } else { [None; 3] };
+        let dealer = if self.sessions.is_empty() { ONE_DEALER } else { self.dealer };
+        let plays = dealer.only().map_or([None; 3], |dealer| Party::ALL.map(|p| Some(p.role(dealer))));
         let machines = (&self.device, devices, &self.weights);
         memory::plan(subject, plays, machines, demand, &self.json)
     }

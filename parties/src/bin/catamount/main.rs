@@ -182,5 +182,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// A thread of its own drives the client's connections, so that they stay alive while this one computes.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let done = runtime.block_on(future);
+    // Of an interrupted command, threads may still wait for parties that are gone.
+    runtime.shutdown_background();
+    done
 }

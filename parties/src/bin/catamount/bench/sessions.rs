@@ -10,7 +10,6 @@ use crate::processes::{Setup, Usage};
 use anyhow::Context;
 use models::calibrate::spread_tokens;
 use parties::client::Client;
-use parties::config::Dealing;
 use parties::private::{Pass, PrivateModel};
 use protocol::Party;
 use serde::Serialize;
@@ -86,7 +85,7 @@ impl BenchModel {
         let questions = self.questions(subject, most)?;
         let (rows, peak) = block_on(interruptible(async {
             let setup = Setup { devices: self.device.choices(), weights: memory.weights };
-            let host = Host::start(setup, self.network.model(), Dealing::Rotate).await?;
+            let host = Host::start(setup, self.network.model(), self.dealer).await?;
             subject.share(&host).await?;
             let Host { local, client, name } = host;
             let parties = local.context("parties of this command's own")?;
