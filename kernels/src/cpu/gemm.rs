@@ -14,6 +14,8 @@
 //! product, hence 8 multiply-adds a cycle. Modulo 2^52 or less, a product of mantissas adds its sum itself: three
 //! instructions, of which one is a product, hence up to 10.7.
 //!
+//! Where the processor multiplies tiles of bytes, products with many rows are made of those of limbs; see `avx512/limbs.rs`.
+//!
 //! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
 //! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
 

@@ -224,7 +224,14 @@ fn interrupted_sessions_end() {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny::write(folder.path(), "tiny", 1);
     let mut command = catamount();
-    command.args(["bench", "model"]).arg(&model).args(["--tokens", "8", "--decode", "1900", "--sessions", "2"]);
+    command.args(["bench", "model"]).arg(&model).args([
+        "--tokens",
+        "8",
+        "--decode",
+        "1900",
+        "--sessions",
+        "2",
+    ]);
     let mut process = Process::start(&mut command);
     process.until("the plan", 30, |p| p.out().contains("main memory needed"));
     // Parties have started and sessions wait for their answers.

@@ -62,10 +62,14 @@ pub(super) fn detect() -> bool {
     *TILES
 }
 
-/// Whether this is faster than vectors of words, as measured. What few rows wait for is memory, and products modulo 2^52 have a
-/// vector instruction that needs no addition.
+/// Whether this is faster than vectors of words, as measured. What few rows wait for is memory, and from 32 rows on, products modulo
+/// 2^52 or less have pairs of inputs and a vector instruction that needs no addition.
 pub(super) fn faster(rows: usize, bits: u32) -> bool {
-    rows >= if (49..=52).contains(&bits) { 64 } else { 16 } || (16..32).contains(&rows)
+    match rows {
+        0..16 => false,
+        32..64 => bits > 52,
+        _ => true,
+    }
 }
 
 #[cfg(target_os = "linux")]
