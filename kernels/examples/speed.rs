@@ -5,8 +5,8 @@
 use kernels::cpu::{Cpu, Isa};
 use kernels::rates::{self, fastest};
 use kernels::{
-    DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Segments, Strides, Tables, Words,
-    Zip, coin_words,
+    DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, GemmBatch, Matrix, Message, Segments, Strides, Tables,
+    Words, Zip, coin_words,
 };
 use std::sync::Arc;
 
@@ -131,7 +131,9 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
         let unpacking = fastest(|| Words::unpack(device, &message, bits, n));
         let masking = fastest(|| {
             message.clear();
-            a = a.take().map(|a| a.mask_and_pack(Zip::Sub, &mask, bits, &mut message));
+            let mut masked = Message::from(std::mem::take(&mut message));
+            a = a.take().map(|a| a.mask_and_pack(Zip::Sub, &mask, bits, &mut masked));
+            message = masked.into_bytes();
         });
         let combining = fastest(|| a = a.take().map(|a| a.combine_packed(Zip::Add, &message, bits)));
         let [pack, unpack, masked, combined] =

@@ -1,14 +1,14 @@
 //! The compute trait: about thirty deterministic whole-buffer operations.
 //!
-//! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major. "Row" operations take
-//! one word for each row, "column" operations one for each column.
+//! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major.
 
 use crate::buffer::Buffer;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
-use crate::formula::Formula;
+use crate::formula::{Formula, Input};
 use crate::indices::{Indices, Segments};
+use crate::message::{Message, Received};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -109,6 +109,19 @@ impl KeyStream<'_> {
     }
 }
 
+/// The first words of a stream that [`Backend::chacha12`] draws.
+#[derive(Clone, Copy)]
+pub struct Draw<'a> {
+    /// The stream's key, a secret.
+    pub key: &'a [u8; 32],
+    /// Which of the key's streams it is.
+    pub nonce: u64,
+    /// Number of words.
+    pub n: usize,
+    /// Bits of each.
+    pub bits: u32,
+}
+
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
@@ -181,7 +194,7 @@ pub trait Backend: Send + Sync + Debug {
     /// For people: what this device is, e.g. `cpu (avx512, 2 threads)`.
     fn name(&self) -> String;
     /// Whether everything that this thread asked for since [`Backend::begin`] was computed. After a failure (no memory, a
-    /// lost device) nothing more is: results have no content, and [`Backend::download`] and [`Backend::pack`] give zeros.
+    /// lost device) nothing more is: results have no content, and [`Backend::download`] and [`Message`]s give zeros.
     /// So this is to be asked after words were read, and before they are sent or believed.
     fn status(&self) -> Result<(), DeviceError> {
         Ok(())
@@ -203,14 +216,24 @@ pub trait Backend: Send + Sync + Debug {
     /// Number of words.
     fn len(&self, a: &Storage) -> usize;
     /// Appends the low `bits` of every word to `out`, little-endian bit order, padded to a whole byte at the end.
-    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>);
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Message);
     /// The inverse of `pack` for `n` words. `bytes` has exactly ⌈n·bits/8⌉ bytes.
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage;
 
     /// a ← (a op mask) mod 2^bits, and its words appended to `out` as by [`Backend::pack`].
-    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>);
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message);
     /// a ← (a op w) mod 2^bits for the words w of a message that [`Backend::pack`] made.
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32);
+
+    /// [`Backend::unpack`] of a part of a message.
+    fn unpack_part(&self, message: &Received, at: usize, bits: u32, n: usize) -> Storage {
+        self.unpack(message.part(at, bits, n), bits, n)
+    }
+    /// [`Backend::combine_packed`] with a part of a message.
+    fn combine_part(&self, op: Zip, a: &mut Storage, message: &Received, at: usize, bits: u32) {
+        let part = message.part(at, bits, self.len(a));
+        self.combine_packed(op, a, part, bits);
+    }
 
     /// a ← a op b.
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage);
@@ -220,12 +243,8 @@ pub trait Backend: Send + Sync + Debug {
     fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage;
     /// `op(a[i])`, as a new buffer.
     fn mapped(&self, op: Map, a: &Storage) -> Storage;
-    /// The results of an element-wise formula, each a new buffer. All inputs have the same length.
-    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage>;
-    /// `a[i][j] ← a[i][j] op r[i]`; r has one word a row.
-    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage);
-    /// `a[i][j] ← a[i][j] op c[j]`; c has one word a column.
-    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage);
+    /// The results of an element-wise formula, each a new buffer of `n` words. As many are taken from each input.
+    fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage>;
     /// `out[i]` = Σ of `a[j]` over j in segment i (wrapping sum, or xor).
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage;
     /// `out[i] = a[idx[i]]`.
@@ -243,6 +262,16 @@ pub trait Backend: Send + Sync + Debug {
     /// bits, which must not both be masks. From 33 bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and
     /// stream, masked.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
+
+    /// What [`Backend::chacha12`] makes of each.
+    fn chacha12_each(&self, draws: &[Draw<'_>]) -> Vec<Storage> {
+        draws.iter().map(|d| self.chacha12(d.key, d.nonce, d.n, d.bits)).collect()
+    }
+    /// Words up to which streams that will be needed are better drawn all at once than one by one, when each is needed; 0 where
+    /// they never are.
+    fn draws_together(&self) -> usize {
+        0
+    }
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;

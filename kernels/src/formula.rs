@@ -1,12 +1,14 @@
 //! Element-wise formulas: all operations on the words at one place of some buffers, and then those at the next. So a formula
 //! is one pass over memory, and one launch on a device, whatever its length.
 //!
-//! [`Words::formula`] writes one down by running a closure on [`Term`]s, which stand for the words at any one place.
+//! [`Words::formula`] writes one down by running a closure on [`Term`]s, which stand for the words at any one place. Inputs may
+//! be taken at other places than the results have ([`Input`]): rows' factors, parts of buffers, columns of a matrix.
 
 use crate::backend::{Map, Zip};
+use crate::indices::Indices;
 use crate::words::Words;
 use std::cell::RefCell;
-use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Shl, Shr, Sub};
+use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
 
 /// Where a step of a formula finds a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,50 @@ pub struct Step {
     pub of: Place,
     /// The operation.
     pub change: Change,
+}
+
+/// An input of a formula: word i is `words[at[i]]`, or `words[i]`.
+#[derive(Clone, Debug)]
+pub struct Input<'a, W = Words> {
+    /// The buffer.
+    pub words: &'a W,
+    /// Where its words are taken.
+    pub at: Option<Indices>,
+}
+
+impl<'a> From<&'a Words> for Input<'a> {
+    fn from(words: &'a Words) -> Input<'a> {
+        Input { words, at: None }
+    }
+}
+
+impl Input<'_> {
+    /// Number of words that a formula takes from it.
+    pub(crate) fn len(&self) -> usize {
+        self.at.as_ref().map_or_else(|| self.words.len(), Indices::len)
+    }
+}
+
+impl Words {
+    /// As an input of a formula: the words at these places.
+    pub fn at(&self, places: &Indices) -> Input<'_> {
+        Input { words: self, at: Some(places.clone()) }
+    }
+
+    /// As an input of a formula: each word `cols` times, as one word a row of a matrix of so many columns.
+    pub fn for_rows(&self, cols: usize) -> Input<'_> {
+        self.at(&Indices::grid(0, [(self.len(), 1), (cols, 0)]))
+    }
+
+    /// As an input of a formula: all words `rows` times, as one word a column of a matrix of so many rows.
+    pub fn for_cols(&self, rows: usize) -> Input<'_> {
+        self.at(&Indices::grid(0, [(rows, 0), (self.len(), 1)]))
+    }
+
+    /// As an input of a formula: a contiguous part.
+    pub fn part(&self, range: Range<usize>) -> Input<'_> {
+        self.at(&Indices::grid(range.start, [(1, 0), (range.len(), 1)]))
+    }
 }
 
 /// An element-wise formula.
@@ -178,12 +224,14 @@ impl<'d> Neg for Term<'d> {
 }
 
 impl Words {
-    /// A formula of the words at each place of buffers of one length. One pass over memory.
+    /// A formula of the words at each place of inputs of one length: buffers, or words of them ([`Words::at`]). One pass over
+    /// memory.
     ///
     /// # Panics
-    /// If the buffers differ in length, or there are too many of them or of steps ([`Formula::INPUTS`] and so on).
-    pub fn formula<const I: usize>(
-        inputs: [&Words; I],
+    /// If the inputs differ in length or go beyond their buffers, or there are too many of them or of steps
+    /// ([`Formula::INPUTS`] and so on).
+    pub fn formula<'a, const I: usize>(
+        inputs: [impl Into<Input<'a>>; I],
         f: impl for<'d> FnOnce([Term<'d>; I]) -> Term<'d>,
     ) -> Words {
         let [result] = Words::formulas(inputs, |terms| [f(terms)]);
@@ -194,11 +242,13 @@ impl Words {
     ///
     /// # Panics
     /// As [`Words::formula`].
-    pub fn formulas<const I: usize, const O: usize>(
-        inputs: [&Words; I],
+    pub fn formulas<'a, const I: usize, const O: usize>(
+        inputs: [impl Into<Input<'a>>; I],
         f: impl for<'d> FnOnce([Term<'d>; I]) -> [Term<'d>; O],
     ) -> [Words; O] {
-        let all = Words::formulas_of(&inputs, |terms| f(std::array::from_fn(|i| terms[i])).to_vec());
+        let all = Words::formulas_of(&inputs.map(Into::into), |terms| {
+            f(std::array::from_fn(|i| terms[i])).to_vec()
+        });
         all.try_into().unwrap_or_else(|_| unreachable!("a result for each formula"))
     }
 
@@ -207,7 +257,7 @@ impl Words {
     /// # Panics
     /// As [`Words::formula`], and without inputs.
     pub fn formulas_of(
-        inputs: &[&Words],
+        inputs: &[Input<'_>],
         f: impl for<'d> FnOnce(&[Term<'d>]) -> Vec<Term<'d>>,
     ) -> Vec<Words> {
         Words::evaluate(inputs, &Formula::new(inputs.len(), f))

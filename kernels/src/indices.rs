@@ -65,6 +65,11 @@ impl Indices {
         Indices::grid(0, [(1, 0), (n, 1)])
     }
 
+    /// Whether these are the first `n` places, by rule.
+    pub fn is_all(&self, n: usize) -> bool {
+        matches!(self.0, Places::Grid(Grid { start: 0, rows: 1, cols, col: 1, .. }) if cols == n)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         match &self.0 {
@@ -230,6 +235,9 @@ mod tests {
             }
         }
         assert!(Indices::first(4).iter().eq(0..4));
+        assert!(Indices::first(4).is_all(4) && Indices::grid(0, [(2, 3), (3, 1)]).is_all(6));
+        assert!(!Indices::first(4).is_all(5) && !Indices::grid(1, [(1, 0), (4, 1)]).is_all(4));
+        assert!(!Indices::grid(0, [(2, 1), (2, 1)]).is_all(4));
     }
 
     #[test]

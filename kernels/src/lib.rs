@@ -13,19 +13,23 @@ pub mod cuda;
 mod failure;
 mod formula;
 mod indices;
+mod matrix;
+mod message;
 pub mod rates;
 mod readings;
 mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage, Strides,
-    Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
+    Backend, DPF_LEAF, Device, DpfKeys, Draw, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage,
+    Strides, Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
 };
 pub use buffer::Buffer;
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use failure::{DeviceError, Fault};
-pub use formula::{Change, Formula, Place, Step, Term};
+pub use formula::{Change, Formula, Input, Place, Step, Term};
 pub use indices::{Indices, Segments};
+pub use matrix::{Matrix, Tables};
+pub use message::{Message, Received};
 pub use ring::Ring;
-pub use words::{Matrix, Tables, Words};
+pub use words::Words;

@@ -1,18 +1,20 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
+use crate::backend::{
+    Device, DpfKeys, Draw, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels,
+};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
-use crate::formula::Formula;
+use crate::formula::{Formula, Input};
 use crate::indices::{Indices, Segments};
-use crate::readings::{Manner, Readings};
+use crate::matrix::Tables;
+use crate::message::{Message, Received};
 use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Range, Shl, Shr, Sub};
-use std::sync::Arc;
 
 /// A vector of ring elements (or packed bit strings) on a device.
 #[derive(Clone)]
 pub struct Words {
-    device: Device,
-    data: Storage,
+    pub(crate) device: Device,
+    pub(crate) data: Storage,
 }
 
 impl std::fmt::Debug for Words {
@@ -23,7 +25,7 @@ impl std::fmt::Debug for Words {
 }
 
 impl Words {
-    fn with(&self, data: Storage) -> Words {
+    pub(crate) fn with(&self, data: Storage) -> Words {
         Words { device: self.device.clone(), data }
     }
 
@@ -43,18 +45,36 @@ impl Words {
         Words { data: device.chacha12(key, nonce, n, bits), device: device.clone() }
     }
 
+    /// The first words of several streams, at once where a device is faster so.
+    pub fn chacha12_each(device: &Device, draws: &[Draw<'_>]) -> Vec<Words> {
+        let with = |data| Words { data, device: device.clone() };
+        device.chacha12_each(draws).into_iter().map(with).collect()
+    }
+
     /// Reads `n` words of `bits` bits from a message.
     pub fn unpack(device: &Device, bytes: &[u8], bits: u32, n: usize) -> Words {
         Words { data: device.unpack(bytes, bits, n), device: device.clone() }
     }
 
+    /// Reads `n` words of `bits` bits from a message, from byte `at` on.
+    pub fn unpack_part(device: &Device, message: &Received, at: usize, bits: u32, n: usize) -> Words {
+        Words { data: device.unpack_part(message, at, bits, n), device: device.clone() }
+    }
+
     /// Appends the low `bits` of every word to a message.
-    pub fn pack(&self, bits: u32, out: &mut Vec<u8>) {
+    pub fn pack_into(&self, bits: u32, out: &mut Message) {
         self.device.pack(&self.data, bits, out);
     }
 
+    /// The same to bytes that are there.
+    pub fn pack(&self, bits: u32, out: &mut Vec<u8>) {
+        let mut message = Message::from(std::mem::take(out));
+        self.pack_into(bits, &mut message);
+        *out = message.into_bytes();
+    }
+
     /// self ← (self op mask) mod 2^bits, whose words are appended to a message.
-    pub fn mask_and_pack(mut self, op: Zip, mask: &Words, bits: u32, out: &mut Vec<u8>) -> Words {
+    pub fn mask_and_pack(mut self, op: Zip, mask: &Words, bits: u32, out: &mut Message) -> Words {
         assert_eq!(self.len(), mask.len(), "one mask for each word");
         self.device.mask_and_pack(op, &mut self.data, &mask.data, bits, out);
         self
@@ -63,6 +83,12 @@ impl Words {
     /// (self op w) mod 2^bits for the words w of a message.
     pub fn combine_packed(mut self, op: Zip, bytes: &[u8], bits: u32) -> Words {
         self.device.combine_packed(op, &mut self.data, bytes, bits);
+        self
+    }
+
+    /// (self op w) mod 2^bits for the words w of a message from byte `at` on.
+    pub fn combine_part(mut self, op: Zip, message: &Received, at: usize, bits: u32) -> Words {
+        self.device.combine_part(op, &mut self.data, message, at, bits);
         self
     }
 
@@ -87,13 +113,11 @@ impl Words {
     }
 
     /// The results of a formula whose inputs are on one device.
-    pub(crate) fn evaluate(inputs: &[&Words], formula: &Formula) -> Vec<Words> {
-        assert!(
-            inputs.iter().all(|w| w.len() == inputs[0].len()),
-            "a formula of buffers of different length"
-        );
-        let data: Vec<&Storage> = inputs.iter().map(|w| &w.data).collect();
-        inputs[0].device.formula(formula, &data).into_iter().map(|d| inputs[0].with(d)).collect()
+    pub(crate) fn evaluate(inputs: &[Input<'_>], formula: &Formula) -> Vec<Words> {
+        let (first, n) = (inputs[0].words, inputs[0].len());
+        let data: Vec<Input<'_, Storage>> =
+            inputs.iter().map(|i| Input { words: &i.words.data, at: i.at.clone() }).collect();
+        first.device.formula(formula, &data, n).into_iter().map(|d| first.with(d)).collect()
     }
 
     fn map(mut self, op: Map) -> Words {
@@ -130,20 +154,6 @@ impl Words {
         self.mapped(Map::Exp(s))
     }
 
-    /// `self[i][j] op r[i]`.
-    pub fn zip_rows(mut self, op: Zip, r: &Words) -> Words {
-        assert!(!r.is_empty() && self.len().is_multiple_of(r.len()), "row broadcast");
-        self.device.zip_rows(op, &mut self.data, &r.data);
-        self
-    }
-
-    /// `self[i][j] op c[j]`.
-    pub fn zip_cols(mut self, op: Zip, c: &Words) -> Words {
-        assert!(!c.is_empty() && self.len().is_multiple_of(c.len()), "column broadcast");
-        self.device.zip_cols(op, &mut self.data, &c.data);
-        self
-    }
-
     /// Sums of equal rows of length `cols`.
     pub fn sum_rows(&self, cols: usize) -> Words {
         self.sum_segments(&Segments::even(self.len() / cols, cols))
@@ -157,6 +167,11 @@ impl Words {
     /// `self[idx[0]]`, `self[idx[1]]`, …
     pub fn gather(&self, idx: &Indices) -> Words {
         self.with(self.device.gather(&self.data, idx))
+    }
+
+    /// The same, at once if these are all words in their order.
+    pub fn gathered(self, idx: &Indices) -> Words {
+        if idx.is_all(self.len()) { self } else { self.gather(idx) }
     }
 
     /// Zeros of length `len`, with `self[i]` at `idx[i]`.
@@ -392,143 +407,5 @@ impl Neg for &Words {
     type Output = Words;
     fn neg(self) -> Words {
         self.mapped(Map::Neg)
-    }
-}
-
-/// A right-hand matrix prepared for products, n outputs of k inputs each.
-#[derive(Clone)]
-pub struct Matrix {
-    device: Device,
-    data: Arc<Storage>,
-    /// Of products with words, and with bits.
-    readings: Arc<[Readings; 2]>,
-    k: usize,
-    n: usize,
-}
-
-impl std::fmt::Debug for Matrix {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Matrix({} outputs of {} inputs)", self.n, self.k)
-    }
-}
-
-impl Matrix {
-    /// Prepares `weights`, n rows of k words.
-    pub fn new(weights: &Words, n: usize, k: usize) -> Matrix {
-        assert_eq!(weights.len(), n * k, "matrix size");
-        let data = weights.device.pack_matrix(&weights.data, k, n);
-        Matrix::of(&weights.device, data, n, k)
-    }
-
-    fn of(device: &Device, data: Storage, n: usize, k: usize) -> Matrix {
-        Matrix { device: device.clone(), data: Arc::new(data), readings: Arc::default(), k, n }
-    }
-
-    /// Number of outputs.
-    pub fn outputs(&self) -> usize {
-        self.n
-    }
-
-    /// Whether both are one matrix, not only equal ones.
-    pub fn is(&self, other: &Matrix) -> bool {
-        Arc::ptr_eq(&self.data, &other.data)
-    }
-
-    /// Number of inputs.
-    pub fn inputs(&self) -> usize {
-        self.k
-    }
-
-    /// self + other, element by element.
-    ///
-    /// # Panics
-    /// If they are of different shapes.
-    pub fn plus(&self, other: &Matrix) -> Matrix {
-        assert_eq!((self.n, self.k), (other.n, other.k), "sum of matrices of different shapes");
-        Matrix::of(&self.device, self.device.add_matrices(&self.data, &other.data, self.k), self.n, self.k)
-    }
-
-    /// `x[m×k] · self^T = [m×n]`. Few rows are taken along by a product that another thread makes with this matrix, if
-    /// there is one to come.
-    pub fn apply(&self, x: &Words) -> Words {
-        self.product(x, 64, Manner::Passing)
-    }
-
-    /// [`Matrix::apply`] modulo 2^bits; the words of the result are below that.
-    ///
-    /// # Panics
-    /// If `bits` is 0 or above 64.
-    pub fn apply_low(&self, x: &Words, bits: u32) -> Words {
-        self.product(x, bits, Manner::Passing)
-    }
-
-    /// The same at a place of a program that other threads run as well: if some of them came to this matrix together
-    /// with this thread the last time, it waits a moment for them, so that one reading serves all.
-    ///
-    /// # Panics
-    /// As [`Matrix::apply_low`].
-    pub fn apply_in_step(&self, x: &Words, bits: u32) -> Words {
-        self.product(x, bits, Manner::InStep)
-    }
-
-    fn product(&self, x: &Words, bits: u32, manner: Manner) -> Words {
-        assert!((1..=64).contains(&bits), "a product modulo 2^{bits}");
-        let m = x.len() / self.k;
-        assert_eq!(x.len(), m * self.k, "input width");
-        let (k, n) = (self.k, self.n);
-        if m > self.device.rows_together() {
-            return x.with(self.device.gemm_low(&x.data, &self.data, m, k, n, bits));
-        }
-        // Few rows wait for memory, whatever the modulus, and others' rows may have another one.
-        let multiply = |x: &Storage, m| {
-            let product = self.device.gemm(x, &self.data, m, k, n);
-            (product, self.device.status().is_ok())
-        };
-        x.with(self.readings[0].product(&self.device, &multiply, &x.data, m, manner)).low(bits)
-    }
-
-    /// `x[m×k] · self^T = [m×n]` for rows of bits, see [`crate::Backend::gemm_bits`], in step with other threads as
-    /// [`Matrix::apply_in_step`].
-    ///
-    /// # Panics
-    /// If x is no whole number of rows.
-    pub fn apply_bits(&self, x: &Words) -> Words {
-        let words = self.k.div_ceil(64);
-        let m = x.len() / words;
-        assert_eq!(x.len(), m * words, "input width");
-        let multiply = |x: &Storage, m| {
-            let sums = self.device.gemm_bits(x, &self.data, m, self.k, self.n);
-            (sums, self.device.status().is_ok())
-        };
-        x.with(self.readings[1].product(&self.device, &multiply, &x.data, m, Manner::InStep))
-    }
-
-    /// `x[m×k] · self^T + y[m×k] · R^T` = `[m×n]`, where R is as large as this matrix and its words are the stream's: of
-    /// both matrices' products with few rows each word is read, or made, once. See [`crate::Backend::gemm_regenerated`].
-    pub fn apply_beside(&self, x: &Words, y: &Words, stream: KeyStream<'_>) -> Words {
-        let m = x.len() / self.k;
-        assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
-        let (shape, beside) = ([m, self.k, self.n], Some((&x.data, &*self.data)));
-        y.with(y.device.gemm_regenerated(&y.data, &[stream], beside, shape))
-    }
-}
-
-/// Public tables for [`Words::select`].
-#[derive(Clone, Debug)]
-pub struct Tables {
-    data: Arc<Storage>,
-    entries: usize,
-    columns: usize,
-}
-
-impl Tables {
-    /// `columns[c][phase · entries + i]`.
-    pub fn new(device: &Device, columns: &[Vec<u64>], entries: usize) -> Tables {
-        Tables { data: Arc::new(device.prepare_tables(columns, entries)), entries, columns: columns.len() }
-    }
-
-    /// Entries of one column in one phase.
-    pub fn entries(&self) -> usize {
-        self.entries
     }
 }

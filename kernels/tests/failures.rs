@@ -3,8 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, Indices,
-    KeyStream, Map, Segments, Storage, Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Draw, Fault, Formula, GemmBatch, Indices,
+    Input, KeyStream, Map, Message, Received, Segments, Storage, Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,8 +19,6 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     let b = d.chacha12(&[7; 32], 1, 64, 60);
     d.zip(Zip::Mul, &mut a, &b);
     d.map(Map::Add(3), &mut a);
-    d.zip_rows(Zip::Xor, &mut a, &words(8));
-    d.zip_cols(Zip::Sub, &mut a, &words(16));
     keep(&a);
     keep(&d.zipped(Zip::Add, &a, &b));
     keep(&d.mapped(Map::Neg, &a));
@@ -34,16 +32,31 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.reduce_segments(Zip::Xor, &a, &Segments::even(8, 7)));
     keep(&d.slice(&a, 3..9));
     keep(&d.concat(&[&a, &b]));
-    let mut message = vec![];
+    let mut message = Message::default();
     d.pack(&a, 17, &mut message);
-    keep(&d.unpack(&message, 17, 64));
+    keep(&d.unpack(&message.into_bytes(), 17, 64));
+    let mut message = Message::default();
     d.pack(&a, 64, &mut message);
-    let (mut masked, mut message) = (a.clone(), vec![]);
+    d.pack(&d.zeros(10_000), 64, &mut message);
+    let received = Received::from(message.into_bytes());
+    keep(&d.unpack_part(&received, 8, 17, 30));
+    let mut combined = a.clone();
+    d.combine_part(Zip::Xor, &mut combined, &Received::from(vec![5; 200]), 3, 17);
+    keep(&combined);
+    let (mut masked, mut message) = (a.clone(), Message::default());
     d.mask_and_pack(Zip::Sub, &mut masked, &b, 17, &mut message);
-    d.combine_packed(Zip::Add, &mut masked, &message, 17);
+    d.combine_packed(Zip::Add, &mut masked, &message.into_bytes(), 17);
+    let mut message = Message::default();
     d.mask_and_pack(Zip::Xor, &mut masked, &b, 64, &mut message);
+    drop(message.into_bytes());
     keep(&masked);
-    d.formula(&Formula::new(2, |t| vec![t[0] * t[1] + 3, t[0] - t[1]]), &[&a, &b]).iter().for_each(&mut keep);
+    let formula = Formula::new(2, |t| vec![t[0] * t[1] + 3, t[0] - t[1]]);
+    let input = |words, at| Input { words, at };
+    d.formula(&formula, &[input(&a, None), input(&b, None)], 64).iter().for_each(&mut keep);
+    let by_table = input(&b, Some(vec![1, 60, 5].into()));
+    d.formula(&formula, &[input(&a, Some(Indices::first(3))), by_table], 3).iter().for_each(&mut keep);
+    let draw = |nonce, bits| Draw { key: &[7; 32], nonce, n: 20, bits };
+    d.chacha12_each(&[draw(1, 3), draw(2, 64)]).iter().for_each(&mut keep);
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };

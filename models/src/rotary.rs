@@ -65,7 +65,8 @@ impl Rotation {
     /// The integer form, with ANGLE_SCALE more fractional bits in the result.
     pub fn apply(&self, device: &Device, x: &Words) -> Words {
         let [cos, sin] = &*self.fixed(device);
-        x * cos + x.gather(&self.partner) * sin
+        let inputs = [x.into(), cos.into(), x.at(&self.partner), sin.into()];
+        Words::formula(inputs, |[x, cos, partner, sin]| x * cos + partner * sin)
     }
 
     /// The factors on a device.

@@ -4,7 +4,7 @@ use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::plan::{FACTOR_SCALE, FunctionTable};
 use crate::rotary::{ANGLE_SCALE, Rotation};
-use kernels::{Indices, Segments, Words, Zip};
+use kernels::{Indices, Segments, Words};
 use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
@@ -77,14 +77,18 @@ impl<'n> Secure<'n> {
 
     /// Adds the biases of some outputs.
     fn with_bias(&self, y: Product, w: &Linear<SecureValues>, outputs: Range<usize>) -> Product {
-        let half = w.bias.as_ref().and_then(|b| product::halves(&self.cx, b).half.map(|h| (h, b.shape)));
-        match half {
-            Some((bias, shape)) => {
-                let bias = product::columns(&bias, shape, outputs);
-                Product { half: y.half.map(|half| half.zip_cols(Zip::Add, &bias)), ..y }
+        let bias = w.bias.as_ref().and_then(|b| b.delta.as_ref().map(|delta| (delta, &b.lambda)));
+        let (Some((delta, lambda)), Some(half)) = (bias, &y.half) else { return y };
+        // The row of biases at every row, as a 2-of-2 value: see `product::halves`.
+        let at = Indices::grid(outputs.start, [(y.shape.rows, 0), (outputs.len(), 1)]);
+        let sum = match self.cx.is_p1() {
+            true => {
+                let inputs = [half.into(), delta.at(&at), lambda.at(&at)];
+                Words::formula(inputs, |[y, delta, lambda]| y + delta + lambda)
             }
-            None => y,
-        }
+            false => Words::formula([half.into(), lambda.at(&at)], |[y, lambda]| y + lambda),
+        };
+        Product { half: Some(sum), ..y }
     }
 }
 
@@ -183,7 +187,7 @@ impl Algebra for Secure<'_> {
             let products: Vec<_> = s.blocks.iter().map(|b| s.score_products(b)).collect();
             let (parts, flat) = (keys.iter().collect::<Vec<_>>(), Shape::new(s.scores(), 1));
             let z = product::bilinear_parts(&own.cx, &cut(0, q), &parts, flat, bits, |i, q, k| {
-                q.gemm_batch(k, &products[i]).gather(&s.blocks[i].square)
+                q.gemm_batch(k, &products[i]).gathered(&s.blocks[i].square)
             })?;
             Ok((truncate_between(&own.cx, z, bits, SCALE, t.score_bits()).await?, keys))
         };
@@ -210,11 +214,13 @@ impl Algebra for Secure<'_> {
         let ring = self.cx.ring().bits();
         let z = product::bilinear_parts(&values, e, v, shape, ring, |i, e, v| {
             let (block, square) = (&s.blocks[i], s.square_len(&s.blocks[i]));
-            e.slice(block.scores.clone()).scatter(&block.square, square).gemm_batch(v, &products[i])
+            let all = e.len() == square && block.square.is_all(square);
+            let scattered = (!all).then(|| e.slice(block.scores.clone()).scatter(&block.square, square));
+            scattered.as_ref().unwrap_or(e).gemm_batch(v, &products[i])
         })?;
         let reciprocals = softmax::reciprocal_sums(&softmax, e, &s.offsets, t);
         let (sums, r) = join(truncate(&values, z, EXP_SCALE), reciprocals).await?;
-        let z = row::product(&divide, &sums, &r, |o, r| o * r.gather(&s.row_of_output))?;
+        let z = row::product(&divide, &sums, &r, |r| r.at(&s.row_of_output))?;
         truncate(&divide, z, RECIPROCAL_SCALE).await
     }
 
@@ -260,7 +266,9 @@ impl Algebra for Secure<'_> {
         let sum = product::scale_columns(&self.cx, &sum, gain, self.cx.ring().bits())?;
         let column = Indices::grid(0, [(sums.rows, 0), (cols, 1)]);
         let counts = Words::upload(self.cx.device(), counts.iter().map(|&n| n as u64).collect());
-        let bias = bias.linear(sums, |w| w.gather(&column).zip_rows(Zip::Mul, &counts));
+        let bias = bias.linear(sums, |w| {
+            Words::formula([w.at(&column), counts.for_rows(cols)], |[bias, count]| bias * count)
+        });
         Ok(reveal(&self.cx, sum.plus(product::halves(&self.cx, &bias)), Reveal::POOLED))
     }
 }

@@ -7,6 +7,7 @@
 //! anybody, which keeps operation numbers and the order of dealt words equal on all three machines.
 
 mod ahead;
+mod foresight;
 mod masks;
 mod rounds;
 mod session;
@@ -17,7 +18,7 @@ use crate::prg::{KeyId, Purpose};
 use crate::profile::Part;
 use crate::share::Share;
 use crate::{Role, Shape};
-use kernels::{Device, Ring, Words, Zip};
+use kernels::{Device, Received, Ring, Words, Zip};
 use rounds::Core;
 use std::cell::RefCell;
 use std::future::Future;
@@ -209,6 +210,7 @@ impl<'n> Cx<'n> {
 
     /// The masks of an item.
     pub fn pads(&self, item: &Item) -> Pads {
+        self.foresee(&[*item], &[]);
         Pads { p1: self.draw(KeyId::K01, item), p2: self.draw(KeyId::K02, item) }
     }
 
@@ -276,8 +278,8 @@ impl<'n> Cx<'n> {
     /// Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn swap(&self, item: Item, half: Option<Words>, pads: &Pads) -> Result<Option<(Words, Words)>> {
         let posted = self.post(&item, half, pads).await;
-        let unpack = |bytes: &[u8]| Words::unpack(&self.device, bytes, item.bits, item.n);
-        Ok(posted.map(|(mine, at)| (mine, self.answer(&item, at, unpack))))
+        let unpack = |theirs: &Received, at| Words::unpack_part(&self.device, theirs, at, item.bits, item.n);
+        Ok(posted.map(|(mine, at)| (mine, self.answer(&item, |theirs| unpack(theirs, at)))))
     }
 
     /// Opens a 2-of-2 value under fresh masks. Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
@@ -285,7 +287,7 @@ impl<'n> Cx<'n> {
         let pads = self.pads(&item);
         let posted = self.post(&item, half, &pads).await;
         let delta = posted.map(|(mine, at)| {
-            self.answer(&item, at, |theirs| mine.combine_packed(item.group.plus(), theirs, item.bits))
+            self.answer(&item, |theirs| mine.combine_part(item.group.plus(), theirs, at, item.bits))
         });
         let lambda = match (pads.p1, pads.p2) {
             (Some(a), Some(b)) => item.group.sum(&a, &b, item.bits),
@@ -324,11 +326,10 @@ impl<'n> Cx<'n> {
     }
 
     /// What `read` makes of an item of the peer's message.
-    fn answer(&self, item: &Item, at: usize, read: impl FnOnce(&[u8]) -> Words) -> Words {
+    fn answer(&self, item: &Item, read: impl FnOnce(&Received) -> Words) -> Words {
         let mut core = self.core.borrow_mut();
-        let end = at + bytes(item.n, item.bits) as usize;
         core.session.record(|r| r.enter(item.op.scope, Part::Packing));
-        let words = read(&core.incoming[at..end]);
+        let words = read(&core.incoming);
         core.session.record(|r| r.turn(Part::Compute));
         words
     }

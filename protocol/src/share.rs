@@ -4,7 +4,7 @@
 //! sharing, which is replicated sharing with component 2 called Δ). λ is pseudo-random, so all data dependence
 //! sits in Δ and the dealer can run ahead of the data.
 
-use kernels::{Indices, Segments, Words};
+use kernels::{Indices, Input, Segments, Term, Words};
 
 /// Rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +71,38 @@ impl Share {
 
     /// x + y.
     pub fn add(&self, other: &Share) -> Share {
-        self.zip(other, |a, b| a + b)
+        self.each(other.into(), |a, b| a + b)
     }
 
     /// x − y.
     pub fn sub(&self, other: &Share) -> Share {
-        self.zip(other, |a, b| a - b)
+        self.each(other.into(), |a, b| a - b)
+    }
+
+    /// A linear map of two elements at each place, in one pass over all components.
+    fn each(&self, other: Taken<'_>, f: impl for<'d> Fn(Term<'d>, Term<'d>) -> Term<'d>) -> Share {
+        assert_eq!(
+            (self.shape, self.scale),
+            (other.shape, other.scale),
+            "shares of different shape or scale"
+        );
+        let lambdas = [Input::from(&self.lambda), other.lambda];
+        let (delta, lambda) = match (&self.delta, other.delta) {
+            (Some(delta), Some(other)) => {
+                let [own, others] = lambdas;
+                let inputs = [delta.into(), other, own, others];
+                let [delta, lambda] = Words::formulas(inputs, |[a, b, c, d]| [f(a, b), f(c, d)]);
+                (Some(delta), lambda)
+            }
+            _ => (None, Words::formula(lambdas, |[a, b]| f(a, b))),
+        };
+        Share { shape: self.shape, scale: self.scale, delta, lambda }
+    }
+
+    /// As inputs of formulas, elements `idx` as a matrix of the given shape.
+    pub fn at(&self, idx: &Indices, shape: Shape) -> Taken<'_> {
+        let delta = self.delta.as_ref().map(|w| w.at(idx));
+        Taken { shape, scale: self.scale, delta, lambda: self.lambda.at(idx) }
     }
 
     /// x + c for a public ring element c.
@@ -86,8 +112,7 @@ impl Share {
 
     /// x − spread(m): one word of `m` for each of the given indices.
     pub fn sub_spread(&self, m: &Share, idx: &Indices) -> Share {
-        let spread = m.linear(self.shape, |w| w.gather(idx));
-        self.sub(&Share { scale: self.scale, ..spread })
+        self.each(Taken { scale: self.scale, ..m.at(idx, self.shape) }, |x, m| x - m)
     }
 
     /// Elements `idx`, as a matrix of the given shape.
@@ -125,6 +150,26 @@ impl Share {
     /// No elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// A share as inputs of formulas, perhaps words of a larger one.
+#[derive(Clone, Debug)]
+pub struct Taken<'a> {
+    /// Rows and columns.
+    pub shape: Shape,
+    /// Fractional bits.
+    pub scale: u32,
+    /// Δ; the dealer has none.
+    pub delta: Option<Input<'a>>,
+    /// λ, or an evaluator's half of it.
+    pub lambda: Input<'a>,
+}
+
+impl<'a> From<&'a Share> for Taken<'a> {
+    fn from(x: &'a Share) -> Taken<'a> {
+        let delta = x.delta.as_ref().map(Input::from);
+        Taken { shape: x.shape, scale: x.scale, delta, lambda: (&x.lambda).into() }
     }
 }
 

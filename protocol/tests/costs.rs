@@ -54,7 +54,7 @@ fn declared_costs_are_measured_at_odd_sizes() {
             let o = w.run(share(&w, n, F), |cx, x| {
                 Box::pin(async move {
                     let lifted = lift::open(&cx, product::halves(&cx, &x), k, f).await?;
-                    lift::times(&cx, &x, &lifted, |x, a| x * a)
+                    lift::times(&cx, (&x).into(), &lifted, |a| a.into(), (None, 0))
                 })
             });
             let declared = lift::cost(n, k, f, 64).then(lift::times_cost(n, k, f, 64));

@@ -56,7 +56,7 @@ fn softmax_rows(
             let m = max::coarse_max(&cx, &x, &offsets, t.levels, 64).await?;
             let e = exp::exp(&cx, &x.sub_spread(&m, &row_of), &t.exp, softmax::EXP_SCALE).await?;
             let r = softmax::reciprocal_sums(&cx, &e, &offsets, &t).await?;
-            let scaled = row::product(&cx, &e, &r, |e, r| e.clone().zip_rows(kernels::Zip::Mul, r))?;
+            let scaled = row::product(&cx, &e, &r, |r| r.for_rows(e.shape.cols))?;
             let y = truncate::truncate(&cx, scaled, softmax::RECIPROCAL_SCALE).await?;
             Ok((m, y))
         })

@@ -45,42 +45,6 @@ pub(super) fn mapped(lanes: &dyn Lanes, op: Map, a: &[u64]) -> Vec<u64> {
     out
 }
 
-pub(super) fn zip_rows(lanes: &dyn Lanes, op: Zip, a: &mut [u64], r: &[u64]) {
-    let Some(cols) = columns(a.len(), r.len()) else { return };
-    let rows = CHUNK.div_ceil(cols);
-    par::chunks(a, rows * cols, |i, a| {
-        for (row, &c) in a.chunks_exact_mut(cols).zip(&r[i * rows..]) {
-            let op = match op {
-                Zip::Add => Map::Add(c),
-                Zip::Sub => Map::Add(c.wrapping_neg()),
-                Zip::Mul => Map::Mul(c),
-                Zip::Xor => Map::Xor(c),
-                Zip::And => Map::And(c),
-            };
-            lanes.map(op, row);
-        }
-    });
-}
-
-pub(super) fn zip_cols(lanes: &dyn Lanes, op: Zip, a: &mut [u64], c: &[u64]) {
-    if columns(a.len(), c.len()).is_none() {
-        return;
-    }
-    let rows = CHUNK.div_ceil(c.len());
-    par::chunks(a, rows * c.len(), |_, a| {
-        a.chunks_exact_mut(c.len()).for_each(|row| lanes.zip(op, row, c));
-    });
-}
-
-/// `len / rows`, or `None` if there is nothing to do.
-fn columns(len: usize, rows: usize) -> Option<usize> {
-    if len == 0 {
-        return None;
-    }
-    assert!(rows > 0 && len.is_multiple_of(rows), "broadcast of {rows} words over a buffer of {len}");
-    Some(len / rows)
-}
-
 pub(super) fn reduce_segments(op: Zip, a: &[u64], offsets: &Segments) -> Vec<u64> {
     check_segments(offsets, a.len());
     let f = match op {
@@ -104,34 +68,40 @@ pub(super) fn check_segments(offsets: &Segments, len: usize) {
 
 pub(super) fn gather(a: &[u64], idx: &Indices) -> Vec<u64> {
     let mut out = buffer::unwritten(idx.len());
-    match idx.places() {
-        Places::Grid(grid) => gather_grid(a, *grid, &mut out),
-        Places::Table(table) => par::chunks(&mut out, CHUNK, |i, out| {
-            out.iter_mut().zip(&table.places[i * CHUNK..]).for_each(|(o, &j)| *o = a[j as usize]);
-        }),
-    }
+    par::chunks(&mut out, CHUNK, |i, out| take(a, idx.places(), i * CHUNK, out));
     out
 }
 
-fn gather_grid(a: &[u64], grid: Grid, out: &mut [u64]) {
-    let Grid { start, row, cols, col, .. } = grid;
+/// The words of a at some places, from number `from` on.
+pub(super) fn take(a: &[u64], places: &Places, from: usize, out: &mut [u64]) {
+    let Grid { start, row, cols, col, .. } = match places {
+        Places::Grid(grid) => *grid,
+        Places::Table(table) => {
+            return out.iter_mut().zip(&table.places[from..]).for_each(|(o, &j)| *o = a[j as usize]);
+        }
+    };
     if out.is_empty() {
         return;
     }
-    let rows = CHUNK.div_ceil(cols);
-    par::chunks(out, rows * cols, |i, out| {
-        for (out, r) in out.chunks_exact_mut(cols).zip(i * rows..) {
-            let from = &a[start + r * row..];
-            match col {
-                0 => out.fill(from[0]),
-                1 => out.copy_from_slice(&from[..cols]),
-                _ => out
-                    .iter_mut()
-                    .zip(from[..=(cols - 1) * col].iter().step_by(col))
-                    .for_each(|(o, w)| *o = *w),
+    // The first row may begin within.
+    let (mut r, first) = (from / cols, from % cols);
+    let (part, rest) = out.split_at_mut(out.len().min(cols - first));
+    let take_row = |r: usize, first: usize, out: &mut [u64]| {
+        let from = &a[start + r * row + first * col..];
+        match col {
+            0 => out.fill(from[0]),
+            1 => out.copy_from_slice(&from[..out.len()]),
+            _ => {
+                let from = from[..=(out.len() - 1) * col].iter().step_by(col);
+                out.iter_mut().zip(from).for_each(|(o, w)| *o = *w);
             }
         }
-    });
+    };
+    take_row(r, first, part);
+    for out in rest.chunks_mut(cols) {
+        r += 1;
+        take_row(r, 0, out);
+    }
 }
 
 pub(super) fn scatter(a: &[u64], idx: &Indices, len: usize) -> Vec<u64> {

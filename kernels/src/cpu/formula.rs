@@ -1,9 +1,11 @@
 //! Element-wise formulas, a piece of each buffer at a time: what is between the steps stays in the first-level cache.
 
+use super::elementwise::take;
 use super::lanes::Lanes;
 use super::par;
 use crate::buffer;
 use crate::formula::{Change, Formula, Place, Step};
+use crate::indices::{Grid, Indices, Places};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -14,12 +16,53 @@ const LINE: usize = 8;
 /// Words that one task handles.
 const CHUNK: usize = 1 << 13;
 
-pub(super) fn evaluate(lanes: &dyn Lanes, formula: &Formula, inputs: &[&[u64]]) -> Vec<Vec<u64>> {
-    let n = inputs[0].len();
-    assert!(inputs.iter().all(|a| a.len() == n), "a formula of buffers of different length");
+/// An input: a buffer, and where its words are taken if not one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    words: &'a [u64],
+    at: Option<&'a Places>,
+}
+
+impl<'a> Source<'a> {
+    /// Words in their order are a part of the buffer.
+    pub(super) fn new(words: &'a [u64], at: Option<&'a Indices>, n: usize) -> Source<'a> {
+        assert_eq!(at.map_or(words.len(), Indices::len), n, "a formula of inputs of different length");
+        match at.map(Indices::places) {
+            Some(Places::Grid(Grid { start, rows: 1, col: 1, .. })) if n > 0 => {
+                Source { words: &words[*start..][..n], at: None }
+            }
+            at => Source { words, at },
+        }
+    }
+
+    /// Some of the words: where they are, if they lie one after the other, or else in `room`.
+    fn words<'b>(&self, part: &Range<usize>, room: &'b mut [u64]) -> &'b [u64]
+    where
+        'a: 'b,
+    {
+        match self.at {
+            None => &self.words[part.clone()],
+            Some(Places::Grid(g)) if g.col == 1 && part.start / g.cols == (part.end - 1) / g.cols => {
+                &self.words[g.start + part.start / g.cols * g.row + part.start % g.cols..][..part.len()]
+            }
+            Some(places) => {
+                take(self.words, places, part.start, &mut room[..part.len()]);
+                &room[..part.len()]
+            }
+        }
+    }
+}
+
+pub(super) fn evaluate(
+    lanes: &dyn Lanes,
+    formula: &Formula,
+    inputs: &[Source<'_>],
+    n: usize,
+) -> Vec<Vec<u64>> {
     let mut out: Vec<Vec<u64>> = (0..formula.outputs()).map(|_| buffer::unwritten(n)).collect();
     if n < par::WORDS || rayon::current_num_threads() == 1 {
-        chunk(lanes, formula, inputs, &mut out.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
+        let mut all: Vec<&mut [u64]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        chunk(lanes, formula, inputs, 0..n, &mut all);
         return out;
     }
     let mut tasks: Vec<Vec<&mut [u64]>> = (0..n.div_ceil(CHUNK)).map(|_| Vec::new()).collect();
@@ -27,33 +70,45 @@ pub(super) fn evaluate(lanes: &dyn Lanes, formula: &Formula, inputs: &[&[u64]]) 
         tasks.iter_mut().zip(result.chunks_mut(CHUNK)).for_each(|(t, c)| t.push(c));
     }
     tasks.par_iter_mut().enumerate().for_each(|(i, out)| {
-        let part = i * CHUNK..n.min((i + 1) * CHUNK);
-        let inputs: Vec<&[u64]> = inputs.iter().map(|a| &a[part.clone()]).collect();
-        chunk(lanes, formula, &inputs, out);
+        chunk(lanes, formula, inputs, i * CHUNK..n.min((i + 1) * CHUNK), out);
     });
     out
 }
 
-/// All steps on the first words, then all on the next. From the second piece on they begin where cache lines of the first
+/// All steps on the first of some words, then all on the next. From the second piece on they begin where cache lines of the first
 /// result do, and probably those of the other buffers, as large ones mostly begin alike: what crosses lines takes two accesses.
-fn chunk(lanes: &dyn Lanes, formula: &Formula, inputs: &[&[u64]], out: &mut [&mut [u64]]) {
-    let n = inputs[0].len();
+fn chunk(
+    lanes: &dyn Lanes,
+    formula: &Formula,
+    inputs: &[Source<'_>],
+    all: Range<usize>,
+    out: &mut [&mut [u64]],
+) {
+    let n = all.len();
     let to_line = |words: &[u64]| words.as_ptr().align_offset(LINE * size_of::<u64>());
     let piece = PIECE.min(n + 1).next_multiple_of(LINE);
-    let mut scratch = vec![0; formula.temporaries() * piece + LINE];
+    let moved = inputs.iter().filter(|input| input.at.is_some()).count();
+    let mut scratch = vec![0; (formula.temporaries() + moved) * piece + LINE];
     let aligned = to_line(&scratch);
-    let temporaries = scratch[aligned..].chunks_exact_mut(piece);
+    let (temporaries, rooms) = scratch[aligned..].split_at_mut(formula.temporaries() * piece);
+    let temporaries = temporaries.chunks_exact_mut(piece);
     let mut written: Vec<&mut [u64]> = out.iter_mut().map(|o| &mut **o).chain(temporaries).collect();
     let (mut from, mut to) = (0, n.min(written.first().map_or(0, |first| to_line(first)) + PIECE - LINE));
     while from < n {
+        let mut words: [&[u64]; Formula::INPUTS] = [&[]; Formula::INPUTS];
+        let mut rooms = rooms.chunks_exact_mut(piece);
+        for (words, input) in words.iter_mut().zip(inputs) {
+            let room = input.at.and_then(|_| rooms.next()).unwrap_or_default();
+            *words = input.words(&(all.start + from..all.start + to), room);
+        }
         for step in formula.steps() {
-            self::step(lanes, step, from..to, inputs, &mut written, formula.outputs());
+            self::step(lanes, step, from..to, &words, &mut written, formula.outputs());
         }
         (from, to) = (to, n.min(to + PIECE));
     }
 }
 
-/// One step on some of the words. `written` are the results, then pieces of the temporary words.
+/// One step on some of the words, given the inputs'. `written` are the results, then pieces of the temporary words.
 fn step(
     lanes: &dyn Lanes,
     step: &Step,
@@ -72,7 +127,7 @@ fn step(
     let taken = std::mem::take(&mut written[at]);
     let to = &mut taken[range];
     let word = |from: Place| match from {
-        Place::Input(i) => &inputs[i][part.clone()],
+        Place::Input(i) => inputs[i],
         _ => {
             let (at, range) = place(from);
             &written[at][range]

@@ -22,9 +22,11 @@ mod sums;
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
-use crate::formula::Formula;
+use crate::formula::{Formula, Input};
 use crate::indices::{Indices, Segments};
+use crate::message::Message;
 use dcf::Inputs;
+use formula::Source;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -153,25 +155,26 @@ impl Backend for Cpu {
         a.host().len()
     }
 
-    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
-        message::pack(self.lanes, a.host(), bits, out);
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Message) {
+        message::pack(self.lanes, a.host(), bits, out.bytes());
     }
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
         host(message::unpack(self.lanes, bytes, bits, n))
     }
 
-    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
-        message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out);
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message) {
+        message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out.bytes());
     }
 
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
         message::combine_packed(self.lanes, op, a.host_mut(), bytes, bits);
     }
 
-    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
-        let inputs: Vec<&[u64]> = inputs.iter().map(|s| s.host()).collect();
-        formula::evaluate(self.lanes, formula, &inputs).into_iter().map(host).collect()
+    fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
+        let inputs: Vec<Source<'_>> =
+            inputs.iter().map(|i| Source::new(i.words.host(), i.at.as_ref(), n)).collect();
+        formula::evaluate(self.lanes, formula, &inputs, n).into_iter().map(host).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
@@ -188,14 +191,6 @@ impl Backend for Cpu {
 
     fn map(&self, op: Map, a: &mut Storage) {
         elementwise::map(self.lanes, op, a.host_mut());
-    }
-
-    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
-        elementwise::zip_rows(self.lanes, op, a.host_mut(), r.host());
-    }
-
-    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage) {
-        elementwise::zip_cols(self.lanes, op, a.host_mut(), c.host());
     }
 
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {

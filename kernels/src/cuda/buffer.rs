@@ -131,6 +131,12 @@ impl DeviceWords {
         Arg::Pointer(self.at)
     }
 
+    /// The same from word `first` on.
+    pub(super) fn arg_at(&self, first: usize) -> Arg<'static> {
+        assert!(first <= self.len, "word {first} of {}", self.len);
+        Arg::Pointer(if self.has_memory() { self.at + 8 * first as u64 } else { self.at })
+    }
+
     /// As a word of a structure; `None` of words without memory, and that is a failure of `operation`.
     pub(super) fn address(&self, operation: &str) -> Option<Address> {
         if self.at == VOID {
@@ -154,6 +160,13 @@ impl DeviceWords {
         if read.is_none() {
             out.fill(0);
         }
+    }
+
+    /// All words, at the end of bytes on the host.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+        let from = out.len();
+        out.resize(from + 8 * self.len, 0);
+        self.read("pack", &mut out[from..]);
     }
 
     /// All words, on the host.

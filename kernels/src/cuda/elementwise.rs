@@ -44,26 +44,4 @@ impl Cuda {
         let ((number, c), n) = (map_number(op), a.len());
         self.launch(Launch::over("map", n), &[number.into(), c.into(), a.arg(), out.arg(), n.into()]);
     }
-
-    pub(super) fn broadcast_rows(&self, op: Zip, a: &DeviceWords, r: &DeviceWords) {
-        let Some(cols) = columns(a.len(), r.len()) else { return };
-        let args = [zip_number(op).into(), a.arg(), r.arg(), a.len().into(), cols.into()];
-        self.launch(Launch::over("zip_rows", a.len()), &args);
-    }
-
-    pub(super) fn broadcast_cols(&self, op: Zip, a: &DeviceWords, c: &DeviceWords) {
-        if columns(a.len(), c.len()).is_some() {
-            let args = [zip_number(op).into(), a.arg(), c.arg(), a.len().into(), c.len().into()];
-            self.launch(Launch::over("zip_cols", a.len()), &args);
-        }
-    }
-}
-
-/// `len / rows`, or `None` if there is nothing to do.
-fn columns(len: usize, rows: usize) -> Option<usize> {
-    if len == 0 {
-        return None;
-    }
-    assert!(rows > 0 && len.is_multiple_of(rows), "broadcast of {rows} words over a buffer of {len}");
-    Some(len / rows)
 }

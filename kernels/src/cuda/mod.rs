@@ -21,21 +21,24 @@ mod message;
 mod moves;
 mod nvidia;
 pub mod nvrtc;
+mod owed;
 pub mod ptx;
 mod select;
 pub mod source;
 mod stream;
 
-use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
+use crate::backend::{Backend, DpfKeys, Draw, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
-use crate::formula::Formula;
+use crate::formula::{Formula, Input};
 use crate::indices::{Indices, Segments};
+use crate::message::{Message, Received};
 pub use buffer::DeviceWords;
 use buffer::{Core, bytes};
 use driver::{Arg, Driver, Launch};
 pub(crate) use kept::Kept;
 pub use nvidia::{NoDevice, open};
+pub(crate) use owed::Owed;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -108,7 +111,7 @@ impl Backend for Cuda {
         self.words(a).len()
     }
 
-    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Message) {
         self.packed(self.words(a), bits, out);
     }
 
@@ -116,7 +119,7 @@ impl Backend for Cuda {
         self.made(self.unpacked(bytes, bits, n))
     }
 
-    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message) {
         self.mask_packed(op, self.words(a), self.words(mask), bits, out);
     }
 
@@ -124,9 +127,18 @@ impl Backend for Cuda {
         self.combine_with(op, self.words(a), bytes, bits);
     }
 
-    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
-        let inputs: Vec<&DeviceWords> = inputs.iter().map(|a| self.words(a)).collect();
-        self.evaluated(formula, &inputs).into_iter().map(|words| self.made(words)).collect()
+    fn unpack_part(&self, message: &Received, at: usize, bits: u32, n: usize) -> Storage {
+        self.made(self.unpacked_part(message, at, bits, n))
+    }
+
+    fn combine_part(&self, op: Zip, a: &mut Storage, message: &Received, at: usize, bits: u32) {
+        self.combine_with_part(op, self.words(a), message, at, bits);
+    }
+
+    fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
+        let inputs: Vec<_> =
+            inputs.iter().map(|i| Input { words: self.words(i.words), at: i.at.clone() }).collect();
+        self.evaluated(formula, &inputs, n).into_iter().map(|words| self.made(words)).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
@@ -153,14 +165,6 @@ impl Backend for Cuda {
         self.made(out)
     }
 
-    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
-        self.broadcast_rows(op, self.words(a), self.words(r));
-    }
-
-    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage) {
-        self.broadcast_cols(op, self.words(a), self.words(c));
-    }
-
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {
         self.made(self.reduced(op, self.words(a), offsets))
     }
@@ -184,6 +188,14 @@ impl Backend for Cuda {
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
         self.made(self.drawn(key, nonce, n, bits))
+    }
+
+    fn chacha12_each(&self, draws: &[Draw<'_>]) -> Vec<Storage> {
+        self.drawn_each(draws).into_iter().map(|words| self.made(words)).collect()
+    }
+
+    fn draws_together(&self) -> usize {
+        stream::TOGETHER
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {

@@ -4,7 +4,7 @@ use super::buffer::bytes32;
 use super::elementwise::zip_number;
 use super::{Arg, Cuda, DeviceWords, Launch};
 use crate::backend::Zip;
-use crate::indices::{Cuts, Grid, Indices, Places, Segments};
+use crate::indices::{Cuts, Grid, Indices, Places, Segments, Table};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,8 +35,7 @@ impl Cuda {
         let n = idx.len();
         match idx.places() {
             Places::Table(table) => {
-                let upload = || self.core.upload(by_table, bytes32(&table.places));
-                let places = table.kept.on(&self.core, upload);
+                let places = self.table(by_table, table);
                 self.launch(Launch::over(by_table, n), &[a.arg(), places.arg(), out.arg(), n.into()]);
             }
             Places::Grid(Grid { start, row, cols, col, .. }) => {
@@ -44,6 +43,11 @@ impl Cuda {
                 self.launch(Launch::over(by_grid, n), &[a.arg(), start, row, cols, col, out.arg(), n.into()]);
             }
         }
+    }
+
+    /// A table on the device, uploaded once.
+    pub(super) fn table(&self, operation: &'static str, table: &Table) -> Arc<DeviceWords> {
+        table.kept.on(&self.core, || self.core.upload(operation, bytes32(&table.places)))
     }
 
     pub(super) fn sliced(&self, a: &DeviceWords, range: Range<usize>) -> DeviceWords {

@@ -1,7 +1,8 @@
 //! Element-wise formulas against the same operations one after the other.
 
 use super::{Numbers, up};
-use kernels::{Device, Formula, Term, Words};
+use kernels::{Device, Formula, Indices, Input, Term, Words};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Around groups of words and pieces of buffers.
 const LENGTHS: [usize; 12] = [0, 1, 7, 8, 31, 503, 505, 512, 513, 1024, 1537, 20_011];
@@ -61,7 +62,7 @@ pub(crate) fn in_any_order(device: &Device) {
         let (n, inputs) = (1 + r.below(40), 1 + r.below(Formula::INPUTS));
         let mut words: Vec<Words> = (0..inputs).map(|_| up(device, &r.words(n))).collect();
         let given = words.clone();
-        let taken: Vec<&Words> = given.iter().collect();
+        let taken: Vec<Input<'_>> = given.iter().map(Input::from).collect();
         // What is made last is used most, so that little is kept at a time.
         let mut last = vec![];
         let got = Words::formulas_of(&taken, |terms| {
@@ -92,6 +93,57 @@ pub(crate) fn in_any_order(device: &Device) {
     }
 }
 
+/// Inputs that are taken at other places, by rules and tables, against the same words in buffers of their own.
+pub(crate) fn places(device: &Device) {
+    let mut r = Numbers(84);
+    let shapes =
+        [(0, 3), (3, 0), (1, 1), (1, 700), (700, 1), (3, 5), (5, 1024), (41, 37), (2, 511), (300, 300)];
+    for (rows, cols) in shapes {
+        let n = rows * cols;
+        let wide = up(device, &r.words(7 + 2 * rows * (cols + 3)));
+        let (a, by_row, by_col) =
+            (up(device, &r.words(n)), up(device, &r.words(rows)), up(device, &r.words(cols)));
+        let table: Indices = (0..n).map(|_| r.below(wide.len()) as u32).collect();
+        let inputs = [
+            a.part(0..n),
+            wide.part(5..5 + n),
+            by_row.for_rows(cols),
+            by_col.for_cols(rows),
+            wide.at(&Indices::grid(3, [(rows, cols + 3), (cols, 1)])),
+            wide.at(&Indices::grid(2, [(rows, 2 * cols), (cols, 2)])),
+            wide.at(&Indices::grid(1, [(rows, 1), (cols, rows)])),
+            wide.at(&table),
+        ];
+        for (i, input) in inputs.iter().enumerate() {
+            // Twice, beside a whole buffer, and as a result.
+            let got = Words::formulas([input.clone(), Input::from(&a), input.clone()], |[x, a, y]| {
+                [x * a + y, x, (a ^ x) >> 1u32]
+            });
+            let taken = input.words.gather(input.at.as_ref().expect("places"));
+            let want = [&taken * &a + &taken, taken.clone(), (&a ^ &taken) >> 1u32];
+            assert_eq!(got.map(|w| w.to_vec()), want.map(|w| w.to_vec()), "input {i}, {rows} x {cols}");
+        }
+        let zipped = Words::formula([by_row.for_rows(cols), by_col.for_cols(rows)], |[r, c]| r - c);
+        let naive =
+            by_row.to_vec().into_iter().flat_map(|r| by_col.to_vec().into_iter().map(move |c| (r, c)));
+        assert!(zipped.to_vec().into_iter().eq(naive.map(|(r, c)| r.wrapping_sub(c))), "{rows} x {cols}");
+    }
+}
+
+/// Beyond a buffer, and of another length than the other inputs.
+pub(crate) fn wrong_places(device: &Device) {
+    let (a, b) = (up(device, &[1, 2, 3]), up(device, &[1, 2, 3, 4]));
+    let refused = |inputs: [Input<'_>; 2]| {
+        let formula = || drop(Words::formula(inputs, |[a, b]| a + b));
+        assert!(catch_unwind(AssertUnwindSafe(formula)).is_err());
+    };
+    refused([(&a).into(), (&b).into()]);
+    refused([(&a).into(), b.part(0..2)]);
+    refused([b.part(2..5), (&a).into()]);
+    refused([b.at(&vec![0, 4, 1].into()), (&a).into()]);
+    refused([(&a).into(), b.at(&Indices::grid(0, [(1, 0), (3, 2)]))]);
+}
+
 /// Long enough for several threads.
 pub(crate) fn large_buffers(device: &Device) {
     let mut r = Numbers(83);
@@ -100,4 +152,10 @@ pub(crate) fn large_buffers(device: &Device) {
     let [got, low] = Words::formulas([&a, &b, &c], |[a, b, c]| [(a * b + c) >> 3, (a - c).low(17)]);
     assert_eq!(got.to_vec(), ((&a * &b + &c) >> 3).to_vec());
     assert_eq!(low.to_vec(), (&a - &c).low(17).to_vec());
+    let (rows, cols) = (127, 773);
+    let (a, r, c) = (a.part(10..10 + rows * cols), b.slice(0..rows), c.slice(0..cols));
+    let got = Words::formula([a.clone(), r.for_rows(cols), c.for_cols(rows)], |[a, r, c]| a * r + c);
+    let [a, r, c] = [a.words, &r, &c].map(Words::to_vec);
+    let want = (0..rows * cols).map(|i| a[10 + i].wrapping_mul(r[i / cols]).wrapping_add(c[i % cols]));
+    assert!(got.to_vec().into_iter().eq(want));
 }

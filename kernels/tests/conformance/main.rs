@@ -117,13 +117,14 @@ fn turns() {
     for test in [
         elementwise::zips,
         elementwise::maps,
-        elementwise::broadcasts,
         elementwise::segments,
         elementwise::moves,
         elementwise::grids,
         formula::results,
+        formula::places,
         message::every_width,
         message::masked,
+        message::of_parts,
         message::combined,
         bits::single_bits,
         bits::counts,
@@ -132,6 +133,7 @@ fn turns() {
         bits::combinations,
         bits::transpositions,
         stream::every_width,
+        stream::several,
         gemm::ragged,
         gemm::regenerated_in_panels,
         gemm::batches,
@@ -170,11 +172,11 @@ macro_rules! suite {
 }
 
 suite! {
-    elementwise: zips maps broadcasts segments moves grids large_buffers;
-    formula: operations results in_any_order large_buffers;
-    message: every_width hostile_bytes ends masked combined;
+    elementwise: zips maps segments moves grids large_buffers;
+    formula: operations results in_any_order places wrong_places large_buffers;
+    message: every_width hostile_bytes ends masked of_parts combined;
     bits: single_bits counts rotations suffixes combinations transpositions;
-    stream: known_vector known_cells equals_rand_chacha every_width long_streams;
+    stream: known_vector known_cells equals_rand_chacha every_width several long_streams;
     gemm: ragged sums few_rows large_inputs many_rows largest_words thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;

@@ -1,7 +1,7 @@
 //! Words in messages.
 
 use super::{Numbers, up};
-use kernels::{Device, Words, Zip};
+use kernels::{Device, Message, Received, Words, Zip};
 
 const OPERATIONS: [Zip; 5] = [Zip::Add, Zip::Sub, Zip::Mul, Zip::Xor, Zip::And];
 
@@ -124,12 +124,50 @@ pub(crate) fn masked(device: &Device) {
             let (a, mask) = (up(device, &r.words(n)), up(device, &r.words(n)));
             for op in OPERATIONS {
                 let begin = begun(r.below(70), r.below(70));
-                let (mut want, mut got) = (begin.clone(), begin);
+                let (mut want, mut got) = (begin.clone(), Message::from(begin));
                 let apart = both(op, &a, &mask).low(bits);
                 apart.pack(bits, &mut want);
                 let words = a.clone().mask_and_pack(op, &mask, bits, &mut got);
-                assert!(got == want && words.to_vec() == apart.to_vec(), "{op:?}, {n} words of {bits} bits");
+                assert!(
+                    got.into_bytes() == want && words.to_vec() == apart.to_vec(),
+                    "{op:?}, {n} words of {bits} bits"
+                );
             }
+        }
+    }
+}
+
+/// Messages of many parts, short and long, of every width.
+pub(crate) fn of_parts(device: &Device) {
+    let mut r = Numbers(14);
+    for _ in 0..20 {
+        let (mut message, mut want) = (Message::from(vec![1, 2, 3]), vec![1, 2, 3]);
+        let mut parts = vec![];
+        for _ in 0..r.below(60) {
+            let n = [0, 1, r.below(100), r.below(3000), 7000 + r.below(3000)][r.below(5)];
+            let (a, bits) = (r.words(n), 1 + r.below(64) as u32);
+            if r.below(2) == 0 {
+                up(device, &a).pack_into(bits, &mut message);
+            } else {
+                let mask = r.words(n);
+                let masked: Vec<u64> = a.iter().zip(&mask).map(|(a, m)| a ^ m).collect();
+                up(device, &masked).mask_and_pack(Zip::Xor, &up(device, &mask), bits, &mut message);
+            }
+            parts.push((want.len(), a.clone(), bits));
+            want.extend(packed(&a, bits));
+            assert_eq!(message.len(), want.len());
+        }
+        assert!(message.into_bytes() == want);
+        // And read again, in any order.
+        let received = Received::from(want);
+        parts.sort_by_key(|(at, ..)| at % 97);
+        for (at, a, bits) in parts {
+            let (own, n) = (up(device, &r.words(a.len())), a.len());
+            let theirs = up(device, &low(&a, bits));
+            let read = Words::unpack_part(device, &received, at, bits, n);
+            assert!(read.to_vec() == theirs.to_vec(), "{n} words of {bits} bits at {at}");
+            let sum = own.clone().combine_part(Zip::Add, &received, at, bits);
+            assert!(sum.to_vec() == (own + theirs).low(bits).to_vec(), "{n} words of {bits} bits at {at}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use kernels::cpu::Cpu;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, Indices, KeyStream, Map,
-    Segments, Storage, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Formula, GemmBatch, Indices, Input,
+    KeyStream, Map, Message, Segments, Storage, Zip,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ impl Backend for Counting {
         self.inner.len(a)
     }
 
-    fn pack(&self, a: &Storage, bits: u32, out: &mut Vec<u8>) {
+    fn pack(&self, a: &Storage, bits: u32, out: &mut Message) {
         self.inner.pack(a, bits, out)
     }
 
@@ -84,7 +84,7 @@ impl Backend for Counting {
         self.inner.unpack(bytes, bits, n)
     }
 
-    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Vec<u8>) {
+    fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message) {
         self.inner.mask_and_pack(op, a, mask, bits, out)
     }
 
@@ -92,8 +92,8 @@ impl Backend for Counting {
         self.inner.combine_packed(op, a, bytes, bits)
     }
 
-    fn formula(&self, formula: &Formula, inputs: &[&Storage]) -> Vec<Storage> {
-        self.inner.formula(formula, inputs)
+    fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
+        self.inner.formula(formula, inputs, n)
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
@@ -110,14 +110,6 @@ impl Backend for Counting {
 
     fn mapped(&self, op: Map, a: &Storage) -> Storage {
         self.inner.mapped(op, a)
-    }
-
-    fn zip_rows(&self, op: Zip, a: &mut Storage, r: &Storage) {
-        self.inner.zip_rows(op, a, r)
-    }
-
-    fn zip_cols(&self, op: Zip, a: &mut Storage, c: &Storage) {
-        self.inner.zip_cols(op, a, c)
     }
 
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {

@@ -5,11 +5,11 @@ use super::{Group, Item, Op, Sent, Session, fnv, lock};
 use crate::cost::bytes;
 use crate::error::{Error, Result};
 use crate::net::Network;
-use crate::prg::{KeyId, Purpose};
+use crate::prg::{KeyId, Purpose, Stream};
 use crate::profile::{Part, Recorder};
 use crate::registry::PadUse;
 use crate::{NetError, Role};
-use kernels::Words;
+use kernels::{Message, Received, Words};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -134,18 +134,20 @@ pub(super) struct Core<'n> {
     late_named: bool,
     late_used: bool,
     /// An evaluator's openings of this round, and the peer's of the last one, each behind room for a header.
-    pub(super) outgoing: Vec<u8>,
-    pub(super) incoming: Vec<u8>,
+    pub(super) outgoing: Message,
+    pub(super) incoming: Received,
     /// The dealer's words for P1 and P2 of this round, each behind room for a header.
-    dealing: [Vec<u8>; 2],
+    dealing: [Message; 2],
     /// What an evaluator has of the dealer's words of this round, and how much of it (and of headers) is used.
-    dealt: Vec<u8>,
+    dealt: Received,
     used: usize,
     part: [u32; 2],
     /// Hash of every operation so far, and the same at the start of the round: programs that diverge are named.
     pub(super) hash: u64,
     round_hash: u64,
     pub(super) scope: Rc<str>,
+    /// Streams that were drawn together, until they are needed.
+    pub(super) foreseen: Vec<(Stream, Words)>,
 }
 
 impl<'n> Core<'n> {
@@ -159,28 +161,29 @@ impl<'n> Core<'n> {
             ops: 0,
             late_named: false,
             late_used: false,
-            outgoing: message(),
-            incoming: Vec::new(),
-            dealing: [message(), message()],
-            dealt: Vec::new(),
+            outgoing: begun(),
+            incoming: Received::default(),
+            dealing: [begun(), begun()],
+            dealt: Received::default(),
             used: 0,
             part: [0; 2],
             hash,
             round_hash: hash,
             scope: Rc::from(""),
+            foreseen: Vec::new(),
         }
     }
 
     /// The number of a new operation.
     pub(super) fn number(&mut self) -> u64 {
-        let op = u64::from(self.ops);
+        let number = self.coming(0);
         self.ops += 1;
-        u64::from(self.run) << 32 | op
+        number
     }
 
-    /// A stream of one pairwise key, if this party knows it.
-    pub(super) fn draw(&mut self, key: KeyId, item: &Item) -> Option<Words> {
-        self.session.draw(key, item)
+    /// The number that the operation after `others` more will have.
+    pub(super) fn coming(&self, others: usize) -> u64 {
+        u64::from(self.run) << 32 | (u64::from(self.ops) + others as u64)
     }
 
     /// The operation of the item of this run that is dealt late.
@@ -249,7 +252,7 @@ impl<'n> Core<'n> {
         self.session.check_device(&self.scope)
     }
 
-    /// Sends a message that was made by [`message`] and filled.
+    /// Sends a message that was made by [`begun`] and filled.
     fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
         message[..HEADER].copy_from_slice(&header(self.run, self.round, part, self.round_hash));
         self.post(to, message)
@@ -278,14 +281,14 @@ impl<'n> Core<'n> {
     /// The dealer's side of `deal_late`.
     pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
         let pad = self.draw(KeyId::K01, item).expect("the dealer knows k01");
-        let mut late = header(self.run, 0, LATE, start_hash(self.run)).to_vec();
+        let mut late = Message::from(header(self.run, 0, LATE, start_hash(self.run)).to_vec());
         let masked = value.clone().mask_and_pack(item.group.minus(), &pad, item.bits, &mut late);
         self.note_sent(KeyId::K01, item, Role::P2, &masked);
         self.session.record(|r| {
             r.deal(Role::P2, bytes(item.n, item.bits));
             r.turn(Part::Pressure);
         });
-        self.post(Role::P2, late)?;
+        self.post(Role::P2, late.into_bytes())?;
         self.session.record(|r| r.turn(Part::Compute));
         Ok(())
     }
@@ -328,7 +331,7 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `deal`: queues a value for P2, masked by what P1 draws.
     pub(super) fn queue_masked(&mut self, item: &Item, value: Words, pad: &Words) -> Result<()> {
-        let pack = |out: &mut Vec<u8>| value.mask_and_pack(item.group.minus(), pad, item.bits, out);
+        let pack = |out: &mut Message| value.mask_and_pack(item.group.minus(), pad, item.bits, out);
         let masked = self.queue(Role::P2, bytes(item.n, item.bits), pack);
         self.note_sent(KeyId::K01, item, Role::P2, &masked);
         self.flush_if_full(Role::P2)
@@ -336,12 +339,12 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `publish_key`: queues words for an evaluator.
     pub(super) fn queue_dealt(&mut self, to: Role, words: &Words, bits: u32) -> Result<()> {
-        self.queue(to, bytes(words.len(), bits), |out| words.pack(bits, out));
+        self.queue(to, bytes(words.len(), bits), |out| words.pack_into(bits, out));
         self.flush_if_full(to)
     }
 
     /// Appends `size` bytes to what is dealt to an evaluator.
-    fn queue<T>(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    fn queue<T>(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Message) -> T) -> T {
         self.session.record(|r| r.turn(Part::Packing));
         let out = &mut self.dealing[to.index() - 1];
         out.reserve(size as usize);
@@ -362,7 +365,8 @@ impl<'n> Core<'n> {
         if self.dealing[i].len() == HEADER {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.dealing[i], message());
+        self.session.record(|r| r.turn(Part::Packing));
+        let full = std::mem::replace(&mut self.dealing[i], begun()).into_bytes();
         self.session.record(|r| r.turn(Part::Pressure));
         self.send(to, self.part[i], full)?;
         self.session.record(|r| r.turn(Part::Compute));
@@ -373,21 +377,18 @@ impl<'n> Core<'n> {
     /// An evaluator's side of `deal`.
     pub(super) fn take_dealt(&mut self, n: usize, bits: u32) -> Result<Words> {
         let need = bytes(n, bits) as usize;
-        while self.dealt.len() - self.used < need {
+        while self.dealt.bytes().len() - self.used < need {
             self.session.record(|r| r.turn(Part::Dealer));
             let more = self.receive(Role::Dealer, self.part[0])?;
             self.part[0] += 1;
             self.session.record(|r| r.turn(Part::Packing));
-            if self.used == self.dealt.len() {
-                (self.dealt, self.used) = (more, HEADER);
-            } else {
-                self.dealt.drain(..self.used);
-                self.used = 0;
-                self.dealt.extend_from_slice(&more[HEADER..]);
+            match &self.dealt.bytes()[self.used..] {
+                [] => (self.dealt, self.used) = (more.into(), HEADER),
+                left => (self.dealt, self.used) = ([left, &more[HEADER..]].concat().into(), 0),
             }
         }
         self.session.record(|r| r.turn(Part::Packing));
-        let words = Words::unpack(&self.session.device, &self.dealt[self.used..self.used + need], bits, n);
+        let words = Words::unpack_part(&self.session.device, &self.dealt, self.used, bits, n);
         self.used += need;
         self.session.record(|r| r.turn(Part::Compute));
         Ok(words)
@@ -398,14 +399,13 @@ impl<'n> Core<'n> {
         if self.session.role == Role::Dealer {
             self.flush_dealt(Role::P1)?;
             self.flush_dealt(Role::P2)?;
-        } else if self.used != self.dealt.len() {
-            let extra = self.dealt.len() - self.used;
+        } else if self.used != self.dealt.bytes().len() {
+            let extra = self.dealt.bytes().len() - self.used;
             return Err(
                 self.diverged(Role::Dealer, format!("{extra} dealt bytes that this program does not use"))
             );
         }
-        self.dealt.clear();
-        self.used = 0;
+        (self.dealt, self.used) = (Received::default(), 0);
         self.part = [0; 2];
         Ok(())
     }
@@ -415,16 +415,18 @@ impl<'n> Core<'n> {
         self.check_device()?;
         self.close_dealt()?;
         if let Some(peer) = peer(self.session.role) {
+            self.session.record(|r| r.turn(Part::Packing));
+            let out = std::mem::replace(&mut self.outgoing, begun()).into_bytes();
             self.session.record(Recorder::exchange);
-            let out = std::mem::replace(&mut self.outgoing, message());
             let ours = out.len();
             self.send(peer, 0, out)?;
-            self.incoming = self.receive(peer, 0)?;
-            if self.incoming.len() != ours {
-                let theirs = self.incoming.len() - HEADER;
+            let theirs = self.receive(peer, 0)?;
+            if theirs.len() != ours {
+                let theirs = theirs.len() - HEADER;
                 let what = format!("its opening has {theirs} bytes, ours {}", ours - HEADER);
                 return Err(self.diverged(peer, what));
             }
+            self.incoming = theirs.into();
             self.session.ledger.exchanges += 1;
         }
         if self.session.unasked {
@@ -442,9 +444,9 @@ impl<'n> Core<'n> {
     }
 }
 
-/// An empty message with room for its header.
-fn message() -> Vec<u8> {
-    vec![0; HEADER]
+/// A message without content, with room for its header.
+fn begun() -> Message {
+    Message::from(vec![0; HEADER])
 }
 
 /// The other evaluator.

@@ -78,10 +78,11 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
     let bits = shape.bits();
     let item = |purpose, n, bits| Item { op, purpose, index: 0, n, bits, group: Group::Add };
     let root_item = item(Purpose::Root, 2 * rows, 64);
-    let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
     let ring_bits = cx.ring().bits();
     let key_item = |words, bits| item(Purpose::Root, rows * words, bits);
     let constant = item(Purpose::RootConstant, rows, ring_bits);
+    cx.foresee(&[root_item], &[constant]);
+    let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
 
     let (mut keys, mut dealt_constant) = (None, None);
     if let (Some(r1), Some(r0)) = (&root1, &root0) {

@@ -16,12 +16,14 @@ pub use sample::{SampleTables, sample, sample_cost};
 
 use super::product::halves;
 use crate::{Cx, Product, Shape, Share};
-use kernels::{Words, Zip};
+use kernels::Words;
 
 /// Which element of each row is chosen: Σ i·e_i, one at scale 0 for each one-hot row, as a 2-of-2 value. Local.
 pub fn token_index(cx: &Cx, one_hot: &Share) -> Product {
     let (rows, n) = (one_hot.shape.rows, one_hot.shape.cols);
     let numbers = Words::upload(cx.device(), (0..n as u64).collect());
-    halves(cx, one_hot)
-        .linear(Shape::new(rows, 1), |w| cx.reduce(w.clone().zip_cols(Zip::Mul, &numbers).sum_rows(n)))
+    halves(cx, one_hot).linear(Shape::new(rows, 1), |w| {
+        let counted = Words::formula([w.into(), numbers.for_cols(rows)], |[w, number]| w * number);
+        cx.reduce(counted.sum_rows(n))
+    })
 }

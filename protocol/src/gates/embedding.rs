@@ -44,7 +44,7 @@
 use super::product::{reshare, reshare_cost, ring_item};
 use crate::{Ahead, Cost, Cx, Key, KeyId, Network, Pads, Product, Purpose, Result};
 use crate::{Role, Session, Shape, Share, bytes};
-use kernels::{Device, DpfKeys, Matrix, Words, Zip, dpf_key_bytes};
+use kernels::{Device, DpfKeys, Indices, Matrix, Words, dpf_key_bytes};
 
 /// The two parties of each pair of keys: for λ1, λ0 and Δ.
 const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2], [Role::P1, Role::P2]];
@@ -239,11 +239,8 @@ impl Rows {
 
     /// Each sign of x times its row of y.
     fn signed(self, x: &Words, y: &Words) -> Words {
-        let rows = y.slice(0..self.0.len());
-        if rows.is_empty() {
-            return rows;
-        }
-        rows.zip_rows(Zip::Mul, &x.slice(self.0.len()..self.block()))
+        let signs = Indices::grid(self.0.len(), [(self.0.rows, 1), (self.0.cols, 0)]);
+        Words::formula([x.at(&signs), y.part(0..self.0.len())], |[sign, y]| sign * y)
     }
 
     /// Words of what P0 deals.

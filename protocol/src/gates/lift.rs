@@ -11,9 +11,9 @@
 //! It costs one more dealt product, of a mask and the bit modulo 2^(f + ring bits − k). Modulo 2^(k−f) the first part is all.
 //! Source: own composition; the lemma on W is that of [`truncate`](super::truncate).
 
-use super::product::{bilinear, product_cost, ring_item};
-use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
-use kernels::Words;
+use super::product::{product_cost, ring_item};
+use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Share, Taken, bytes};
+use kernels::{Input, Words};
 
 /// A truncated value: `low`, and a multiple of a bit where the evaluators say so.
 #[derive(Clone, Debug)]
@@ -39,22 +39,35 @@ impl From<Share> for Lifted {
 
 /// Truncates a value known modulo 2^k by `f` bits. |z| < 2^(k−2). Cost: [`cost`].
 pub async fn open(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
+    let offset = raise(cx, k, f);
+    let half = z.half.map(|z| if offset == 0 { z } else { z + offset });
+    open_raised(cx, Product { half, ..z }, k, f).await
+}
+
+/// What this party adds to its half of z so that it is one of Z.
+pub(crate) fn raise(cx: &Cx, k: u32, f: u32) -> u64 {
+    if cx.is_p1() && f + cx.ring().bits() > k { 1 << (k - 2) } else { 0 }
+}
+
+/// [`open`] of a z whose half has it already.
+pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
     assert!(f <= z.scale && k <= cx.ring().bits() && f + 2 <= k, "truncation by {f} of {k} bits");
     let (shape, scale, n, op) = (z.shape, z.scale - f, z.shape.len(), cx.op("lift"));
     let bits = f + cx.ring().bits() - k;
     if bits == 0 {
         return Ok(super::product::reshare(cx, z).await?.into());
     }
-    let shifted = |z: Words| if cx.is_p1() { z + (1 << (k - 2)) } else { z };
     let item = Item { bits: k, ..ring_item(cx, op, Purpose::Result, n) };
-    let opened = cx.open(item, z.half.map(shifted)).await?;
+    let low_item = ring_item(cx, op, Purpose::Theta, n);
+    let bit_item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
+    cx.foresee(&[item], &[low_item, bit_item]);
+    let opened = cx.open(item, z.half).await?;
 
     let own = cx.is_dealer().then(|| Words::formulas([&opened.lambda], |[l]| [l >> f, l >> (k - 1)]));
     let [own_low, own_bit] = own.map_or([None, None], |own| own.map(Some));
     let dealt = |item, own: &Option<Words>| cx.deal(item, || own.clone().expect("the dealer made it"));
-    let low = dealt(ring_item(cx, op, Purpose::Theta, n), &own_low)?.or(own_low);
-    let item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
-    let bit = dealt(item, &own_bit)?.or(own_bit);
+    let low = dealt(low_item, &own_low)?.or(own_low);
+    let bit = dealt(bit_item, &own_bit)?.or(own_bit);
 
     let (constant, ring) = (1u64.wrapping_sub(1 << (k - 2 - f)), cx.ring().bits());
     let known = opened.delta.as_ref().map(|d| {
@@ -69,19 +82,78 @@ pub async fn open(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
     Ok(Lifted { low, carry: Some(carry) })
 }
 
-/// x times a, where `spread` multiplies words of the shape of x with words of the shape of a. Cost: [`times_cost`].
-pub fn times(cx: &Cx, x: &Share, a: &Lifted, spread: impl Fn(&Words, &Words) -> Words) -> Result<Product> {
-    let product = bilinear(cx, x, &a.low, x.shape, &spread)?;
-    let Some(Carry { factor, bit, bits }) = &a.carry else { return Ok(product) };
-    let op = cx.op("carry");
-    let item =
-        Item { op, purpose: Purpose::BitTimesMask, index: 0, n: x.len(), bits: *bits, group: Group::Add };
-    let masked = cx.deal(item, || spread(&x.lambda, bit))?;
-    let carry = match (masked, &x.delta, factor) {
-        (Some(masked), Some(delta), Some(factor)) => Some(spread(&(spread(delta, bit) + masked), factor)),
-        _ => None,
+/// x times a, whose words `spread` lays out as those of x, and on top of it this party's `plus`, a half and a constant:
+/// ```text
+/// P1: (Δa + λa1)·Δx + Δa·λx1    P2: λa0·Δx + Δa·λx0    P0 deals λa·λx and b·λx modulo 2^bits
+/// ```
+/// for the low part Δa + λa, and factor · (b·Δx + b·λx) for the bit b. Cost: [`times_cost`].
+pub fn times(
+    cx: &Cx,
+    x: Taken<'_>,
+    a: &Lifted,
+    spread: impl Fn(&Words) -> Input<'_>,
+    plus: (Option<Input<'_>>, u64),
+) -> Result<Product> {
+    let (shape, n, ring) = (x.shape, x.shape.len(), cx.ring().bits());
+    let scale = x.scale + a.low.scale;
+    let own = x.lambda.clone();
+    // λa·λx and, if there is a carry, b·λx.
+    let mut masks = cx.is_dealer().then(|| {
+        let factors = std::iter::once(&a.low.lambda).chain(a.carry.as_ref().map(|c| &c.bit));
+        let inputs: Vec<_> = [own.clone()].into_iter().chain(factors.map(&spread)).collect();
+        Words::formulas_of(&inputs, |t| t[1..].iter().map(|&factor| t[0] * factor).collect()).into_iter()
+    });
+    let mut deal = |item| {
+        let value = masks.as_mut().and_then(Iterator::next);
+        cx.deal(item, || value.expect("the dealer multiplied the masks"))
     };
-    Ok(product.plus(Product { half: carry, shape: x.shape, scale: x.scale + a.low.scale }))
+    let theta = deal(theta_item(cx, cx.op("product"), n))?;
+    let masked = match &a.carry {
+        Some(carry) => deal(carry.item(cx.op("carry"), n))?,
+        None => None,
+    };
+
+    let (Some(theta), Some(delta), Some(a_delta)) = (theta, x.delta, &a.low.delta) else {
+        return Ok(Product { shape, scale, half: None });
+    };
+    let mut inputs = vec![delta, own, spread(a_delta), spread(&a.low.lambda), Input::from(&theta)];
+    if let (Some(masked), Some(Carry { factor: Some(factor), bit, .. })) = (&masked, &a.carry) {
+        inputs.extend([masked.into(), spread(factor), spread(bit)]);
+    }
+    let (p1, carried) = (cx.is_p1(), masked.is_some());
+    inputs.extend(plus.0);
+    let half = Words::formulas_of(&inputs, |terms| {
+        let (&[dx, own, da, la, theta], rest) = terms.split_first_chunk().expect("five inputs");
+        let product = dx * if p1 { da + la } else { la } + own * da + theta;
+        let (product, rest) = match *rest {
+            [masked, factor, bit, ..] if carried => (product + factor * (dx * bit + masked), &rest[3..]),
+            _ => (product, rest),
+        };
+        vec![rest.iter().fold(product + plus.1, |sum, &half| sum + half).low(ring)]
+    });
+    Ok(Product { shape, scale, half: half.into_iter().next() })
+}
+
+fn theta_item(cx: &Cx, op: Op, n: usize) -> Item {
+    ring_item(cx, op, Purpose::Theta, n)
+}
+
+impl Carry {
+    fn item(&self, op: Op, n: usize) -> Item {
+        Item { op, purpose: Purpose::BitTimesMask, index: 0, n, bits: self.bits, group: Group::Add }
+    }
+}
+
+/// Products of `n` results with these factors follow, one after the other and before any exchange: see [`Cx::foresee`].
+pub(crate) fn foresee_times<'a>(cx: &Cx, n: usize, factors: impl Iterator<Item = &'a Lifted>) {
+    let mut items = vec![];
+    for a in factors {
+        items.push(theta_item(cx, cx.coming(items.len()), n));
+        if let Some(carry) = &a.carry {
+            items.push(carry.item(cx.coming(items.len()), n));
+        }
+    }
+    cx.foresee(&[], &items);
 }
 
 /// Declared cost of [`open`] for `n` elements.

@@ -33,14 +33,19 @@ pub(crate) fn deal_one_hot(
     n: usize,
     idx: &Words,
 ) -> Result<OneHot> {
-    let (words, bits) = (width.div_ceil(64), width.min(64) as u32);
-    let item = Item { op, purpose, index: 0, n: n * words, bits, group: Group::Xor };
+    let item = one_hot_item(op, purpose, width, n);
     let mut sigma = None;
     let share = cx.deal_beside_pad(item, |u1| {
-        sigma = Some((u1.bit_at(width, idx) << 1u32) - 1);
-        Words::zeros(cx.device(), n * words).flip_bit(width, idx)
+        sigma = Some(Words::formula([&u1.bit_at(width, idx)], |[bit]| (bit << 1u32) - 1));
+        Words::zeros(cx.device(), item.n).flip_bit(width, idx)
     })?;
     Ok(OneHot { share, sigma })
+}
+
+/// What [`deal_one_hot`] deals.
+pub(crate) fn one_hot_item(op: Op, purpose: Purpose, width: usize, n: usize) -> Item {
+    let (n, bits) = (n * width.div_ceil(64), width.min(64) as u32);
+    Item { op, purpose, index: 0, n, bits, group: Group::Xor }
 }
 
 /// Bytes of dealt one-hot rows.
@@ -98,8 +103,9 @@ pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table, bits: 
     };
     let (slope, value) = read.sums.map(along).unzip();
     let item = |purpose| Item { op, purpose, index: 0, n: x.len(), bits, group: Group::Add };
-    let (slope, value) =
-        join(cx.open(item(Purpose::Slope), slope), cx.open(item(Purpose::Value), value)).await?;
+    let [of_slope, of_value] = [Purpose::Slope, Purpose::Value].map(item);
+    cx.foresee(&[of_slope, of_value], &[]);
+    let (slope, value) = join(cx.open(of_slope, slope), cx.open(of_value, value)).await?;
     Ok(Selected { slope, value, sigma: read.sigma.map(|sigma| (sigma, read.local)) })
 }
 
@@ -133,10 +139,18 @@ pub(crate) fn deal_constants<const C: usize>(
     bits: u32,
     values: Option<[Words; C]>,
 ) -> Result<Option<[Words; C]>> {
+    let items: [Item; C] = std::array::from_fn(|index| Item {
+        op,
+        purpose: Purpose::Constant0,
+        index,
+        n,
+        bits,
+        group: Group::Add,
+    });
+    cx.foresee(&[], &items);
     let mut values = values.map(|v| v.into_iter());
     let mut shares = Vec::with_capacity(C);
-    for index in 0..C {
-        let item = Item { op, purpose: Purpose::Constant0, index, n, bits, group: Group::Add };
+    for item in items {
         let value = values.as_mut().and_then(Iterator::next);
         shares.extend(cx.deal(item, || value.expect("the dealer knows the constants"))?);
     }

@@ -20,11 +20,11 @@
 //! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
 
 use super::exp::BUCKET_LOG2;
-use super::lut::{deal_one_hot, one_hot_bytes};
+use super::lut::{deal_one_hot, one_hot_bytes, one_hot_item};
 use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
-use kernels::{Segments, Term, Words, coin_words};
+use kernels::{Formula, Input, Segments, Term, Words, coin_words};
 
 /// Levels and the zero test's blocks of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +67,12 @@ pub async fn coarse_max(
     let words = w.div_ceil(64);
 
     let (known, ring) = (x.delta.as_ref().unwrap_or(&x.lambda), cx.ring().bits());
-    let bucket = Words::formula([known], |[x]| (x.low(ring) >> shift).low(w.trailing_zeros()));
+    // Rotated by half of the buckets more, the lowest one comes first.
+    let centre = if cx.is_dealer() { 0 } else { w as u64 / 2 };
+    let bucket = Words::formula([known], |[x]| (x.low(ring) >> shift).low(w.trailing_zeros()) + centre);
     let row = deal_one_hot(cx, op, Purpose::OneHot, w, n, &bucket)?;
     let planes = row.share.map(|u| {
-        let thermometer = u.rotate_bits(w, &(bucket + (w as u64 / 2))).suffix_xor(w);
+        let thermometer = u.rotate_bits(w, &bucket).suffix_xor(w);
         let coins = Item {
             op,
             purpose: Purpose::Coins,
@@ -96,6 +98,9 @@ pub async fn coarse_max(
     let known = planes.delta.as_ref().unwrap_or(&planes.lambda);
     let mut flags = Vec::new();
     let mut first = 0;
+    let tests = levels.blocks.iter().enumerate();
+    let tests = tests.map(|(b, &count)| one_hot_item(cx.coming(b), Purpose::ZeroTest, 1 << count, rows * w));
+    cx.foresee(&[], &tests.collect::<Vec<_>>());
     for &count in levels.blocks {
         let index = known.transpose_bits(w, kappa, first, count as usize);
         let op = cx.op("zero test");
@@ -109,15 +114,15 @@ pub async fn coarse_max(
         Item { op, purpose: Purpose::Flags, index: 0, n: rows * w * blocks, bits: 1, group: Group::Xor };
     let flags = cx.open(item, half).await?;
 
-    let count = reached_levels(cx, op, &flags, rows, w, blocks, bits - shift)?;
-    // The top reached level is count − W/2 − 1; one more makes M centred.
+    let missed = missed_levels(cx, op, &flags, rows, w, blocks, bits - shift)?;
+    // The top reached level is W − missed − W/2 − 1; one more makes M centred.
     let centre = if cx.is_p1() { w as u64 / 2 } else { 0 };
-    let half = count.map(|c| Words::formula([&c], |[c]| ((c - centre) << shift).low(ring)));
+    let half = missed.map(|m| Words::formula([&m], |[m]| ((-m + centre) << shift).low(ring)));
     reshare_modulo(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }, bits).await
 }
 
-/// Halves of Σ over levels of 1 − Π_b flag_b, modulo 2^width.
-fn reached_levels(
+/// Halves of Σ over levels of Π_b flag_b, modulo 2^width.
+fn missed_levels(
     cx: &Cx,
     op: Op,
     flags: &crate::Masked,
@@ -127,26 +132,33 @@ fn reached_levels(
     width: u32,
 ) -> Result<Option<Words>> {
     let n = rows * w;
-    let block = |m: &Words, b: usize| m.slice(b * n..(b + 1) * n);
+    let by_block =
+        |m| -> Vec<Input<'_>> { (0..blocks).map(|b| Words::part(m, b * n..(b + 1) * n)).collect() };
+    let item = |index| Item { op, purpose: Purpose::FlagMonomial0, index, n, bits: width, group: Group::Add };
+    let sets: Vec<usize> = (1..1 << blocks).collect();
+    cx.foresee(&[], &sets.iter().map(|&set| item(set)).collect::<Vec<_>>());
     let mut monomials = vec![];
-    for set in 1usize..1 << blocks {
-        let item =
-            Item { op, purpose: Purpose::FlagMonomial0, index: set, n, bits: width, group: Group::Add };
-        monomials.extend(cx.deal(item, || {
-            let masks = (0..blocks).filter(|b| set >> b & 1 == 1).map(|b| block(&flags.lambda, b));
-            masks.reduce(|a, m| a & m).expect("a non-empty set")
-        })?);
+    for sets in sets.chunks(Formula::OUTPUTS) {
+        let products = cx.is_dealer().then(|| {
+            Words::formulas_of(&by_block(&flags.lambda), |masks| {
+                let members = |set: usize| (0..blocks).filter(move |b| set >> b & 1 == 1).map(|b| masks[b]);
+                sets.iter().map(|&set| members(set).reduce(|a, m| a & m).expect("a non-empty set")).collect()
+            })
+        });
+        let mut products = products.into_iter().flatten();
+        for &set in sets {
+            monomials.extend(cx.deal(item(set), || products.next().expect("the dealer made them"))?);
+        }
     }
     let Some(delta) = &flags.delta else { return Ok(None) };
-    let deltas: Vec<Words> = (0..blocks).map(|b| block(delta, b)).collect();
-    let (inputs, p1): (Vec<&Words>, _) = (deltas.iter().chain(&monomials).collect(), cx.is_p1());
+    let (mut inputs, p1) = (by_block(delta), cx.is_p1());
+    inputs.extend(monomials.iter().map(Input::from));
     let zero = Words::formulas_of(&inputs, |terms| {
         let (flags, monomials) = terms.split_at(blocks);
         let flags: Vec<[Term<'_>; 2]> = flags.iter().map(|&e| [e, sign(e)]).collect();
         vec![zeros(&flags, 0, monomials, p1).expect("at least one block")]
     });
-    let not_reached = zero[0].sum_rows(w);
-    Ok(Some(if p1 { -not_reached + w as u64 } else { -not_reached }))
+    Ok(Some(zero[0].sum_rows(w)))
 }
 
 /// An evaluator's half of Π_b flag_b over some of the blocks, times Π_b λ_b over the others, which are `set`. With

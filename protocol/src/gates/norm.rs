@@ -9,7 +9,7 @@ use super::product::{bilinear, drop_low, product_cost, square_sum};
 use super::row::{self, RowTable};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Product, Result, Shape, Share};
-use kernels::{Device, Zip};
+use kernels::{Device, Words};
 
 /// Pieces an octave of the factor.
 const SEGMENTS: u32 = 16;
@@ -89,7 +89,9 @@ fn centred(x: &Share, kind: NormKind) -> Share {
         NormKind::Rms => x.clone(),
         NormKind::Layer => {
             let d = x.shape.cols;
-            x.linear(x.shape, |w| (w * d as u64).zip_rows(Zip::Sub, &w.sum_rows(d)))
+            x.linear(x.shape, |w| {
+                Words::formula([w.into(), w.sum_rows(d).for_rows(d)], |[w, sum]| w * d as u64 - sum)
+            })
         }
     }
 }
@@ -100,7 +102,10 @@ fn statistic(cx: &Cx, x: &Share, kind: NormKind) -> Result<Product> {
         NormKind::Layer => {
             let d = x.shape.cols;
             let column = Shape::new(x.shape.rows, 1);
-            bilinear(cx, x, x, column, |a, b| (a * b).sum_rows(d) * d as u64 - a.sum_rows(d) * b.sum_rows(d))
+            bilinear(cx, x, x, column, |a, b| {
+                let [squares, a, b] = [&(a * b), a, b].map(|w| w.sum_rows(d));
+                Words::formula([&squares, &a, &b], |[squares, a, b]| squares * d as u64 - a * b)
+            })
         }
     }
 }
@@ -120,7 +125,7 @@ async fn factor(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Vec<Lifted>> {
 pub async fn norm(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Share> {
     let r = factor(cx, x, t).await?;
     let cx = cx.scope("scale");
-    let z = row::product(&cx, &centred(x, t.kind), &r, |x, r| x.clone().zip_rows(Zip::Mul, r))?;
+    let z = row::product(&cx, &centred(x, t.kind), &r, |r| r.for_rows(x.shape.cols))?;
     truncate(&cx, z, t.factor_scale).await
 }
 

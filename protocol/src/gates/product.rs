@@ -10,7 +10,8 @@
 
 use crate::weights::{Form, together};
 use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
-use kernels::{GemmBatch, Indices, Words};
+use kernels::{GemmBatch, Indices, Input, Words};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// An item of ring elements.
@@ -48,13 +49,26 @@ pub fn bilinear_parts(
     let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
     let theta =
         cx.deal(item, || cx.reduce(joined(y.iter().enumerate().map(|(i, y)| f(i, &x.lambda, &y.lambda)))))?;
-    let half = theta.zip(x.delta.as_ref()).map(|(t, dx)| {
-        let part = |(i, y): (usize, &&Share)| {
+    let half = theta.zip(x.delta.as_ref()).map(|(theta, dx)| {
+        let parts = |(i, y): (usize, &&Share)| {
             let dy = y.delta.as_ref().expect("an evaluator has Δ of both factors");
             let cross = if cx.is_p1() { f(i, dx, &(dy + &y.lambda)) } else { f(i, dx, &y.lambda) };
-            cross + f(i, &x.lambda, dy)
+            (cross, f(i, &x.lambda, dy))
         };
-        cx.reduce(joined(y.iter().enumerate().map(part)) + t)
+        let ring = cx.ring().bits();
+        match y {
+            [y] => {
+                let (cross, own) = parts((0, y));
+                Words::formula([&cross, &own, &theta], |[cross, own, theta]| (cross + own + theta).low(ring))
+            }
+            several => {
+                let part = |y| {
+                    let (cross, own) = parts(y);
+                    cross + own
+                };
+                cx.reduce(joined(several.iter().enumerate().map(part)) + theta)
+            }
+        }
     });
     Ok(Product { shape, scale: x.scale + y[0].scale, half })
 }
@@ -74,13 +88,29 @@ pub fn multiply(cx: &Cx, x: &Share, y: &Share) -> Result<Product> {
 /// Each column of x times one element of the row c, modulo 2^bits. Dealt: `bits` bits an element.
 pub fn scale_columns(cx: &Cx, x: &Share, c: &Share, bits: u32) -> Result<Product> {
     assert_eq!(x.shape.cols, c.len(), "one factor a column");
-    bilinear_parts(cx, x, &[c], x.shape, bits, |_, a, b| a.clone().zip_cols(kernels::Zip::Mul, b))
+    let rows = x.shape.rows;
+    bilinear_parts(cx, x, &[c], x.shape, bits, |_, x, c| {
+        Words::formula([x.into(), c.for_cols(rows)], |[x, c]| x * c)
+    })
 }
 
 /// Σ_j x_ij², one element a row. Dealt: 8 bytes a row.
 pub fn square_sum(cx: &Cx, x: &Share) -> Result<Product> {
-    let cols = x.shape.cols;
-    bilinear(cx, x, x, Shape::new(x.shape.rows, 1), |a, b| (a * b).sum_rows(cols))
+    let (cols, ring, op) = (x.shape.cols, cx.ring().bits(), cx.op("product"));
+    let shape = Shape::new(x.shape.rows, 1);
+    let own = &x.lambda;
+    let theta =
+        cx.deal(ring_item(cx, op, Purpose::Theta, shape.rows), || cx.reduce((own * own).sum_rows(cols)))?;
+    let half = theta.zip(x.delta.as_ref()).map(|(theta, delta)| {
+        // P1: Δ² + 2Δλ1, P2: 2Δλ0.
+        let p1 = cx.is_p1();
+        let cross = Words::formula([delta, own], |[delta, own]| {
+            let twice = own << 1u32;
+            delta * if p1 { delta + twice } else { twice }
+        });
+        Words::formula([&cross.sum_rows(cols), &theta], |[sum, theta]| (sum + theta).low(ring))
+    });
+    Ok(Product { shape, scale: 2 * x.scale, half })
 }
 
 /// Many small matrix products at once (attention).
@@ -103,7 +133,8 @@ pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
 /// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
 pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
     let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
-    with_theta(cx, op, own_products(cx, op, x, w, bits), shape, x.scale + w.scale, bits)
+    let own = own_products(cx, op, x, w, bits);
+    with_theta(cx, op, own.into(), (shape, 0..shape.cols), x.scale + w.scale, bits)
 }
 
 /// The same cut into blocks of columns, each modulo a power of two of its own.
@@ -118,38 +149,61 @@ pub fn matmul_blocks<const B: usize>(
     let bits = blocks.iter().map(|((_, bits), _)| *bits).max().expect("a block");
     let own = own_products(cx, blocks[0].1, x, w, bits);
     let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
-        let shape = Shape::new(x.shape.rows, range.len());
-        with_theta(cx, op, columns(&own, whole, range), shape, x.scale + w.scale, bits)
+        with_theta(cx, op, own.as_slice().into(), (whole, range), x.scale + w.scale, bits)
     };
     let all: Vec<Product> = blocks.into_iter().map(block).collect::<Result<_>>()?;
     Ok(all.try_into().expect("as many products as blocks"))
 }
 
-/// What a party can compute of x · W^T alone, as far as it counts modulo 2^bits: the product of the masks, or an evaluator's
-/// part of all others.
-fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Words {
+/// What a party can compute of x · W^T alone, as far as it counts modulo 2^bits: the product of the masks, or summands of an
+/// evaluator's part of all others.
+fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Vec<Words> {
     match &w.form {
         Form::Apart { by_delta, by_lambda } => {
             let of_lambda = cx.by_mask(op, by_lambda, &x.lambda, bits);
             match (&x.delta, by_delta) {
-                (Some(delta), Some(by_delta)) => by_delta.apply_in_step(delta, bits) + of_lambda,
-                _ => of_lambda,
+                (Some(delta), Some(by_delta)) => vec![by_delta.apply_in_step(delta, bits), of_lambda],
+                _ => vec![of_lambda],
             }
         }
         Form::Together { lambda, delta, p1 } => {
             let x_delta = x.delta.as_ref().expect("an evaluator has Δ of its input");
-            together(lambda, delta, *p1, [x_delta, &x.lambda])
+            vec![together(lambda, delta, *p1, [x_delta, &x.lambda])]
         }
     }
 }
 
-/// Deals the product of the masks.
-fn with_theta(cx: &Cx, op: Op, own: Words, shape: Shape, scale: u32, bits: u32) -> Result<Product> {
+/// Some columns of a product, or all if it is given away, of which the dealer deals the masks'.
+fn with_theta(
+    cx: &Cx,
+    op: Op,
+    mut own: Cow<'_, [Words]>,
+    (whole, range): (Shape, Range<usize>),
+    scale: u32,
+    bits: u32,
+) -> Result<Product> {
+    let shape = Shape::new(whole.rows, range.len());
     let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
-    let mut own = Some(own);
-    let theta = cx.deal(item, || own.take().expect("the product of the masks"))?;
-    let half = theta.zip(own).map(|(theta, own)| cx.reduce(own + theta));
+    let places = column_places(whole, range.clone());
+    let theta = cx.deal(item, || match &mut own {
+        Cow::Owned(own) => own.remove(0),
+        Cow::Borrowed(own) => columns(&own[0], whole, range),
+    })?;
+    let half = theta.map(|theta| {
+        let ring = cx.ring().bits();
+        let inputs: Vec<_> =
+            [Input::from(&theta)].into_iter().chain(own.iter().map(|w| w.at(&places))).collect();
+        Words::formulas_of(&inputs, |terms| {
+            vec![terms[1..].iter().fold(terms[0], |sum, &own| sum + own).low(ring)]
+        })
+        .remove(0)
+    });
     Ok(Product { shape, scale, half })
+}
+
+/// Where the words of some columns are.
+pub fn column_places(shape: Shape, range: Range<usize>) -> Indices {
+    Indices::grid(range.start, [(shape.rows, shape.cols), (range.len(), 1)])
 }
 
 /// Some columns of a matrix.
@@ -157,7 +211,7 @@ pub fn columns(w: &Words, shape: Shape, range: Range<usize>) -> Words {
     if range == (0..shape.cols) {
         return w.clone();
     }
-    w.gather(&Indices::grid(range.start, [(shape.rows, shape.cols), (range.len(), 1)]))
+    w.gather(&column_places(shape, range))
 }
 
 /// A share as a 2-of-2 value, so that it can be added to products: P1 holds Δ + λ1, P2 λ0.

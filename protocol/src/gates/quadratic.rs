@@ -120,10 +120,12 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
         Some(_) => unreachable!("three columns"),
         None => [None, None, None],
     };
-    let open = |purpose, half| cx.open(Item { op, purpose, index: 0, n, bits, group: Group::Add }, half);
+    let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
+    let items = [Purpose::Square, Purpose::Slope, Purpose::Value].map(item);
+    cx.foresee(&items, &[]);
+    let [of_square, of_slope, of_value] = items;
     let (square, (slope, value)) =
-        join(open(Purpose::Square, square), join(open(Purpose::Slope, slope), open(Purpose::Value, value)))
-            .await?;
+        join(cx.open(of_square, square), join(cx.open(of_slope, slope), cx.open(of_value, value))).await?;
     let dealer = sigma.map(|sigma| {
         let inputs = [&square.lambda, &slope.lambda, &value.lambda, &local, &sigma];
         let [by_square, by_slope, mask] = Words::formulas(inputs, |[square, slope, value, l, sigma]| {

@@ -14,7 +14,7 @@ use super::product::ring_item;
 use super::table::{fixed, pow2};
 use super::truncate::truncate;
 use crate::{Cost, Cx, Op, Product, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::{Device, Indices, Matrix, Words};
+use kernels::{Device, Indices, Input, Matrix, Words};
 
 /// Smallest slope, in units: with fewer bits its rounding would show. A new band starts below it.
 const LEAST_SLOPE: f64 = 64.0;
@@ -52,6 +52,9 @@ pub struct RowTable {
     /// The ends of the segments.
     thresholds: Thresholds,
     bands: Vec<Band>,
+    /// All slopes, then all intercepts, below the first threshold.
+    first: Words,
+    /// Their changes at each threshold.
     device_steps: Matrix,
 }
 
@@ -142,10 +145,12 @@ impl RowTable {
         // Outputs: all slopes, then all intercepts.
         let flat: Vec<u64> =
             [0, 1].iter().flat_map(|&c| bands.iter().flat_map(move |b| b.steps[c].clone())).collect();
+        let first = [0, 1].iter().flat_map(|&c| bands.iter().map(move |b| b.first[c])).collect();
         RowTable {
             in_scale,
             low,
             high,
+            first: Words::upload(device, first),
             device_steps: Matrix::new(&Words::upload(device, flat), 2 * bands.len(), thresholds.len()),
             thresholds: Thresholds::new(drop, bits, thresholds, &ignored),
             bands,
@@ -209,7 +214,7 @@ impl RowTable {
 
 /// f(S) at `scale` for a column S. Three exchanges.
 pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> Result<Share> {
-    let lines = lines(cx, &s.clone().into(), table).await?;
+    let lines = lines(cx, &s.clone().into(), table, |_| 0).await?;
     let values = join_all(lines.into_iter().map(|z| {
         let f = z.scale - scale;
         truncate(cx, z, f)
@@ -220,69 +225,63 @@ pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> R
 
 /// f(S) at `scale` as a factor of products, one summand a band. Two exchanges.
 pub async fn factors(cx: &Cx<'_>, s: &Lifted, table: &RowTable, scale: u32) -> Result<Vec<Lifted>> {
-    let lines = lines(cx, s, table).await?;
     let ring = cx.ring().bits();
+    let lines = lines(cx, s, table, |line_scale| lift::raise(cx, ring, line_scale - scale)).await?;
     join_all(lines.into_iter().map(|z| {
         let f = z.scale - scale;
-        lift::open(cx, z, ring, f)
+        lift::open_raised(cx, z, ring, f)
     }))
     .await
 }
 
-/// x times the sum of some factors, see [`lift::times`].
+/// x times the sum of some factors, whose words `spread` lays out as those of x: see [`lift::times`].
 pub fn product(
     cx: &Cx,
     x: &Share,
     factors: &[Lifted],
-    spread: impl Fn(&Words, &Words) -> Words,
+    spread: impl Fn(&Words) -> Input<'_>,
 ) -> Result<Product> {
+    lift::foresee_times(cx, x.len(), factors.iter());
     let mut sum: Option<Product> = None;
     for factor in factors {
-        let product = lift::times(cx, x, factor, &spread)?;
-        sum = Some(match sum {
-            Some(sum) => sum.plus(product),
-            None => product,
-        });
+        let before = sum.as_ref().and_then(|sum| sum.half.as_ref()).map(Input::from);
+        sum = Some(lift::times(cx, x.into(), factor, &spread, (before, 0))?);
     }
     Ok(sum.expect("at least one band"))
 }
 
-/// Slope · S + intercept in each band, at its own scale. One exchange.
-async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable) -> Result<Vec<Product>> {
+/// Slope · S + intercept in each band, at its own scale, and what this party adds at that. One exchange.
+async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable, plus: impl Fn(u32) -> u64) -> Result<Vec<Product>> {
     assert_eq!(s.low.scale, table.in_scale, "row gate for another scale");
     let (op, rows, shape) = (cx.op("row gate"), s.low.len(), s.low.shape);
     let (slopes, intercepts) = coefficients(cx, op, &s.low, table)?.unzip();
     let slopes = cx.open(ring_item(cx, op, Purpose::Slope, rows * table.bands.len()), slopes).await?;
     let slopes = slopes.share(Shape::new(table.bands.len(), rows), 0);
+    lift::foresee_times(cx, rows, table.bands.iter().map(|_| s));
     let line = |(b, band): (usize, &Band)| {
-        let slope = Share { shape, ..slopes.rows(b, b + 1) };
-        let half = intercepts.as_ref().map(|w| w.slice(b * rows..(b + 1) * rows));
-        let intercept = Product { shape, scale: band.line_scale, half };
-        let line = lift::times(cx, &slope, s, |a, b| a * b)?;
-        Ok(intercept.plus(Product { scale: band.line_scale, ..line }))
+        let own = b * rows..(b + 1) * rows;
+        let slope = slopes.at(&Indices::grid(own.start, [(1, 0), (rows, 1)]), shape);
+        let intercept = intercepts.as_ref().map(|w| w.part(own));
+        let line = lift::times(cx, slope, s, |w| w.into(), (intercept, plus(band.line_scale)))?;
+        Ok(Product { scale: band.line_scale, ..line })
     };
     table.bands.iter().enumerate().map(line).collect()
 }
 
-/// An evaluator's halves of the bands' slopes and intercepts.
+/// An evaluator's halves of the bands' slopes and intercepts, band by band.
 fn coefficients(cx: &Cx, op: Op, s: &Share, t: &RowTable) -> Result<Option<(Words, Words)>> {
     let rows = s.len();
     let Some(at_least) = at_least(cx, op, s, &t.thresholds)? else { return Ok(None) };
-    let all = t.device_steps.apply(&at_least);
-    // Output-major: the bands' slopes one after the other, then their intercepts.
-    let outputs = 2 * t.bands.len();
-    let columns = |c: usize| {
-        let parts: Vec<Words> = t
-            .bands
-            .iter()
-            .enumerate()
-            .map(|(b, band)| {
-                let output = c * t.bands.len() + b;
-                let half = all.gather(&Indices::grid(output, [(rows, outputs), (1, 0)]));
-                cx.reduce(if cx.is_p1() { half + band.first[c] } else { half })
-            })
-            .collect();
-        Words::concat(&parts.iter().collect::<Vec<_>>())
+    let (all, ring) = (t.device_steps.apply(&at_least), cx.ring().bits());
+    // The product has the bands' slopes and then their intercepts in each row.
+    let bands = t.bands.len();
+    let column = |c: usize| Indices::grid(c * bands, [(bands, 1), (rows, 2 * bands)]);
+    let first = |c: usize| Indices::grid(c * bands, [(bands, 1), (rows, 0)]);
+    let [slopes, intercepts] = if cx.is_p1() {
+        let inputs = [all.at(&column(0)), t.first.at(&first(0)), all.at(&column(1)), t.first.at(&first(1))];
+        Words::formulas(inputs, |[slope, a, intercept, b]| [slope + a, intercept + b].map(|c| c.low(ring)))
+    } else {
+        Words::formulas([all.at(&column(0)), all.at(&column(1))], |halves| halves.map(|c| c.low(ring)))
     };
-    Ok(Some((columns(0), columns(1))))
+    Ok(Some((slopes, intercepts)))
 }

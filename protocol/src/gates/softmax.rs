@@ -9,7 +9,7 @@ use super::max::{Levels, coarse_max};
 use super::row::{self, RowTable};
 use super::truncate::truncate;
 use crate::{Cx, Result, Share};
-use kernels::{Device, Indices, Segments, Zip};
+use kernels::{Device, Indices, Segments};
 
 /// Fractional bits of exponentials. A row's largest may be e^−4, so it has three bits more than activations.
 pub const EXP_SCALE: u32 = 21;
@@ -111,6 +111,6 @@ pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share>
     let e = exponentials(cx, x, &offsets, &offsets.numbers(), t).await?;
     let r = reciprocal_sums(cx, &e, &offsets, t).await?;
     // To the scale of activations.
-    let z = row::product(cx, &e, &r, |e, r| e.clone().zip_rows(Zip::Mul, r))?;
+    let z = row::product(cx, &e, &r, |r| r.for_rows(cols))?;
     truncate(cx, z, RECIPROCAL_SCALE + EXP_SCALE - 18).await
 }

@@ -17,16 +17,6 @@ extern "C" __global__ void zip(u32 op, const u64 *a, const u64 *b, u64 *out, u64
     FOR_EACH(i, n) out[i] = combine(op, a[i], b[i]);
 }
 
-// a[i][j] = a[i][j] op r[i]
-extern "C" __global__ void zip_rows(u32 op, u64 *a, const u64 *r, u64 n, u64 cols) {
-    FOR_EACH(i, n) a[i] = combine(op, a[i], r[i / cols]);
-}
-
-// a[i][j] = a[i][j] op c[j]
-extern "C" __global__ void zip_cols(u32 op, u64 *a, const u64 *c, u64 n, u64 cols) {
-    FOR_EACH(i, n) a[i] = combine(op, a[i], c[i % cols]);
-}
-
 enum { MAP_NEG, MAP_ADD, MAP_MUL, MAP_AND, MAP_XOR, MAP_SHL, MAP_SHR, MAP_EXP };
 
 // See kernels::exp_fraction.

@@ -11,10 +11,10 @@ __device__ __forceinline__ u64 packed_word(const u64 *a, u32 bits, u64 o, u64 n)
     return word;
 }
 
-// The low bits of word i of the message, of as many words as the bits up to there take.
-__device__ __forceinline__ u64 unpacked_word(const u64 *message, u32 bits, u64 i) {
-    u64 at = i * bits / 64;
-    u32 skip = (u32)(i * bits % 64);
+// The low bits of word i of the message from byte `first` on, of as many words as the bits up to there take.
+__device__ __forceinline__ u64 unpacked_word(const u64 *message, u64 first, u32 bits, u64 i) {
+    u64 bit = 8 * first + i * bits, at = bit / 64;
+    u32 skip = (u32)(bit % 64);
     u64 word = message[at] >> skip;
     if (skip + bits > 64) word |= message[at + 1] << (64 - skip);
     return word & low_mask(bits);
@@ -42,11 +42,11 @@ extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
 }
 
 // out[i] = word i of the message.
-extern "C" __global__ void unpack(const u64 *message, u32 bits, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = unpacked_word(message, bits, i);
+extern "C" __global__ void unpack(const u64 *message, u64 first, u32 bits, u64 *out, u64 n) {
+    FOR_EACH(i, n) out[i] = unpacked_word(message, first, bits, i);
 }
 
 // a[i] = (a[i] op word i of the message) mod 2^bits.
-extern "C" __global__ void combine_packed(u32 op, u64 *a, const u64 *message, u32 bits, u64 n) {
-    FOR_EACH(i, n) a[i] = combine(op, a[i], unpacked_word(message, bits, i)) & low_mask(bits);
+extern "C" __global__ void combine_packed(u32 op, u64 *a, const u64 *message, u64 first, u32 bits, u64 n) {
+    FOR_EACH(i, n) a[i] = combine(op, a[i], unpacked_word(message, first, bits, i)) & low_mask(bits);
 }

@@ -27,26 +27,40 @@ extern "C" __global__ void chacha12(u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u
     }
 }
 
-// out[i] = bits i · 2^cell .. (i + 1) · 2^cell of the stream, masked; cell below 6. Threads write next to each other what
-// 128 blocks are cut into.
-extern "C" __global__ void COOPERATIVE __launch_bounds__(128)
-chacha12_cells(u64 k0, u64 k1, u64 k2, u64 k3, u64 nonce, u32 cell, u64 mask, u64 *out, u64 n) {
+// The first n words of a stream, of `bits` bits each. The key is little-endian.
+struct Draw {
+    u64 key[4], nonce;
+    u64 *out;
+    u64 n, bits;
+};
+enum { DRAWS = 16 };
+struct Draws {
+    Draw draw[DRAWS];
+};
+
+// Several streams, one for each row of the grid: out[i] = the low bits of bits i · 2^cell .. (i + 1) · 2^cell of its stream,
+// 2^cell the smallest power of two from `bits` on. Threads write next to each other what 128 blocks are cut into.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(128) chacha12_each(const __grid_constant__ Draws draws) {
     // A word more for each block: its threads write to different banks.
     __shared__ u32 tile[128 * 17];
-    const u32 key[8] = {
-        (u32)k0, (u32)(k0 >> 32), (u32)k1, (u32)(k1 >> 32), (u32)k2, (u32)(k2 >> 32), (u32)k3, (u32)(k3 >> 32),
-    };
-    u64 words = 128 * 512 >> cell;
-    for (u64 turn = blockIdx.x; turn * words < n; turn += gridDim.x) {
+    const Draw &d = draws.draw[blockIdx.y];
+    u32 key[8], cell = 0;
+#pragma unroll
+    for (int j = 0; j < 8; j++) key[j] = (u32)(d.key[j / 2] >> (32 * (j % 2)));
+    while ((1u << cell) < d.bits) cell++;
+    u64 words = 128 * 512 >> cell, mask = low_mask((u32)d.bits);
+    for (u64 turn = blockIdx.x; turn * words < d.n; turn += gridDim.x) {
         u32 x[16];
-        chacha12_block(key, 128 * turn + threadIdx.x, nonce, x);
+        chacha12_block(key, 128 * turn + threadIdx.x, d.nonce, x);
 #pragma unroll
         for (int j = 0; j < 16; j++) tile[17 * threadIdx.x + j] = x[j];
         __syncthreads();
-        u64 *to = out + turn * words, count = n - turn * words < words ? n - turn * words : words;
+        u64 *to = d.out + turn * words, count = d.n - turn * words < words ? d.n - turn * words : words;
         for (u32 i = threadIdx.x; i < count; i += 128) {
-            u32 bit = i << cell, word = bit / 32;
-            to[i] = tile[word + word / 16] >> (bit % 32) & mask;
+            u32 bit = i << cell, at = bit / 32 + bit / 512;
+            // A word of more than 32 bits is a whole one of the stream, and two of a block.
+            u64 word = cell == 6 ? join(tile[at], tile[at + 1]) : tile[at] >> (bit % 32);
+            to[i] = word & mask;
         }
         __syncthreads();
     }

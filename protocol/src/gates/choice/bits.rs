@@ -16,7 +16,7 @@ use super::super::compare::{self, Window, product_of_masked};
 use super::super::product::{reshare, ring_item};
 use super::super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Masked, Product, Purpose, Result, Shape, Share, bytes, join_all};
-use kernels::{Indices, Words, Zip};
+use kernels::{Indices, Words};
 
 /// Elements compared at a time: the buffers of so many stay in the processor's cache.
 const BLOCK: usize = 2048;
@@ -137,8 +137,10 @@ pub(super) async fn uniform(cx: &Cx<'_>, n: usize, bits: u32) -> Result<Share> {
         (own, other) => own.or(other).expect("every party knows k01 or k02"),
     };
     let weights = Words::upload(cx.device(), (0..bits).map(|j| 1 << j).collect());
-    let half = to_ring(cx, &Masked { delta, lambda }, cx.ring().bits())?
-        .map(|w| cx.reduce(w.zip_cols(Zip::Mul, &weights).sum_rows(bits as usize)));
+    let half = to_ring(cx, &Masked { delta, lambda }, cx.ring().bits())?.map(|w| {
+        let weighted = Words::formula([(&w).into(), weights.for_cols(n)], |[bit, weight]| bit * weight);
+        cx.reduce(weighted.sum_rows(bits as usize))
+    });
     reshare(cx, Product { shape: Shape::new(n, 1), scale: 0, half }).await
 }
 
