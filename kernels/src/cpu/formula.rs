@@ -75,8 +75,9 @@ pub(super) fn evaluate(
     out
 }
 
-/// All steps on the first of some words, then all on the next. From the second piece on they begin where cache lines of the first
-/// result do, and probably those of the other buffers, as large ones mostly begin alike: what crosses lines takes two accesses.
+/// All steps on the first of some words, then all on the next. From the second piece on they begin where cache lines of the
+/// first result do, and probably those of the other buffers, as large ones mostly begin alike: what crosses lines takes two
+/// accesses.
 fn chunk(
     lanes: &dyn Lanes,
     formula: &Formula,

@@ -202,7 +202,7 @@ fn with_theta(
 }
 
 /// Where the words of some columns are.
-pub fn column_places(shape: Shape, range: Range<usize>) -> Indices {
+fn column_places(shape: Shape, range: Range<usize>) -> Indices {
     Indices::grid(range.start, [(shape.rows, shape.cols), (range.len(), 1)])
 }
 
