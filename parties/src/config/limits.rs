@@ -18,6 +18,11 @@ pub enum Dealing {
 }
 
 impl Dealing {
+    /// Always the party of this number, if there is one.
+    fn always(party: usize) -> Option<Dealing> {
+        Party::ALL.get(party).copied().map(Dealing::Only)
+    }
+
     /// The party that always deals, if there is one.
     pub fn only(self) -> Option<Party> {
         match self {
@@ -33,8 +38,7 @@ impl FromStr for Dealing {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "rotate" => Ok(Dealing::Rotate),
-            "0" | "1" | "2" => Ok(Dealing::Only(Party::ALL[usize::from(text.as_bytes()[0] - b'0')])),
-            _ => Err("give rotate, 0, 1 or 2".into()),
+            number => number.parse().ok().and_then(Dealing::always).ok_or("give rotate, 0, 1 or 2".into()),
         }
     }
 }
@@ -50,8 +54,8 @@ impl<'de> Deserialize<'de> for Dealing {
         }
         match Written::deserialize(deserializer).map_err(|_| D::Error::custom(wrong))? {
             Written::Word(word) if word == "rotate" => Ok(Dealing::Rotate),
-            Written::Number(n) if n < 3 => Ok(Dealing::Only(Party::ALL[n])),
-            _ => Err(D::Error::custom(wrong)),
+            Written::Word(_) => Err(D::Error::custom(wrong)),
+            Written::Number(n) => Dealing::always(n).ok_or(D::Error::custom(wrong)),
         }
     }
 }

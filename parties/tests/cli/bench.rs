@@ -277,6 +277,13 @@ fn sessions_take_turns_and_are_measured_against_one() {
         assert!(sessions.iter().all(|s| number(&s["first_token_s"]) + number(&s["token_s"]) < wall), "{row}");
     }
     assert!(number(&figures["max_error"]) < 0.05, "{figures}");
+    // One dealer, if that is asked for.
+    let fixed = bench(&[&arguments[..], &["--dealer", "1"]].concat()).fine().json();
+    for row in fixed["rows"].as_array().unwrap() {
+        assert_eq!([0, 1, 2].map(|p| row["dealt"][format!("P{p}")].as_u64().unwrap()), [0, 3, 0], "{row}");
+    }
+    bench(&["--sessions", "2", "--dealer", "3"]).refused(&["--dealer", "give rotate, 0, 1 or 2"]);
+    bench(&["--dealer", "1"]).refused(&["--sessions"]);
     bench(&["--sessions", "9"]).refused(&["1 to 8 sessions"]);
     for other in [&["--html", "x.html"][..], &["--batch", "2"], &["--profile"], &["--compare-ahead"]] {
         bench(&[&["--sessions", "2"], other].concat()).refused(&["--sessions", other[0], "cannot be used"]);
