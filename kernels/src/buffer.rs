@@ -32,6 +32,22 @@ fn in_huge_pages(buffer: Vec<u64>) -> Vec<u64> {
     buffer
 }
 
+/// Tells the allocator of the C library to keep for this process what it frees, from now on, up to a GiB: messages of some MiB that
+/// come and go, and are too short-lived and too many for buffers that threads keep, else are fresh pages each time. Nothing
+/// happens with other libraries than glibc.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: these change when memory is asked for and given back, and nothing else; values that the library does not
+    // accept, it ignores.
+    unsafe {
+        // The most that it accepts on 64-bit machines: longer ones are mapped and unmapped each.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+        // An arena of a thread shrinks only as far as this.
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
 /// `n` zeros that no thread keeps for later.
 pub(crate) fn lasting(n: usize) -> Vec<u64> {
     // Fresh pages are zero.
@@ -49,12 +65,12 @@ struct Free {
 }
 
 impl Free {
-    /// A buffer for `n` words, not much longer, with words of its last use in it.
+    /// A buffer for `n` words, not much longer, with words of its last use in it: `n` of them if there is such a one.
     fn take(&mut self, n: usize) -> Option<Vec<u64>> {
-        let at = self.buffers.partition_point(|b| b.capacity() < n);
-        if self.buffers.get(at).is_none_or(|b| b.capacity() / 4 > n) {
-            return None;
-        }
+        let from = self.buffers.partition_point(|b| b.capacity() < n);
+        let mut fitting = self.buffers[from..].iter().take_while(|b| b.capacity() / 4 <= n);
+        let full = fitting.clone().position(|b| b.len() >= n);
+        let at = from + full.or(fitting.next().map(|_| 0))?;
         let buffer = self.buffers.remove(at);
         self.words -= buffer.capacity();
         Some(buffer)
@@ -217,7 +233,11 @@ mod tests {
             drop(Buffer::ours(shorter));
             let longer = unwritten(2 * SMALL);
             assert_eq!((longer.len(), longer[SMALL - 1], longer[SMALL]), (2 * SMALL, 7, 0));
-            drop(Buffer::ours(longer));
+            // What has as many words as are wanted comes before what has not, although that is not as long.
+            let (mut short, full) = (vec![7; 2 * SMALL], vec![8; 3 * SMALL]);
+            short.truncate(SMALL);
+            drop([short, full].map(Buffer::ours));
+            assert!(unwritten(2 * SMALL).iter().all(|w| *w == 8));
             // Whoever wants nothing, or zeros, finds no trace of it.
             let none = empty(SMALL);
             assert!(none.is_empty() && none.capacity() >= 2 * SMALL);

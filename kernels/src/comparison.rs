@@ -1,5 +1,7 @@
 //! What distributed comparison functions compare, and where.
 
+use std::ops::Range;
+
 /// What the functions of a batch compare: x < α for numbers of `bits` bits, and at each *stop* only what is left of both
 /// without some low bits: ⌊x/2^s⌋ < ⌊α/2^s⌋. Where these are equal a stop says "not less", as a comparison does, so at
 /// a stop the answer differs from x < α only for x below α and less than 2^s away.
@@ -86,20 +88,14 @@ impl<W> DcfKeys<W> {
     }
 }
 
-/// One public threshold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Threshold {
-    pub(crate) tau: u64,
-    /// Number of the stop in the shape's list.
-    pub(crate) stop: u32,
-}
-
 /// Public thresholds τ for which every key of a batch is evaluated: with the public base b of a key at the points b − τ
 /// modulo 2^bits, each compared at one of the shape's stops.
 #[derive(Clone, Debug)]
 pub struct DcfThresholds {
     shape: DcfShape,
-    thresholds: Vec<Threshold>,
+    thresholds: Vec<u64>,
+    /// Where each stop's thresholds begin, and where the last one's end.
+    stops: Vec<usize>,
 }
 
 impl DcfThresholds {
@@ -108,17 +104,17 @@ impl DcfThresholds {
     /// # Panics
     /// If they are not in order, or the shape has no such threshold or stop.
     pub fn new(shape: &DcfShape, thresholds: impl IntoIterator<Item = (u64, usize)>) -> DcfThresholds {
-        let threshold = |(tau, stop): (u64, usize)| {
+        let all: Vec<(u64, usize)> = thresholds.into_iter().collect();
+        for (tau, stop) in &all {
             assert!(tau >> shape.bits == 0, "threshold {tau} of {} bits", shape.bits);
-            assert!(stop < shape.stops.len(), "stop {stop} of {:?}", shape.stops);
-            Threshold { tau, stop: stop as u32 }
-        };
-        let thresholds: Vec<Threshold> = thresholds.into_iter().map(threshold).collect();
+            assert!(*stop < shape.stops.len(), "stop {stop} of {:?}", shape.stops);
+        }
         assert!(
-            thresholds.is_sorted_by(|a, b| a.tau <= b.tau && a.stop <= b.stop),
+            all.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1),
             "thresholds in ascending order, large ones compared coarsely"
         );
-        DcfThresholds { shape: shape.clone(), thresholds }
+        let stops = (0..=shape.stops.len()).map(|stop| all.partition_point(|t| t.1 < stop)).collect();
+        DcfThresholds { shape: shape.clone(), thresholds: all.into_iter().map(|t| t.0).collect(), stops }
     }
 
     /// What is compared.
@@ -132,7 +128,12 @@ impl DcfThresholds {
         self.thresholds.len()
     }
 
-    pub(crate) fn list(&self) -> &[Threshold] {
+    pub(crate) fn list(&self) -> &[u64] {
         &self.thresholds
+    }
+
+    /// The numbers of the thresholds that are compared at stop `i`.
+    pub(crate) fn at_stop(&self, i: usize) -> Range<usize> {
+        self.stops[i]..self.stops[i + 1]
     }
 }

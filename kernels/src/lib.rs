@@ -24,7 +24,7 @@ pub use backend::{
     Backend, DPF_LEAF, Device, DpfKeys, Draw, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage,
     Strides, Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
 };
-pub use buffer::Buffer;
+pub use buffer::{Buffer, keep_freed_memory};
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};
 pub use failure::{DeviceError, Fault};
 pub use formula::{Change, Formula, Input, Place, Step, Term};

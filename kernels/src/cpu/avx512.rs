@@ -258,6 +258,11 @@ impl Lanes for Avx512 {
         }
     }
 
+    fn part(&self, nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { tree::part(nodes, first, leaving) }
+    }
+
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
         if count == 1 {
             return scalar::grow(&scalar::Scalar, nodes, count, c, out);
@@ -382,37 +387,36 @@ const GROUP: usize = 128;
 fn groups<const N: usize>(key: &[u32; 8], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {
     let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mask = _mm512_set1_epi64(mask as i64);
-    let mut start = [[_mm512_setzero_si512(); 16]; N];
-    for (s, counter) in start.iter_mut().zip((first..).step_by(16)) {
-        for i in 0..4 {
-            s[i] = set1(SIGMA[i]);
+    // Word i of the group's blocks before the rounds.
+    let start = |group: usize, i: usize| {
+        let counter = first + 16 * group as u64;
+        match i {
+            0..4 => set1(SIGMA[i]),
+            4..12 => set1(key[i - 4]),
+            12 => _mm512_add_epi32(set1(counter as u32), lane),
+            13 => set1((counter >> 32) as u32),
+            14 => set1(nonce as u32),
+            _ => set1((nonce >> 32) as u32),
         }
-        for i in 0..8 {
-            s[4 + i] = set1(key[i]);
-        }
-        s[12] = _mm512_add_epi32(set1(counter as u32), lane);
-        s[13] = set1((counter >> 32) as u32);
-        s[14] = set1(nonce as u32);
-        s[15] = set1((nonce >> 32) as u32);
-    }
-    let mut all = start;
+    };
+    let mut all: [[__m512i; 16]; N] = std::array::from_fn(|group| std::array::from_fn(|i| start(group, i)));
     rounds(&mut all);
-    for ((x, s), words) in all.iter_mut().zip(&start).zip(out.chunks_mut(GROUP)) {
+    for (group, (x, words)) in all.iter_mut().zip(out.chunks_mut(GROUP)).enumerate() {
         for i in 0..16 {
-            x[i] = _mm512_add_epi32(x[i], s[i]);
+            x[i] = _mm512_add_epi32(x[i], start(group, i));
         }
-        transpose(x);
+        let blocks = transposed(x);
         if let Ok(words) = <&mut [u64; GROUP]>::try_from(&mut *words) {
-            for (words, x) in words.as_chunks_mut::<8>().0.iter_mut().zip(x) {
+            for (words, x) in words.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
                 // SAFETY: `words` is 64 bytes.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(*x, mask)) };
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(x, mask)) };
             }
         } else {
-            for (words, x) in words.chunks_mut(8).zip(x) {
+            for (words, x) in words.chunks_mut(8).zip(blocks) {
                 let keep = u8::MAX >> (8 - words.len());
                 // SAFETY: the mask keeps the store inside `words`.
                 unsafe {
-                    _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), keep, _mm512_and_si512(*x, mask))
+                    _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), keep, _mm512_and_si512(x, mask))
                 };
             }
         }
@@ -422,28 +426,32 @@ fn groups<const N: usize>(key: &[u32; 8], nonce: u64, first: u64, mask: u64, out
 /// From one vector for each word of a block to one vector for each block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn transpose(x: &mut [__m512i; 16]) {
-    // Within each 128-bit quarter q: y[4i + j] holds words 4i..4i + 4 of block 4q + j.
-    let mut y = *x;
-    for i in (0..16).step_by(4) {
+fn transposed(x: &[__m512i; 16]) -> [__m512i; 16] {
+    // Within each 128-bit quarter q: y[i][j] holds words 4i..4i + 4 of block 4q + j.
+    let y = [0, 4, 8, 12].map(|i| {
         let (a, b) = (_mm512_unpacklo_epi32(x[i], x[i + 1]), _mm512_unpackhi_epi32(x[i], x[i + 1]));
         let (c, d) = (_mm512_unpacklo_epi32(x[i + 2], x[i + 3]), _mm512_unpackhi_epi32(x[i + 2], x[i + 3]));
-        y[i] = _mm512_unpacklo_epi64(a, c);
-        y[i + 1] = _mm512_unpackhi_epi64(a, c);
-        y[i + 2] = _mm512_unpacklo_epi64(b, d);
-        y[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
+        [
+            _mm512_unpacklo_epi64(a, c),
+            _mm512_unpackhi_epi64(a, c),
+            _mm512_unpacklo_epi64(b, d),
+            _mm512_unpackhi_epi64(b, d),
+        ]
+    });
     // Then a transposition of 4 × 4 quarters for each j.
-    for j in 0..4 {
-        let a = _mm512_shuffle_i32x4::<0x44>(y[j], y[4 + j]); // 0.q0 0.q1 1.q0 1.q1
-        let b = _mm512_shuffle_i32x4::<0xee>(y[j], y[4 + j]); // 0.q2 0.q3 1.q2 1.q3
-        let c = _mm512_shuffle_i32x4::<0x44>(y[8 + j], y[12 + j]);
-        let d = _mm512_shuffle_i32x4::<0xee>(y[8 + j], y[12 + j]);
-        x[j] = _mm512_shuffle_i32x4::<0x88>(a, c);
-        x[4 + j] = _mm512_shuffle_i32x4::<0xdd>(a, c);
-        x[8 + j] = _mm512_shuffle_i32x4::<0x88>(b, d);
-        x[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
-    }
+    let z = [0, 1, 2, 3].map(|j| {
+        let a = _mm512_shuffle_i32x4::<0x44>(y[0][j], y[1][j]); // 0.q0 0.q1 1.q0 1.q1
+        let b = _mm512_shuffle_i32x4::<0xee>(y[0][j], y[1][j]); // 0.q2 0.q3 1.q2 1.q3
+        let c = _mm512_shuffle_i32x4::<0x44>(y[2][j], y[3][j]);
+        let d = _mm512_shuffle_i32x4::<0xee>(y[2][j], y[3][j]);
+        [
+            _mm512_shuffle_i32x4::<0x88>(a, c),
+            _mm512_shuffle_i32x4::<0xdd>(a, c),
+            _mm512_shuffle_i32x4::<0x88>(b, d),
+            _mm512_shuffle_i32x4::<0xdd>(b, d),
+        ]
+    });
+    std::array::from_fn(|block| z[block % 4][block / 4])
 }
 
 const _: () = assert!(PANEL == 16 && NODES == 16);

@@ -128,7 +128,7 @@ pub(super) fn evaluate(
         "correction words of {n} keys of {points} points"
     );
     let words = points.div_ceil(64);
-    let mut out = buffer::zeroed(n * words);
+    let mut out = buffer::unwritten(n * words);
     par::chunks_if(n * points >= MANY, &mut out, words, |i, row| {
         let (root, seeds) = (&root[2 * i..][..2], &keys.seeds[2 * levels * i..][..2 * levels]);
         let controls = &keys.controls[levels * i..][..levels];

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Words of a piece. A formula's inputs, results and temporary words are a few of them.
-const PIECE: usize = 1 << 9;
+const PIECE: usize = 1 << 8;
 /// Words of a cache line.
 const LINE: usize = 8;
 /// Words that one task handles.

@@ -169,8 +169,9 @@ impl<'a> Rows<'a> {
         if m >= step {
             strips = vec![0; m / step * step * k];
             par::chunks(&mut strips, step * k, |i, strip| {
-                for (r, row) in a[i * step * k..].chunks_exact(k).take(step).enumerate() {
-                    strip[r..].iter_mut().step_by(step).zip(row).for_each(|(o, w)| *o = *w);
+                let rows = &a[i * step * k..][..step * k];
+                for (l, words) in strip.chunks_exact_mut(step).enumerate() {
+                    words.iter_mut().zip(rows[l..].iter().step_by(k)).for_each(|(o, w)| *o = *w);
                 }
             });
         }

@@ -110,6 +110,8 @@ pub(super) struct Nodes {
     pub(super) value: Vec<u64>,
     /// Where each node goes from here: the point that leads it.
     pub(super) path: Vec<u64>,
+    /// The number of that point.
+    pub(super) leader: Vec<u32>,
     pub(super) len: usize,
 }
 
@@ -118,7 +120,8 @@ impl Nodes {
     pub(super) fn new(most: usize) -> Nodes {
         let room = most + NODES;
         let seed = std::array::from_fn(|_| vec![0; room]);
-        Nodes { seed, control: vec![0; room], value: vec![0; room], path: vec![0; room], len: 0 }
+        let [control, leader] = std::array::from_fn(|_| vec![0; room]);
+        Nodes { seed, control, value: vec![0; room], path: vec![0; room], leader, len: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -144,13 +147,6 @@ impl Nodes {
     pub(super) fn node(&self, i: usize) -> Node {
         let seed = std::array::from_fn(|w| self.seed[w][i]);
         Node { seed, control: self.control[i], value: self.value[i] }
-    }
-
-    /// Puts node `from` into place `to`.
-    #[inline]
-    pub(super) fn copy(&mut self, from: usize, to: usize) {
-        self.set(to, self.node(from));
-        self.path[to] = self.path[from];
     }
 
     /// The seeds of [`NODES`] nodes from `at` on.
@@ -351,6 +347,11 @@ pub(super) trait Lanes: Send + Sync + Debug {
     /// What `count` nodes from `at` on, at most 2·[`NODES`], answer for each of the four prefixes two levels below, corrected.
     fn answers(&self, nodes: &Nodes, at: usize, count: usize, corrections: [u64; 4], out: &mut Answers) {
         scalar::answers(self, nodes, at, count, corrections, out);
+    }
+
+    /// Nodes with leaders below `first` stay, in their order; the others move to `leaving`, in theirs, without their paths.
+    fn part(&self, nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
+        scalar::part(nodes, first, leaving);
     }
 
     /// The children of the first `count` nodes (more is allowed), corrected, in order: those of nodes 0 to 7, then

@@ -346,6 +346,22 @@ pub(super) fn advance<L: Lanes + ?Sized>(
     }
 }
 
+pub(super) fn part(nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
+    let len = std::mem::take(&mut nodes.len);
+    leaving.len = 0;
+    for i in 0..len {
+        let (node, leader) = (nodes.node(i), nodes.leader[i]);
+        if leader < first {
+            nodes.path[nodes.len] = nodes.path[i];
+            nodes.leader[nodes.len] = leader;
+            nodes.push(node);
+        } else {
+            leaving.leader[leaving.len] = leader;
+            leaving.push(node);
+        }
+    }
+}
+
 pub(super) fn answers<L: Lanes + ?Sized>(
     lanes: &L,
     nodes: &Nodes,

@@ -32,7 +32,7 @@ pub(super) fn select(lanes: &dyn Lanes, s: &Selection<'_>) -> Vec<Vec<u64>> {
     assert!(s.tables.len().is_multiple_of(s.columns * s.prepared), "prepared table size");
     assert_eq!(s.u.len(), rows * words, "one row of bits for each rotation");
     assert_eq!(s.phase.len(), rows, "one phase for each rotation");
-    let mut out: Vec<Vec<u64>> = (0..s.columns).map(|_| buffer::zeroed(rows)).collect();
+    let mut out: Vec<Vec<u64>> = (0..s.columns).map(|_| buffer::unwritten(rows)).collect();
     if rows * s.entries * s.columns < SMALL || rayon::current_num_threads() == 1 {
         lanes.select(s, &mut out.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         return out;

@@ -102,9 +102,8 @@ impl Cuda {
         if n == 0 || count == 0 {
             return self.made(out);
         }
-        let list = thresholds.list();
-        let first = |stop: usize| list.partition_point(|t| (t.stop as usize) < stop) as u64;
-        let plan = list.iter().map(|t| t.tau).chain((0..shape.stops().len()).map(first));
+        let first = |stop: usize| thresholds.at_stop(stop).start as u64;
+        let plan = thresholds.list().iter().copied().chain((0..shape.stops().len()).map(first));
         let plan = self.uploaded("dcf_evaluate", &plan.collect::<Vec<_>>());
         // Several keys fill a block, as long as there are blocks enough.
         let chunk = count.min(POINTS);

@@ -167,6 +167,7 @@ pub fn run_party(
     device: Option<DeviceChoice>,
     weights: Option<WeightsChoice>,
 ) -> Result<(), ServerError> {
+    kernels::keep_freed_memory();
     let mut config = PartyConfig::load(config)?;
     config.device = device.unwrap_or(config.device);
     config.weights = weights.unwrap_or(config.weights);

@@ -18,6 +18,17 @@ fn put(w: &mut Weights, at: usize, x: __m512i) {
     unsafe { _mm512_storeu_si512(w.as_mut_ptr().cast(), x) }
 }
 
+const AHEAD: usize = 64;
+/// Fetches the weights of an input some way on.
+#[inline(always)]
+fn fetch(weights: &Weights) {
+    let at = std::ptr::from_ref(weights).wrapping_add(AHEAD).cast::<i8>();
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(at);
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
+    }
+}
+
 /// `M` rows, whose sums stay in registers. A mask for all outputs is a test of one bit of the row's word.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn masked<const M: usize>(bits: &[u64], panel: &[Weights], out: &mut [Weights]) {
@@ -27,6 +38,7 @@ pub(super) fn masked<const M: usize>(bits: &[u64], panel: &[Weights], out: &mut 
         rows.iter_mut().zip(words).for_each(|(row, word)| *row = _mm512_set1_epi64(*word as i64));
         let mut bit = _mm512_set1_epi64(1);
         for weights in inputs {
+            fetch(weights);
             let w = [half(weights, 0), half(weights, 1)];
             for (sum, row) in sums.iter_mut().zip(&rows) {
                 let chosen = _mm512_test_epi64_mask(*row, bit);
@@ -78,6 +90,9 @@ pub(super) fn four_russians(bits: &[u64], m: usize, panel: &[Weights], out: &mut
         for (half_word, inputs) in inputs.chunks(INPUTS).enumerate() {
             for at in 0..2 {
                 for (group, sums) in sums.iter_mut().enumerate() {
+                    if at == 0 {
+                        inputs.iter().skip(GROUP * group).take(GROUP).for_each(fetch);
+                    }
                     let w = |i: usize| half(inputs.get(GROUP * group + i).unwrap_or(&[0; 16]), at);
                     let (low, high) = (of_two(w(0), w(1)), of_two(w(2), w(3)));
                     for h in 0..4 {

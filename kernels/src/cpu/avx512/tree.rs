@@ -204,6 +204,41 @@ pub(super) fn answers<const N: usize>(nodes: &Nodes, at: usize, corrections: [u6
     }
 }
 
+/// See [`Lanes::part`](super::Lanes::part).
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+pub(super) fn part(nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
+    let (len, first) = (nodes.len, set1(first));
+    (nodes.len, leaving.len) = (0, 0);
+    for at in (0..len).step_by(NODES) {
+        let all = u16::MAX >> (NODES - NODES.min(len - at));
+        let leader = load16(&nodes.leader, at);
+        let stays = _mm512_mask_cmplt_epu32_mask(all, leader, first);
+        let seed: [__m512i; 4] = [0, 1, 2, 3].map(|i| load16(&nodes.seed[i], at));
+        let control = load16(&nodes.control, at);
+        let halves = [at, at + NODES / 2];
+        let (value, path) = (halves.map(|at| load8(&nodes.value, at)), halves.map(|at| load8(&nodes.path, at)));
+        let pack = |to: &mut Nodes, chosen: u16, path: Option<[__m512i; 2]>| {
+            let end = to.len;
+            for (plane, seed) in to.seed.iter_mut().zip(seed) {
+                store16(plane, end, _mm512_maskz_compress_epi32(chosen, seed));
+            }
+            store16(&mut to.control, end, _mm512_maskz_compress_epi32(chosen, control));
+            store16(&mut to.leader, end, _mm512_maskz_compress_epi32(chosen, leader));
+            let low = end + (chosen & 0xff).count_ones() as usize;
+            for (half, end) in [end, low].into_iter().enumerate() {
+                let chosen = (chosen >> (8 * half)) as u8;
+                store8(&mut to.value, end, _mm512_maskz_compress_epi64(chosen, value[half]));
+                if let Some(path) = path {
+                    store8(&mut to.path, end, _mm512_maskz_compress_epi64(chosen, path[half]));
+                }
+            }
+            to.len = end + chosen.count_ones() as usize;
+        };
+        pack(nodes, stays, Some(path));
+        pack(leaving, all & !stays, None);
+    }
+}
+
 /// The children of 16 nodes in the order of their parents. Words of the two sides are dealt out alternately.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) fn grow(nodes: &Front, c: Correction, out: &mut [Front; 2]) {

@@ -2,7 +2,7 @@
 //!
 //! Points that share a prefix share a node. On each level every node moves down to the child with its leading point, in
 //! its own lane, and where other points go to the other child, that one gets a new lane. When these happen is known from
-//! the points before the walk begins. At the depth of a stop its points are answered, and their leaders leave.
+//! the points before the walk begins. At the depth of a stop its leaders leave, and answer for its points.
 
 use super::super::lanes::{Answers, Key, Lanes, NODES, Node, Nodes, Step};
 use super::SMALL;
@@ -36,7 +36,7 @@ pub(in super::super) fn evaluate(
             && keys.outputs.len() == n * outputs,
         "correction words of {n} keys of {shape:?}"
     );
-    let mut out = buffer::zeroed(n * thresholds.len());
+    let mut out = buffer::unwritten(n * thresholds.len());
     if out.is_empty() {
         return out;
     }
@@ -51,11 +51,12 @@ pub(in super::super) fn evaluate(
         root.value = if party == 0 { constant[i] } else { constant[i].wrapping_neg() };
         walk.plan(thresholds, base[i]);
         walk.run(lanes, thresholds, root, key, out);
-        for (out, t) in out.iter_mut().zip(thresholds.list()) {
-            let stays = base[i].wrapping_sub(t.tau) >> shape.bits() & 1;
+        let (base, party) = (base[i], u64::from(party));
+        for (out, tau) in out.iter_mut().zip(thresholds.list()) {
+            let stays = base.wrapping_sub(*tau) >> shape.bits() & 1;
             // All ones where the sum is negated: the second party's sums are, and those of 1 − v.
-            let minus = (u64::from(party) ^ stays ^ 1).wrapping_neg();
-            *out = (*out ^ minus).wrapping_sub(minus).wrapping_add((1 - stays) & (1 - u64::from(party)));
+            let minus = (party ^ stays ^ 1).wrapping_neg();
+            *out = (*out ^ minus).wrapping_sub(minus).wrapping_add((1 - stays) & (1 - party));
         }
     };
     let (m, small) = (thresholds.len(), out.len() * levels < SMALL);
@@ -71,8 +72,8 @@ pub(in super::super) fn evaluate(
 /// Nodes that are expanded together.
 const TOGETHER: usize = 2 * NODES;
 
-/// Of a point without a node of its own.
-const NEVER: u32 = u32::MAX;
+/// None of the points.
+const NONE: u32 = u32::MAX;
 
 /// The walk of one key. Points are numbered as the thresholds.
 ///
@@ -80,21 +81,21 @@ const NEVER: u32 = u32::MAX;
 /// level on which it has a node of its own, next to that of its *parent*.
 struct Walk {
     x: Vec<u64>,
-    /// The leader of the node that answers for each point; its own number for a leader.
+    /// The leader of the node that answers for each point, its own number for a leader; when it answers, that one's slot.
     host: Vec<u32>,
     /// Of leaders.
     born: Vec<u32>,
     parent: Vec<u32>,
     slot: Vec<u32>,
-    /// All leaders but the first by the level on which they are born, and where each level's begin.
-    births: Vec<u32>,
-    begin: [u32; 65],
+    /// The last leader born on each level, and for each leader the one before it on its level.
+    newest: [u32; 64],
+    older: Vec<u32>,
     nodes: Nodes,
-    /// The leader in each slot.
-    leader: Vec<u32>,
     /// For the slot of a parent its child, and the slots of parents, a bit each.
     child: Vec<u32>,
     split: Vec<u32>,
+    /// Those that answer at a stop.
+    leaving: Nodes,
     answers: Answers,
 }
 
@@ -107,12 +108,12 @@ impl Walk {
             born: each(),
             parent: each(),
             slot: each(),
-            births: each(),
-            begin: [0; 65],
+            newest: [NONE; 64],
+            older: each(),
             nodes: Nodes::new(points),
-            leader: each(),
             child: each(),
             split: vec![0; points.div_ceil(TOGETHER)],
+            leaving: Nodes::new(points),
             answers: std::array::from_fn(|_| vec![0; points + NODES]),
         }
     }
@@ -124,37 +125,34 @@ impl Walk {
     fn plan(&mut self, thresholds: &DcfThresholds, base: u64) {
         let shape = thresholds.shape();
         let mask = (1 << shape.bits()) - 1;
-        for (x, t) in self.x.iter_mut().zip(thresholds.list()) {
-            *x = base.wrapping_sub(t.tau) & mask;
+        for (x, tau) in self.x.iter_mut().zip(thresholds.list()) {
+            *x = base.wrapping_sub(*tau) & mask;
         }
-        let (first, mut before) = (self.x[0], self.x[0]);
-        (self.host[0], self.born[0], self.begin) = (0, 0, [0; 65]);
-        for (i, t) in thresholds.list().iter().enumerate().skip(1) {
-            let x = self.x[i];
-            let (near, far) = (x ^ before, x ^ first);
-            let mut host = if near <= far { self.host[i - 1] } else { 0 };
-            before = x;
-            let born = near.min(far).checked_ilog2().map_or(NEVER, |bit| shape.bits() - bit);
-            let depth = shape.depth(t.stop as usize);
-            // Up to the node that is left for the child's, or answers for the point.
-            let level = depth.min(born - 1);
-            while self.born[host as usize] > level {
-                host = self.parent[host as usize];
+        let (first, mut before, mut last_host) = (self.x[0], self.x[0], 0);
+        self.newest = [NONE; 64];
+        // The parent of all.
+        (self.host[0], self.born[0]) = (0, 0);
+        for stop in 0..shape.stops().len() {
+            let (depth, points) = (shape.depth(stop), thresholds.at_stop(stop));
+            for i in points.start.max(1)..points.end {
+                let x = self.x[i];
+                let (near, far) = (x ^ before, x ^ first);
+                let mut host = if near <= far { last_host } else { 0 };
+                before = x;
+                // The same point has no node of its own on any level.
+                let born = near.min(far).checked_ilog2().map_or(NONE, |bit| shape.bits() - bit);
+                // Up to the node that is left for the child's, or answers for the point.
+                let level = depth.min(born - 1);
+                while self.born[host as usize] > level {
+                    host = self.parent[host as usize];
+                }
+                if born <= depth {
+                    (self.born[i], self.parent[i]) = (born, host);
+                    self.older[i] = std::mem::replace(&mut self.newest[born as usize], i as u32);
+                    host = i as u32;
+                }
+                (self.host[i], last_host) = (host, host);
             }
-            let leads = born <= depth;
-            self.host[i] = if leads { i as u32 } else { host };
-            self.born[i] = if leads { born } else { NEVER };
-            self.parent[i] = host;
-            self.begin[if leads { born as usize + 1 } else { 64 }] += u32::from(leads);
-        }
-        for level in 1..65 {
-            self.begin[level] += self.begin[level - 1];
-        }
-        let mut next = self.begin;
-        for (i, &born) in (0..).zip(&self.born).skip(1).filter(|(_, b)| **b != NEVER) {
-            let place = &mut next[born as usize];
-            self.births[*place as usize] = i;
-            *place += 1;
         }
     }
 
@@ -169,21 +167,19 @@ impl Walk {
     ) {
         self.nodes.clear();
         self.nodes.push(root);
-        (self.nodes.path[0], self.leader[0], self.slot[0]) = (self.x[0], 0, 0);
-        let (shape, list) = (thresholds.shape(), thresholds.list());
-        let (mut level, mut end) = (0, list.len());
+        (self.nodes.path[0], self.nodes.leader[0], self.slot[0]) = (self.x[0], 0, 0);
+        let (shape, mut level) = (thresholds.shape(), 0);
         // From the coarsest stop on: it is the least deep.
         for (i, &stop) in shape.stops().iter().enumerate().rev() {
             while level < shape.depth(i) {
                 self.step(lanes, level, shape.bits() - 1 - level, key);
                 level += 1;
             }
-            let from = list[..end].partition_point(|t| (t.stop as usize) < i);
-            if from < end {
+            let points = thresholds.at_stop(i);
+            if !points.is_empty() {
                 let corrections = std::array::from_fn(|word| key.outputs[DcfShape::LAST * i + word]);
-                self.answer(lanes, from..end, stop, corrections, out);
+                self.answer(lanes, points, stop, corrections, out);
             }
-            end = from;
         }
     }
 
@@ -191,11 +187,12 @@ impl Walk {
     fn step(&mut self, lanes: &dyn Lanes, level: u32, bit: u32, key: Key<'_>) {
         let groups = self.nodes.len.div_ceil(TOGETHER);
         self.split[..groups].fill(0);
-        let births = self.begin[level as usize + 1]..self.begin[level as usize + 2];
-        for &i in &self.births[births.start as usize..births.end as usize] {
-            let slot = self.slot[self.parent[i as usize] as usize] as usize;
+        let mut newborn = self.newest[level as usize + 1];
+        while newborn != NONE {
+            let slot = self.slot[self.parent[newborn as usize] as usize] as usize;
             self.split[slot / TOGETHER] |= 1 << (slot % TOGETHER);
-            self.child[slot] = i;
+            self.child[slot] = newborn;
+            newborn = self.older[newborn as usize];
         }
         // Whole planes are written: the last group first, before anything is appended.
         let len = self.nodes.len;
@@ -205,7 +202,7 @@ impl Walk {
             lanes.advance(&mut self.nodes, at, TOGETHER.min(len - at), split, Step { level, bit, key });
             while split != 0 {
                 let i = self.child[at + split.trailing_zeros() as usize];
-                (self.nodes.path[born], self.leader[born]) = (self.x[i as usize], i);
+                (self.nodes.path[born], self.nodes.leader[born]) = (self.x[i as usize], i);
                 self.slot[i as usize] = born as u32;
                 born += 1;
                 split &= split - 1;
@@ -222,25 +219,29 @@ impl Walk {
         corrections: [u64; DcfShape::LAST],
         out: &mut [u64],
     ) {
-        let len = self.nodes.len;
-        for at in (0..len).step_by(TOGETHER) {
-            let count = TOGETHER.min(len - at);
-            lanes.answers(&self.nodes, at, count, corrections, &mut self.answers);
-        }
         let first = points.start as u32;
-        for i in points {
-            let slot = self.slot[self.host[i] as usize] as usize;
-            out[i] = self.answers[(self.x[i] >> stop) as usize % DcfShape::LAST][slot];
+        lanes.part(&mut self.nodes, first, &mut self.leaving);
+        for nodes in [&self.nodes, &self.leaving] {
+            let slots = (0..).zip(&nodes.leader[..nodes.len]);
+            slots.for_each(|(slot, &leader)| self.slot[leader as usize] = slot);
         }
-        // Leaders that have been answered leave.
-        self.nodes.len = 0;
-        for slot in 0..len {
-            let (leader, to) = (self.leader[slot], self.nodes.len);
-            if leader < first {
-                self.nodes.copy(slot, to);
-                (self.leader[to], self.slot[leader as usize]) = (leader, to as u32);
-                self.nodes.len += 1;
+        // A node that goes on may answer for a point as well: a copy of it does. Its points lie together.
+        let mut copied = (NONE, 0);
+        for i in points.clone() {
+            let host = self.host[i];
+            if host < first && copied.0 != host {
+                copied = (host, self.leaving.len as u32);
+                self.leaving.push(self.nodes.node(self.slot[host as usize] as usize));
             }
+            // From here on the slot of the node that answers.
+            self.host[i] = if host < first { copied.1 } else { self.slot[host as usize] };
+        }
+        let len = self.leaving.len;
+        for at in (0..len).step_by(TOGETHER) {
+            lanes.answers(&self.leaving, at, TOGETHER.min(len - at), corrections, &mut self.answers);
+        }
+        for ((out, x), slot) in out[points.clone()].iter_mut().zip(&self.x[points.clone()]).zip(&self.host[points]) {
+            *out = self.answers[(x >> stop) as usize % DcfShape::LAST][*slot as usize];
         }
     }
 }
