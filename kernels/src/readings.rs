@@ -5,29 +5,90 @@
 //! Hendler, Incze, Shavit and Tzafrir, SPAA 2010). Sums in the ring are exact, so each gets the words that it would have
 //! computed alone.
 //!
-//! Threads that run the same program, as sessions with the same model do, read the same matrices in the same order. Those
-//! that have left one together come to the next at about the same time, and wait there a moment for each other. Whom a
-//! thread waits for the matrix itself knows: those that came about when it came the last time. A thread without company
-//! never waits.
+//! Threads that run the same program, as sessions with the same model do, read the same matrices in the same order. At each
+//! a thread knows where the others were last: those that were where it comes from, and nowhere else since, are on their
+//! way, and need about as long as it needed itself. It waits for them, so that they go on together. Who has fallen back
+//! further, or has left the program, is not waited for, and a thread without company never waits.
 //!
 //! Nobody depends on another: whoever has waited long enough goes on with those that are there, and the followers of a
 //! thread that panics, or whose device fails, multiply alone.
 
 use crate::backend::{Device, Storage};
-use std::cell::Cell;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// How long a thread waits for company, and how far apart two may come to count as company: times of a product.
+/// A thread waits for another that left the place before this one together with it this many times as long as it took itself,
+const LATE: u32 = 2;
+
+/// but no longer than so many products with this matrix,
 const PATIENCE: u32 = 10;
 
-/// Threads that a matrix keeps in mind.
+/// or this.
+const LEAST: Duration = Duration::from_millis(10);
+
+/// Threads from which on those are forgotten that have come to no matrix for a minute.
 const KNOWN: usize = 64;
 
-thread_local! {
-    /// Times in a row that this thread has waited for nothing; each halves the next wait.
-    static MISSED: Cell<u32> = const { Cell::new(0) };
+/// Where each thread was last.
+static PLACES: LazyLock<Mutex<Places>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct Places(HashMap<ThreadId, Place>);
+
+/// The matrix a thread came to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    matrix: u64,
+    /// When it came, or left.
+    since: Instant,
+    /// It has its product.
+    left: bool,
+}
+
+/// Whom a thread waits for at a matrix.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Company {
+    threads: Vec<ThreadId>,
+    /// How long after now the last of them will have come.
+    within: Duration,
+}
+
+impl Places {
+    /// Notes that a thread is at a matrix; those that come behind it.
+    fn arrive(&mut self, me: ThreadId, matrix: u64, now: Instant) -> Company {
+        let mut company = Company::default();
+        let old = |place: &Place| now.saturating_duration_since(place.since);
+        if let Some(before) = self.0.get(&me).filter(|before| before.matrix != matrix) {
+            let most = LATE * old(before) + LEAST;
+            for (thread, place) in &self.0 {
+                // It comes from where this one comes from; from when it leaves there it has `most`.
+                let left = if place.left { most.saturating_sub(old(place)) } else { most };
+                if *thread != me && place.matrix == before.matrix && !left.is_zero() {
+                    company.threads.push(*thread);
+                    company.within = company.within.max(left);
+                }
+            }
+        }
+        if self.0.len() >= KNOWN {
+            self.0.retain(|_, place| old(place) < Duration::from_secs(60));
+        }
+        self.0.insert(me, Place { matrix, since: now, left: false });
+        company
+    }
+
+    fn leave(&mut self, me: ThreadId, now: Instant) {
+        if let Some(place) = self.0.get_mut(&me) {
+            (place.since, place.left) = (now, true);
+        }
+    }
+}
+
+/// Places and states are right whatever panics beside them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a thread comes to a matrix.
@@ -39,11 +100,19 @@ pub(crate) enum Manner {
     Passing,
 }
 
-/// The products with one matrix: which is under way, who waits, and who came when.
-#[derive(Default)]
+/// The products with one matrix: which is under way, and who waits.
 pub(crate) struct Readings {
+    matrix: u64,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+impl Default for Readings {
+    fn default() -> Readings {
+        static MATRICES: AtomicU64 = AtomicU64::new(0);
+        let matrix = MATRICES.fetch_add(1, Ordering::Relaxed);
+        Readings { matrix, state: Mutex::default(), changed: Condvar::new() }
+    }
 }
 
 #[derive(Default)]
@@ -52,7 +121,6 @@ struct State {
     queue: Vec<Waiting>,
     /// What followers wait for; `None` if they are to multiply alone.
     done: Vec<(ThreadId, Option<Storage>)>,
-    visits: Vec<(ThreadId, Instant)>,
     /// How long the last product took.
     took: Duration,
 }
@@ -62,9 +130,9 @@ struct Waiting {
     thread: ThreadId,
     rows: Storage,
     m: usize,
-    /// It waits for these.
+    /// It waits for these, which are not here yet,
     company: Vec<ThreadId>,
-    /// But no longer than this.
+    /// but no longer than this.
     until: Instant,
 }
 
@@ -86,23 +154,35 @@ impl Readings {
         if m == 0 || 2 * m > most || device.status().is_err() {
             return multiply(x, m).0;
         }
-        let (me, mut state) = (thread::current().id(), self.lock());
-        let now = Instant::now();
-        let (company, mut until) = match manner {
-            Manner::InStep => state.company(me, now),
-            Manner::Passing => (vec![], now),
-        };
-        if company.is_empty() {
-            // As long as those that are waiting already.
-            until = state.queue.iter().map(|w| w.until).max().unwrap_or(now);
+        let (me, now) = (thread::current().id(), Instant::now());
+        if manner == Manner::Passing {
+            return self.with_company(device, multiply, x, m, Company::default());
         }
+        let company = lock(&PLACES).arrive(me, self.matrix, now);
+        let product = self.with_company(device, multiply, x, m, company);
+        lock(&PLACES).leave(me, Instant::now());
+        product
+    }
+
+    /// The product, once those have come that this thread waits for.
+    fn with_company(
+        &self,
+        device: &Device,
+        multiply: Multiply<'_>,
+        x: &Storage,
+        m: usize,
+        Company { threads: company, within }: Company,
+    ) -> Storage {
+        let (me, now) = (thread::current().id(), Instant::now());
+        let (most, mut state) = (device.rows_together(), lock(&self.state));
         if !state.running && state.queue.is_empty() && company.is_empty() {
             state.running = true;
             drop(state);
             let _reading = Reading { of: self, start: now, followers: vec![] };
             return multiply(x, m).0;
         }
-        state.queue.push(Waiting { thread: me, rows: x.clone(), m, company, until });
+        let until = now + within.min(LEAST.max(PATIENCE * state.took));
+        state.join(Waiting { thread: me, rows: x.clone(), m, company, until });
         self.changed.notify_all();
         loop {
             if let Some(i) = state.done.iter().position(|(thread, _)| *thread == me) {
@@ -151,49 +231,23 @@ impl Readings {
         }
         own
     }
-
-    /// The state is right whatever panics beside it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl State {
-    /// Notes that a thread is here; whom it waits for, and how long at the most.
-    fn company(&mut self, me: ThreadId, now: Instant) -> (Vec<ThreadId>, Instant) {
-        let mine = self.visits.iter().position(|(thread, _)| *thread == me);
-        let before = mine.map(|i| self.visits.remove(i).1);
-        let mut company = vec![];
-        let mut patience = Duration::ZERO;
-        if let Some(before) = before {
-            let apart = |v: &Instant| v.max(&before).duration_since(*v.min(&before));
-            let near = (PATIENCE * self.took).min((now - before) / 2);
-            company.extend(self.visits.iter().filter(|(_, v)| apart(v) <= near).map(|(thread, _)| *thread));
-            patience = near / (1 << MISSED.get().min(10));
+    /// Somebody comes. Who waits for nobody of its own accord waits for whom the others wait for.
+    fn join(&mut self, mut new: Waiting) {
+        self.queue.iter_mut().for_each(|w| w.company.retain(|thread| *thread != new.thread));
+        new.company.retain(|thread| self.queue.iter().all(|w| w.thread != *thread));
+        if new.company.is_empty() {
+            new.company = self.queue.iter().flat_map(|w| w.company.iter().copied()).collect();
+            new.until = self.queue.iter().map(|w| w.until).max().unwrap_or(new.until);
         }
-        if company.is_empty() {
-            patience = Duration::ZERO;
-            MISSED.set(MISSED.get().saturating_sub(1));
-        }
-        if self.visits.len() == KNOWN {
-            self.visits.remove(0);
-        }
-        // The latest last.
-        self.visits.push((me, now));
-        (company, now + patience)
+        self.queue.push(new);
     }
 
     /// Whether a thread need not wait longer.
     fn may_go(&self, me: ThreadId, now: Instant) -> bool {
-        let here = |thread: &ThreadId| self.queue.iter().any(|w| w.thread == *thread);
-        let Some(own) = self.queue.iter().find(|w| w.thread == me) else { return false };
-        let met = !own.company.is_empty() && own.company.iter().all(here);
-        if met {
-            MISSED.set(0);
-        } else if now >= own.until && !own.company.is_empty() && self.queue.len() == 1 {
-            MISSED.set(MISSED.get() + 1);
-        }
-        met || now >= own.until
+        self.queue.iter().any(|w| w.thread == me && (w.company.is_empty() || now >= w.until))
     }
 
     /// Begins the product of a thread and of those that came first of the others, as far as there is room.
@@ -223,7 +277,7 @@ struct Reading<'a> {
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        let mut state = self.of.lock();
+        let mut state = lock(&self.of.state);
         state.running = false;
         state.took = self.start.elapsed();
         state.done.append(&mut self.followers);
@@ -239,7 +293,7 @@ impl Drop for Reading<'_> {
 mod tests {
     use super::*;
     use crate::cpu::Cpu;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     const K: usize = 24;
     const N: usize = 21;
@@ -292,7 +346,7 @@ mod tests {
                 let first = scope.spawn(move || {
                     let slow = |x: &Storage, m: usize| {
                         started.store(1, Ordering::SeqCst);
-                        while self.readings.lock().queue.len() < rows.len() {
+                        while lock(&self.readings.state).queue.len() < rows.len() {
                             thread::yield_now();
                         }
                         self.multiply(x, m)
@@ -331,7 +385,7 @@ mod tests {
             assert_eq!(result.unwrap(), c.alone(i, m), "thread {i}");
         }
         // More rows by themselves wait for nobody, even while a product is under way.
-        c.readings.lock().running = true;
+        lock(&c.readings.state).running = true;
         let x = c.rows(9, 9);
         let product = c.readings.product(&c.device, &|x, m| c.multiply(x, m), &x, 9, Manner::InStep);
         assert_eq!(c.words(&product), c.alone(9, 9));
@@ -365,42 +419,69 @@ mod tests {
         assert_eq!(results.into_iter().enumerate().map(right).filter(|right| *right).count(), 3);
     }
 
-    #[test]
-    fn who_came_together_waits_for_each_other_and_for_nobody_else() {
-        let mut state = State { took: Duration::from_millis(1), ..State::default() };
-        let [a, b, c] = [(); 3].map(|()| thread::spawn(|| thread::current().id()).join().unwrap());
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        // The first time nobody has company.
-        for (thread, ms) in [(a, 0), (b, 2), (c, 50)] {
-            assert_eq!(state.company(thread, at(ms)), (vec![], at(ms)));
-        }
-        assert_eq!(state.company(b, at(100)), (vec![a], at(110)), "near enough");
-        assert_eq!(state.company(a, at(101)), (vec![], at(101)), "the other is here already");
-        assert_eq!(state.company(c, at(150)), (vec![], at(150)), "too far from both");
-        // A round that is hardly longer than a product leaves no time to wait.
-        state.took = Duration::from_millis(100);
-        assert_eq!(state.company(b, at(200)).1, at(250));
+    /// Names of threads.
+    fn threads<const N: usize>() -> [ThreadId; N] {
+        [(); N].map(|()| thread::spawn(|| thread::current().id()).join().unwrap())
     }
 
     #[test]
-    fn a_wait_for_nothing_ends_and_is_shorter_next_time() {
-        let mut state = State { took: Duration::from_millis(1), ..State::default() };
-        let me = thread::current().id();
-        let other = thread::spawn(|| thread::current().id()).join().unwrap();
+    fn who_comes_from_the_same_place_is_waited_for_and_nobody_else() {
+        let (mut places, [a, b, c]) = (Places::default(), threads());
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        for (thread, ms) in [(me, 0), (other, 1)] {
-            state.company(thread, at(ms));
+        let alone = Company::default;
+        let company = |threads: &[ThreadId], ms| Company {
+            threads: threads.to_vec(),
+            within: Duration::from_millis(ms),
+        };
+        let least = LEAST.as_millis() as u64;
+        // All come to matrix 1 and leave it together.
+        for thread in [a, b, c] {
+            assert_eq!(places.arrive(thread, 1, at(0)), alone());
+            places.leave(thread, at(10));
         }
-        let (company, until) = state.company(me, at(100));
-        assert_eq!((&company[..], until), (&[other][..], at(110)));
-        let rows = Cpu::best().zeros(1);
-        state.queue.push(Waiting { thread: me, rows, m: 1, company, until });
-        assert!(!state.may_go(me, at(109)) && state.may_go(me, at(110)));
-        state.begin(me, 16);
-        state.visits = vec![(other, at(101)), (me, at(100))];
-        assert_eq!(state.company(me, at(200)).1, at(205));
+        // The first at the next one waits for both, as long again as it took itself, and a little.
+        let mut both = places.arrive(a, 2, at(40));
+        both.threads.sort_by_key(|thread| *thread != b);
+        assert_eq!(both, company(&[b, c], 2 * 30 - 30 + least));
+        // The next one does not wait for those that are here.
+        assert_eq!(places.arrive(b, 2, at(50)), company(&[c], 2 * 40 - 40 + least));
+        places.leave(a, at(60));
+        places.leave(b, at(60));
+        // Who is two places behind is left alone, and so is who has not moved for long.
+        assert_eq!(places.arrive(a, 3, at(70)), company(&[b], 2 * 10 - 10 + least));
+        assert_eq!(places.arrive(c, 2, at(1000)), alone());
+        places.leave(c, at(1001));
+        places.leave(a, at(1000));
+        assert_eq!(places.arrive(c, 3, at(1002)), alone(), "{b:?} has been gone for long");
+        // Who still has its product to come leaves later.
+        assert_eq!(places.arrive(b, 4, at(1003)).threads, []);
+        assert_eq!(places.arrive(a, 5, at(1010)), company(&[c], 2 * 10 + least));
+    }
+
+    #[test]
+    fn a_wait_ends_when_all_are_here_or_with_patience() {
+        let (mut state, [a, b, c, d]) = (State::default(), threads());
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let waiting = |thread, company: &[ThreadId], ms| Waiting {
+            thread,
+            rows: Cpu::best().zeros(1),
+            m: 1,
+            company: company.to_vec(),
+            until: at(ms),
+        };
+        state.join(waiting(a, &[b, c], 10));
+        // Without company of its own it waits like the others.
+        state.join(waiting(b, &[], 0));
+        assert!(!state.may_go(a, at(9)) && !state.may_go(b, at(9)));
+        assert!(state.may_go(a, at(10)) && state.may_go(b, at(10)));
+        state.join(waiting(c, &[a, d], 20));
+        assert!(state.may_go(a, at(1)) && state.may_go(b, at(1)) && !state.may_go(c, at(19)));
+        // Only so many go; the others do not wait for those that have gone.
+        assert_eq!(state.begin(a, 2).iter().map(|w| w.thread).collect::<Vec<_>>(), [a, b]);
+        state.join(waiting(d, &[], 0));
+        assert!(state.may_go(c, at(1)) && state.may_go(d, at(1)) && !state.may_go(a, at(100)));
     }
 
     #[test]
@@ -416,7 +497,7 @@ mod tests {
         };
         let round = &round;
         thread::scope(|scope| (0..6).for_each(|i| drop(scope.spawn(move || round(i)))));
-        let state = c.readings.lock();
+        let state = lock(&c.readings.state);
         assert!(!state.running && state.queue.is_empty() && state.done.is_empty());
     }
 }

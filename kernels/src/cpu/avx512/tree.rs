@@ -216,7 +216,8 @@ pub(super) fn part(nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
         let seed: [__m512i; 4] = [0, 1, 2, 3].map(|i| load16(&nodes.seed[i], at));
         let control = load16(&nodes.control, at);
         let halves = [at, at + NODES / 2];
-        let (value, path) = (halves.map(|at| load8(&nodes.value, at)), halves.map(|at| load8(&nodes.path, at)));
+        let (value, path) =
+            (halves.map(|at| load8(&nodes.value, at)), halves.map(|at| load8(&nodes.path, at)));
         let pack = |to: &mut Nodes, chosen: u16, path: Option<[__m512i; 2]>| {
             let end = to.len;
             for (plane, seed) in to.seed.iter_mut().zip(seed) {

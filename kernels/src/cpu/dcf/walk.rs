@@ -240,7 +240,9 @@ impl Walk {
         for at in (0..len).step_by(TOGETHER) {
             lanes.answers(&self.leaving, at, TOGETHER.min(len - at), corrections, &mut self.answers);
         }
-        for ((out, x), slot) in out[points.clone()].iter_mut().zip(&self.x[points.clone()]).zip(&self.host[points]) {
+        for ((out, x), slot) in
+            out[points.clone()].iter_mut().zip(&self.x[points.clone()]).zip(&self.host[points])
+        {
             *out = self.answers[(x >> stop) as usize % DcfShape::LAST][*slot as usize];
         }
     }

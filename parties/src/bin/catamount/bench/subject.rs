@@ -24,7 +24,7 @@ pub(crate) struct SubjectArguments {
     #[arg(long, requires = "shape", conflicts_with = "model")]
     random_weights: bool,
     /// Only so many layers.
-    #[arg(long, value_name = "N", requires = "shape")]
+    #[arg(long, value_name = "N", requires = "shape", conflicts_with = "model")]
     layers: Option<usize>,
 }
 
