@@ -20,14 +20,15 @@ use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// A thread waits for another that left the place before this one together with it this many times as long as it took itself,
+/// From where both come from, another has this many times as long as a thread took itself, and a little, until the thread goes on
+/// without it.
 const LATE: u32 = 2;
 
-/// but no longer than so many products with this matrix,
-const PATIENCE: u32 = 10;
-
-/// or this.
+/// A little. Two cores turn to the sessions of three parties by turns.
 const LEAST: Duration = Duration::from_millis(10);
+
+/// And no wait is longer than so many products with the matrix, except for a little.
+const PATIENCE: u32 = 10;
 
 /// Threads from which on those are forgotten that have come to no matrix for a minute.
 const KNOWN: usize = 64;
@@ -83,6 +84,17 @@ impl Places {
         if let Some(place) = self.0.get_mut(&me) {
             (place.since, place.left) = (now, true);
         }
+    }
+}
+
+/// A thread is at a matrix. However this ends, nobody waits for it there from then on.
+struct Visit {
+    thread: ThreadId,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        lock(&PLACES).leave(self.thread, Instant::now());
     }
 }
 
@@ -154,14 +166,13 @@ impl Readings {
         if m == 0 || 2 * m > most || device.status().is_err() {
             return multiply(x, m).0;
         }
-        let (me, now) = (thread::current().id(), Instant::now());
         if manner == Manner::Passing {
             return self.with_company(device, multiply, x, m, Company::default());
         }
+        let (me, now) = (thread::current().id(), Instant::now());
         let company = lock(&PLACES).arrive(me, self.matrix, now);
-        let product = self.with_company(device, multiply, x, m, company);
-        lock(&PLACES).leave(me, Instant::now());
-        product
+        let _visit = Visit { thread: me };
+        self.with_company(device, multiply, x, m, company)
     }
 
     /// The product, once those have come that this thread waits for.
@@ -402,7 +413,13 @@ mod tests {
         for (i, result) in results.into_iter().enumerate().filter(|(_, r)| r.is_ok()) {
             assert_eq!(result.unwrap(), c.alone(i, 1), "thread {i}");
         }
-        // The matrix still serves.
+        // The matrix still serves, and whoever comes from here waits for none of them.
+        let rows = c.rows(7, 1);
+        let panics =
+            || c.readings.product(&c.device, &|_, _| panic!("the product"), &rows, 1, Manner::InStep);
+        assert!(thread::scope(|scope| scope.spawn(panics).join().is_err()));
+        let here = |place: &&Place| place.matrix == c.readings.matrix;
+        assert!(lock(&PLACES).0.values().filter(here).all(|place| place.left));
         let x = c.rows(7, 1);
         let product = c.readings.product(&c.device, &|x, m| c.multiply(x, m), &x, 1, Manner::Passing);
         assert_eq!(c.words(&product), c.alone(7, 1));

@@ -402,8 +402,8 @@ fn groups<const N: usize>(key: &[u32; 8], nonce: u64, first: u64, mask: u64, out
     let mut all: [[__m512i; 16]; N] = std::array::from_fn(|group| std::array::from_fn(|i| start(group, i)));
     rounds(&mut all);
     for (group, (x, words)) in all.iter_mut().zip(out.chunks_mut(GROUP)).enumerate() {
-        for i in 0..16 {
-            x[i] = _mm512_add_epi32(x[i], start(group, i));
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = _mm512_add_epi32(*x, start(group, i));
         }
         let blocks = transposed(x);
         if let Ok(words) = <&mut [u64; GROUP]>::try_from(&mut *words) {

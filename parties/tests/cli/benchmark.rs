@@ -52,6 +52,7 @@ fn benchmark_weights_are_for_shapes_only() {
     bench(&["--shape", path, path, "--random-weights"]).refused(&["--shape"]);
     bench(&["--random-weights"]).refused(&["--shape"]);
     bench(&["--shape", "gpt9", "--random-weights"]).refused(&["gpt9"]);
+    bench(&[path, "--layers", "1"]).refused(&["--layers"]);
     // No other command takes them.
     run(catamount().args(["share-model", path, "--random-weights"])).refused(&["--random-weights"]);
     let help = run(catamount().args(["bench", "model", "--help"])).fine().out;
