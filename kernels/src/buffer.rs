@@ -33,19 +33,23 @@ fn in_huge_pages(buffer: Vec<u64>) -> Vec<u64> {
 }
 
 /// Tells the allocator of the C library to keep for this process what it frees, from now on, up to a GiB: messages of some MiB that
-/// come and go, and are too short-lived and too many for buffers that threads keep, else are fresh pages each time. Nothing
-/// happens with other libraries than glibc.
-pub fn keep_freed_memory() {
+/// come and go, and are too short-lived and too many for buffers that threads keep, else are fresh pages each time. Whether it
+/// does: only glibc is known to.
+pub fn keep_freed_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: these change when memory is asked for and given back, and nothing else; values that the library does not
-    // accept, it ignores.
-    unsafe {
-        // The most that it accepts on 64-bit machines: longer ones are mapped and unmapped each.
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
-        // An arena of a thread shrinks only as far as this.
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    {
+        let settings = [
+            // Longer ones are few, and mapped and unmapped each.
+            (libc::M_MMAP_THRESHOLD, 32 << 20),
+            (libc::M_TRIM_THRESHOLD, 1 << 30),
+            // An arena of a thread shrinks only as far as this.
+            (libc::M_TOP_PAD, 64 << 20),
+        ];
+        // SAFETY: these change when memory is asked for and given back, and nothing else.
+        settings.into_iter().all(|(setting, bytes)| unsafe { libc::mallopt(setting, bytes) } == 1)
     }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
 }
 
 /// `n` zeros that no thread keeps for later.
@@ -262,6 +266,12 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_allocator_accepts_all_that_it_is_told() {
+        assert!(keep_freed_memory());
     }
 
     #[test]

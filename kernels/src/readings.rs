@@ -13,90 +13,17 @@
 //! Nobody depends on another: whoever has waited long enough goes on with those that are there, and the followers of a
 //! thread that panics, or whose device fails, multiply alone.
 
+mod places;
+
 use crate::backend::{Device, Storage};
-use std::collections::HashMap;
+use places::{Company, LEAST, PLACES, Visit};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// From where both come from, another has this many times as long as a thread took itself, and a little, until the thread goes on
-/// without it.
-const LATE: u32 = 2;
-
-/// A little. Two cores turn to the sessions of three parties by turns.
-const LEAST: Duration = Duration::from_millis(10);
-
-/// And no wait is longer than so many products with the matrix, except for a little.
+/// No wait is longer than so many products with the matrix, or [`LEAST`].
 const PATIENCE: u32 = 10;
-
-/// Threads from which on those are forgotten that have come to no matrix for a minute.
-const KNOWN: usize = 64;
-
-/// Where each thread was last.
-static PLACES: LazyLock<Mutex<Places>> = LazyLock::new(Mutex::default);
-
-#[derive(Default)]
-struct Places(HashMap<ThreadId, Place>);
-
-/// The matrix a thread came to last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    matrix: u64,
-    /// When it came, or left.
-    since: Instant,
-    /// It has its product.
-    left: bool,
-}
-
-/// Whom a thread waits for at a matrix.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Company {
-    threads: Vec<ThreadId>,
-    /// How long after now the last of them will have come.
-    within: Duration,
-}
-
-impl Places {
-    /// Notes that a thread is at a matrix; those that come behind it.
-    fn arrive(&mut self, me: ThreadId, matrix: u64, now: Instant) -> Company {
-        let mut company = Company::default();
-        let old = |place: &Place| now.saturating_duration_since(place.since);
-        if let Some(before) = self.0.get(&me).filter(|before| before.matrix != matrix) {
-            let most = LATE * old(before) + LEAST;
-            for (thread, place) in &self.0 {
-                // It comes from where this one comes from; from when it leaves there it has `most`.
-                let left = if place.left { most.saturating_sub(old(place)) } else { most };
-                if *thread != me && place.matrix == before.matrix && !left.is_zero() {
-                    company.threads.push(*thread);
-                    company.within = company.within.max(left);
-                }
-            }
-        }
-        if self.0.len() >= KNOWN {
-            self.0.retain(|_, place| old(place) < Duration::from_secs(60));
-        }
-        self.0.insert(me, Place { matrix, since: now, left: false });
-        company
-    }
-
-    fn leave(&mut self, me: ThreadId, now: Instant) {
-        if let Some(place) = self.0.get_mut(&me) {
-            (place.since, place.left) = (now, true);
-        }
-    }
-}
-
-/// A thread is at a matrix. However this ends, nobody waits for it there from then on.
-struct Visit {
-    thread: ThreadId,
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        lock(&PLACES).leave(self.thread, Instant::now());
-    }
-}
 
 /// Places and states are right whatever panics beside them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -192,7 +119,7 @@ impl Readings {
             let _reading = Reading { of: self, start: now, followers: vec![] };
             return multiply(x, m).0;
         }
-        let until = now + within.min(LEAST.max(PATIENCE * state.took));
+        let until = now + within.min(state.patience());
         state.join(Waiting { thread: me, rows: x.clone(), m, company, until });
         self.changed.notify_all();
         loop {
@@ -245,6 +172,11 @@ impl Readings {
 }
 
 impl State {
+    /// The longest wait.
+    fn patience(&self) -> Duration {
+        LEAST.max(PATIENCE * self.took)
+    }
+
     /// Somebody comes. Who waits for nobody of its own accord waits for whom the others wait for.
     fn join(&mut self, mut new: Waiting) {
         self.queue.iter_mut().for_each(|w| w.company.retain(|thread| *thread != new.thread));
@@ -418,8 +350,10 @@ mod tests {
         let panics =
             || c.readings.product(&c.device, &|_, _| panic!("the product"), &rows, 1, Manner::InStep);
         assert!(thread::scope(|scope| scope.spawn(panics).join().is_err()));
-        let here = |place: &&Place| place.matrix == c.readings.matrix;
-        assert!(lock(&PLACES).0.values().filter(here).all(|place| place.left));
+        let places = lock(&PLACES);
+        let here = places.0.values().filter(|place| place.matrix == c.readings.matrix);
+        assert_eq!(here.map(|place| place.left).collect::<Vec<_>>(), [true]);
+        drop(places);
         let x = c.rows(7, 1);
         let product = c.readings.product(&c.device, &|x, m| c.multiply(x, m), &x, 1, Manner::Passing);
         assert_eq!(c.words(&product), c.alone(7, 1));
@@ -436,49 +370,12 @@ mod tests {
         assert_eq!(results.into_iter().enumerate().map(right).filter(|right| *right).count(), 3);
     }
 
-    /// Names of threads.
-    fn threads<const N: usize>() -> [ThreadId; N] {
-        [(); N].map(|()| thread::spawn(|| thread::current().id()).join().unwrap())
-    }
-
-    #[test]
-    fn who_comes_from_the_same_place_is_waited_for_and_nobody_else() {
-        let (mut places, [a, b, c]) = (Places::default(), threads());
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let alone = Company::default;
-        let company = |threads: &[ThreadId], ms| Company {
-            threads: threads.to_vec(),
-            within: Duration::from_millis(ms),
-        };
-        let least = LEAST.as_millis() as u64;
-        // All come to matrix 1 and leave it together.
-        for thread in [a, b, c] {
-            assert_eq!(places.arrive(thread, 1, at(0)), alone());
-            places.leave(thread, at(10));
-        }
-        // The first at the next one waits for both, as long again as it took itself, and a little.
-        let mut both = places.arrive(a, 2, at(40));
-        both.threads.sort_by_key(|thread| *thread != b);
-        assert_eq!(both, company(&[b, c], 2 * 30 - 30 + least));
-        // The next one does not wait for those that are here.
-        assert_eq!(places.arrive(b, 2, at(50)), company(&[c], 2 * 40 - 40 + least));
-        places.leave(a, at(60));
-        places.leave(b, at(60));
-        // Who is two places behind is left alone, and so is who has not moved for long.
-        assert_eq!(places.arrive(a, 3, at(70)), company(&[b], 2 * 10 - 10 + least));
-        assert_eq!(places.arrive(c, 2, at(1000)), alone());
-        places.leave(c, at(1001));
-        places.leave(a, at(1000));
-        assert_eq!(places.arrive(c, 3, at(1002)), alone(), "{b:?} has been gone for long");
-        // Who still has its product to come leaves later.
-        assert_eq!(places.arrive(b, 4, at(1003)).threads, []);
-        assert_eq!(places.arrive(a, 5, at(1010)), company(&[c], 2 * 10 + least));
-    }
-
     #[test]
     fn a_wait_ends_when_all_are_here_or_with_patience() {
-        let (mut state, [a, b, c, d]) = (State::default(), threads());
+        let (mut state, [a, b, c, d]) = (State::default(), places::threads());
+        assert_eq!(state.patience(), LEAST);
+        state.took = Duration::from_millis(7);
+        assert_eq!(state.patience(), Duration::from_millis(70));
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let waiting = |thread, company: &[ThreadId], ms| Waiting {

@@ -167,7 +167,9 @@ pub fn run_party(
     device: Option<DeviceChoice>,
     weights: Option<WeightsChoice>,
 ) -> Result<(), ServerError> {
-    kernels::keep_freed_memory();
+    if !kernels::keep_freed_memory() {
+        tracing::debug!("the allocator of this system is left as it is");
+    }
     let mut config = PartyConfig::load(config)?;
     config.device = device.unwrap_or(config.device);
     config.weights = weights.unwrap_or(config.weights);
