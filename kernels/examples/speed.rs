@@ -56,12 +56,12 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
         );
     }
     let read = rates::reading(device);
-    row("read 128 MiB", &format!("{:.1} GB/s", read / 1e9));
+    row("read 1 GiB", &format!("{:.1} GB/s", read / 1e9));
     for m in [1, 2, 4] {
         let speed = rates::weights(device, m);
         let beside = one.beside(threads, speed);
         row(
-            &format!("batch of {m}, weights of 128 MiB"),
+            &format!("batch of {m}, weights of 1 GiB"),
             &format!("{:.1} GB/s, {:.0} % of reading{beside}", speed / 1e9, 100.0 * speed / read),
         );
     }

@@ -109,19 +109,6 @@ impl KeyStream<'_> {
     }
 }
 
-/// The first words of a stream that [`Backend::chacha12`] draws.
-#[derive(Clone, Copy)]
-pub struct Draw<'a> {
-    /// The stream's key, a secret.
-    pub key: &'a [u8; 32],
-    /// Which of the key's streams it is.
-    pub nonce: u64,
-    /// Number of words.
-    pub n: usize,
-    /// Bits of each.
-    pub bits: u32,
-}
-
 /// Element (i, j) of a matrix inside a buffer is word `offset + i·row + j·col`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
@@ -222,6 +209,8 @@ pub trait Backend: Send + Sync + Debug {
 
     /// a ← (a op mask) mod 2^bits, and its words appended to `out` as by [`Backend::pack`].
     fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message);
+    /// What [`Backend::mask_and_pack`] appends, where nobody needs the words.
+    fn pack_masked(&self, op: Zip, a: Storage, mask: &Storage, bits: u32, out: &mut Message);
     /// a ← (a op w) mod 2^bits for the words w of a message that [`Backend::pack`] made.
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32);
 
@@ -262,16 +251,6 @@ pub trait Backend: Send + Sync + Debug {
     /// bits, which must not both be masks. From 33 bits on, words are those of `rand_chacha::ChaCha12Rng` with that key and
     /// stream, masked.
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
-
-    /// What [`Backend::chacha12`] makes of each.
-    fn chacha12_each(&self, draws: &[Draw<'_>]) -> Vec<Storage> {
-        draws.iter().map(|d| self.chacha12(d.key, d.nonce, d.n, d.bits)).collect()
-    }
-    /// Words up to which streams that will be needed are better drawn all at once than one by one, when each is needed; 0 where
-    /// they never are.
-    fn draws_together(&self) -> usize {
-        0
-    }
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;

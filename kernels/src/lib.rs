@@ -21,8 +21,8 @@ mod ring;
 mod words;
 
 pub use backend::{
-    Backend, DPF_LEAF, Device, DpfKeys, Draw, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage,
-    Strides, Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
+    Backend, DPF_LEAF, Device, DpfKeys, EXP_BITS, GemmBatch, KeyStream, MADE_AT_ONCE, Map, Storage, Strides,
+    Zip, coin_words, dpf_key_bytes, dpf_levels, exp_fraction,
 };
 pub use buffer::{Buffer, keep_freed_memory};
 pub use comparison::{DcfKeys, DcfShape, DcfThresholds};

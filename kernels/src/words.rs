@@ -1,8 +1,6 @@
 //! Buffers with operators, so that a gate's local computation reads like its formula.
 
-use crate::backend::{
-    Device, DpfKeys, Draw, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels,
-};
+use crate::backend::{Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip, dpf_key_bytes, dpf_levels};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::formula::{Formula, Input};
 use crate::indices::{Indices, Segments};
@@ -45,12 +43,6 @@ impl Words {
         Words { data: device.chacha12(key, nonce, n, bits), device: device.clone() }
     }
 
-    /// The first words of several streams, at once where a device is faster so.
-    pub fn chacha12_each(device: &Device, draws: &[Draw<'_>]) -> Vec<Words> {
-        let with = |data| Words { data, device: device.clone() };
-        device.chacha12_each(draws).into_iter().map(with).collect()
-    }
-
     /// Reads `n` words of `bits` bits from a message.
     pub fn unpack(device: &Device, bytes: &[u8], bits: u32, n: usize) -> Words {
         Words { data: device.unpack(bytes, bits, n), device: device.clone() }
@@ -78,6 +70,12 @@ impl Words {
         assert_eq!(self.len(), mask.len(), "one mask for each word");
         self.device.mask_and_pack(op, &mut self.data, &mask.data, bits, out);
         self
+    }
+
+    /// Appends (self op mask) mod 2^bits to a message.
+    pub fn pack_masked(self, op: Zip, mask: &Words, bits: u32, out: &mut Message) {
+        assert_eq!(self.len(), mask.len(), "one mask for each word");
+        self.device.pack_masked(op, self.data, &mask.data, bits, out);
     }
 
     /// (self op w) mod 2^bits for the words w of a message.

@@ -3,8 +3,8 @@
 use kernels::cpu::Cpu;
 use kernels::cuda::Cuda;
 use kernels::{
-    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Draw, Fault, Formula, GemmBatch, Indices,
-    Input, KeyStream, Map, Message, Received, Segments, Storage, Strides, Zip,
+    Backend, DcfKeys, DcfShape, DcfThresholds, Device, DpfKeys, Fault, Formula, GemmBatch, Indices, Input,
+    KeyStream, Map, Message, Received, Segments, Storage, Strides, Zip,
 };
 use kernels_shim::{Failing, Order, Shim};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +48,7 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     d.combine_packed(Zip::Add, &mut masked, &message.into_bytes(), 17);
     let mut message = Message::default();
     d.mask_and_pack(Zip::Xor, &mut masked, &b, 64, &mut message);
+    d.pack_masked(Zip::Add, masked.clone(), &b, 30, &mut message);
     drop(message.into_bytes());
     keep(&masked);
     let formula = Formula::new(2, |t| vec![t[0] * t[1] + 3, t[0] - t[1]]);
@@ -55,8 +56,8 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     d.formula(&formula, &[input(&a, None), input(&b, None)], 64).iter().for_each(&mut keep);
     let by_table = input(&b, Some(vec![1, 60, 5].into()));
     d.formula(&formula, &[input(&a, Some(Indices::first(3))), by_table], 3).iter().for_each(&mut keep);
-    let draw = |nonce, bits| Draw { key: &[7; 32], nonce, n: 20, bits };
-    d.chacha12_each(&[draw(1, 3), draw(2, 64)]).iter().for_each(&mut keep);
+    keep(&d.chacha12(&[7; 32], 1, 20, 3));
+    keep(&d.chacha12(&[7; 32], 1, (1 << 16) + 1, 3));
     keep(&d.gemm(&a, &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };

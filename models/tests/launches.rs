@@ -35,7 +35,7 @@ impl Count {
             let launches = a.launches.iter().map(|(k, n)| (*k, n - b.launches.get(k).unwrap_or(&0)));
             Asked {
                 launches: launches.filter(|(_, n)| *n > 0).collect(),
-                moves: a.moves - b.moves,
+                clearings: a.clearings - b.clearings,
                 copies_in: a.copies_in - b.copies_in,
                 copies_out: a.copies_out - b.copies_out,
                 allocations: a.allocations - b.allocations,
@@ -53,7 +53,7 @@ impl Count {
             "| {name} | {} | {} | {} | {} | {} | {} |",
             self.exchanges,
             each(Asked::kernels),
-            each(|a| a.moves),
+            each(|a| a.clearings),
             each(|a| a.copies_in),
             each(|a| a.copies_out),
             each(|a| a.allocations)
@@ -161,7 +161,7 @@ fn layer(config: &ModelConfig, passes: &[usize]) -> Option<Count> {
 
 #[test]
 fn launches() {
-    println!("| | exchanges | kernels, P0 / P1 / P2 | moves | copies in | copies out | allocations |");
+    println!("| | exchanges | kernels, P0 / P1 / P2 | clearings | copies in | copies out | allocations |");
     let gates: [(&str, Option<Count>); 9] = [
         (
             "truncation",

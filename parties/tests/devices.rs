@@ -87,12 +87,6 @@ impl Driver for Losable {
         unsafe { self.driver.copy_out(to, from) }
     }
 
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        self.there()?;
-        // SAFETY: as above.
-        unsafe { self.driver.copy_within(to, from, bytes) }
-    }
-
     unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), Fault> {
         self.there()?;
         // SAFETY: as above.

@@ -7,7 +7,6 @@
 //! anybody, which keeps operation numbers and the order of dealt words equal on all three machines.
 
 mod ahead;
-mod foresight;
 mod masks;
 mod rounds;
 mod session;
@@ -205,12 +204,11 @@ impl<'n> Cx<'n> {
 
     /// A stream of one pairwise key, if this party knows it.
     pub fn draw(&self, key: KeyId, item: &Item) -> Option<Words> {
-        self.core.borrow_mut().draw(key, item)
+        self.core.borrow_mut().session.draw(key, item)
     }
 
     /// The masks of an item.
     pub fn pads(&self, item: &Item) -> Pads {
-        self.foresee(&[*item], &[]);
         Pads { p1: self.draw(KeyId::K01, item), p2: self.draw(KeyId::K02, item) }
     }
 
@@ -248,7 +246,7 @@ impl<'n> Cx<'n> {
                 core.session.record(|r| r.deal(Role::P2, bytes(n, item.bits)));
                 Ok(None)
             }
-            (Role::P1, _) => Ok(core.draw(KeyId::K01, &item)),
+            (Role::P1, _) => Ok(core.session.draw(KeyId::K01, &item)),
             (Role::P2, _) => core.take_late(&item).map(Some),
         }
     }
@@ -265,7 +263,7 @@ impl<'n> Cx<'n> {
         match value {
             Some(words) => {
                 for to in [Role::P1, Role::P2] {
-                    core.note_values(&item, to, words);
+                    core.note_values(&item, to, || words.to_vec());
                     core.queue_dealt(to, words, item.bits)?;
                 }
                 Ok(words.clone())
@@ -318,7 +316,7 @@ impl<'n> Cx<'n> {
                 r.post(item.op.scope, size);
                 r.turn(Part::Compute);
             });
-            core.note_sent(key, item, to, &masked);
+            core.note_sent(key, item, to, || masked.to_vec());
             (masked, at)
         });
         NextRound::default().await;

@@ -24,7 +24,7 @@ pub use cx::{Ahead, Cx, Group, Item, Masked, Op, Pads, Sent, Session, Step};
 pub use error::{Error, Result};
 pub use join::{join, join_all};
 pub use net::{NetError, Network};
-pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Stream, Streams};
+pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Streams};
 pub use registry::{PadUse, Registry};
 pub use role::{Party, Role};
 pub use share::{Product, Shape, Share, Taken};

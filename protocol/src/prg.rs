@@ -5,7 +5,7 @@
 //! parties run in lock step, so that no stream is drawn twice and none needs to be agreed on the wire. Words of `bits`
 //! bits take the smallest power of two from `bits` on of its bits each ([`kernels::Backend::chacha12`]).
 
-use kernels::{Device, Draw, Words};
+use kernels::{Device, Words};
 use std::sync::Arc;
 
 /// A 256-bit pairwise key.
@@ -96,34 +96,11 @@ impl Purpose {
     }
 }
 
-/// Words of a stream, by the names that [`Streams::draw`] gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
-    /// Whose.
-    pub key: KeyId,
-    /// Operation.
-    pub op: u64,
-    /// Purpose in it.
-    pub lane: u8,
-    /// Number of words.
-    pub n: usize,
-    /// Bits of each.
-    pub bits: u32,
-}
-
 /// Where random words come from. The real one is [`ChaChaStreams`]; tests that enumerate *all* masks of a small
 /// ring bring their own.
 pub trait Streams: Send + Sync {
     /// Words 0..n, each below 2^bits, of stream (key, operation, lane); `None` if this party does not know the key.
     fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words>;
-    /// The same words of several streams whose keys this party knows.
-    ///
-    /// # Panics
-    /// If it does not know one.
-    fn draw_each(&self, device: &Device, streams: &[Stream]) -> Vec<Words> {
-        let draw = |s: &Stream| self.draw(device, s.key, s.op, s.lane, s.n, s.bits).expect("a known key");
-        streams.iter().map(draw).collect()
-    }
 }
 
 /// The pairwise keys one party holds.
@@ -155,13 +132,5 @@ impl Streams for ChaChaStreams {
     fn draw(&self, device: &Device, key: KeyId, op: u64, lane: u8, n: usize, bits: u32) -> Option<Words> {
         let k = self.keys[key as usize].as_ref()?;
         Some(Words::chacha12(device, k, nonce(op, lane), n, bits))
-    }
-
-    fn draw_each(&self, device: &Device, streams: &[Stream]) -> Vec<Words> {
-        let draw = |s: &Stream| {
-            let key = self.keys[s.key as usize].as_deref().expect("a known key");
-            Draw { key, nonce: nonce(s.op, s.lane), n: s.n, bits: s.bits }
-        };
-        Words::chacha12_each(device, &streams.iter().map(draw).collect::<Vec<_>>())
     }
 }

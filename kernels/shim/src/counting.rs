@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub struct Asked {
     /// Kernels started, by name.
     pub launches: BTreeMap<&'static str, u64>,
-    /// Copies on the device, and ranges cleared.
-    pub moves: u64,
+    /// Ranges cleared.
+    pub clearings: u64,
     /// Copies from the host.
     pub copies_in: u64,
     /// Copies to the host, each of which waits for all that was asked for before.
@@ -88,7 +88,7 @@ impl Driver for Counting {
     }
 
     unsafe fn zero(&self, at: Address, bytes: u64) -> Result<(), Fault> {
-        self.now().moves += 1;
+        self.now().clearings += 1;
         // SAFETY: the caller's promise.
         unsafe { self.driver.zero(at, bytes) }
     }
@@ -103,12 +103,6 @@ impl Driver for Counting {
         self.now().copies_out += 1;
         // SAFETY: the caller's promise.
         unsafe { self.driver.copy_out(to, from) }
-    }
-
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        self.now().moves += 1;
-        // SAFETY: the caller's promise.
-        unsafe { self.driver.copy_within(to, from, bytes) }
     }
 
     unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {

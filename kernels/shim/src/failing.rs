@@ -94,12 +94,6 @@ impl Driver for Failing {
         unsafe { self.driver.copy_out(to, from) }
     }
 
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        self.count()?;
-        // SAFETY: the caller's promise.
-        unsafe { self.driver.copy_within(to, from, bytes) }
-    }
-
     unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
         self.count()?;
         // SAFETY: the caller's promise.

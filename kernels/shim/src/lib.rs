@@ -200,16 +200,6 @@ impl Driver for Shim {
         Ok(())
     }
 
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        let memory = self.memory_now();
-        memory.check_range(to, bytes, "copy to");
-        memory.check_range(from, bytes, "copy from");
-        assert!(to + bytes <= from || from + bytes <= to, "a copy of {bytes} bytes onto itself");
-        // SAFETY: two ranges inside live blocks that do not overlap.
-        unsafe { (from as *const u8).copy_to_nonoverlapping(to as *mut u8, bytes as usize) };
-        Ok(())
-    }
-
     unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
         let blocks: Vec<Address> = {
             let memory = self.memory_now();

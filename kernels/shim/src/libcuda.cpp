@@ -156,11 +156,6 @@ API cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *
     if (!inside(from, bytes) || !is_pinned(to, bytes)) return INVALID_VALUE;
     return later([=] { memcpy(to, place(from), bytes); });
 }
-API cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void *) {
-    LOCK;
-    if (!inside(to, bytes) || !inside(from, bytes)) return INVALID_VALUE;
-    return later([=] { memcpy(place(to), place(from), bytes); });
-}
 
 API cuModuleLoadData(void **module, const void *text) {
     *module = &the_module;

@@ -282,11 +282,6 @@ fn memory_is_guarded() {
         unsafe { ((out as *mut u64).wrapping_add(at as usize)).write(0xa5a5_a5a5_a5a5_a5a5) };
     }
     assert!(panics(|| drop(get(&shim, out, 4))).contains("not inside a live block"));
-    // SAFETY: checked by the shim.
-    let copy =
-        |to, from, bytes| panics(|| unsafe { shim.copy_within(to, from, bytes) }.expect("a panic before"));
-    assert!(copy(out + 8, out, 16).contains("onto itself"));
-    assert!(copy(out, out + 16, 16).contains("copy from"));
     assert_eq!(get(&shim, out, 3), [1, 2, 3]);
     // SAFETY: it is not used any more, other than to see that the shim knows.
     unsafe { shim.free(out) };

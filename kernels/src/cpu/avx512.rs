@@ -100,6 +100,14 @@ impl Lanes for Avx512 {
         unsafe { message::mask_and_pack(op, a, mask, bits, out) }
     }
 
+    fn pack_masked(&self, op: Zip, a: &[u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+        if !self.vbmi {
+            return scalar::pack_masked(self, op, a, mask, bits, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection, VBMI's too.
+        unsafe { message::pack_masked(op, a, mask, bits, out) }
+    }
+
     fn combine_packed(&self, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
         if !self.vbmi {
             return scalar::combine_packed(self, op, a, bytes, bits);

@@ -256,6 +256,11 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::mask_and_pack(self, op, a, mask, bits, out);
     }
 
+    /// (a op mask) mod 2^bits, appended to a message.
+    fn pack_masked(&self, op: Zip, a: &[u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+        scalar::pack_masked(self, op, a, mask, bits, out);
+    }
+
     /// a ← (a op w) mod 2^bits for the words w at the beginning of a message.
     fn combine_packed(&self, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
         scalar::combine_packed(self, op, a, bytes, bits);

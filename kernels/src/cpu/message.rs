@@ -36,6 +36,14 @@ pub(super) fn mask_and_pack(
     lanes.mask_and_pack(op, a, mask, bits, out);
 }
 
+/// (a op mask) mod 2^bits, packed.
+pub(super) fn pack_masked(lanes: &dyn Lanes, op: Zip, a: &[u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+    check(bits);
+    assert_eq!(a.len(), mask.len(), "one mask for each word");
+    out.reserve(bytes(a.len(), bits));
+    lanes.pack_masked(op, a, mask, bits, out);
+}
+
 /// a ← (a op w) mod 2^bits for the words w of a message.
 pub(super) fn combine_packed(lanes: &dyn Lanes, op: Zip, a: &mut [u64], bytes_in: &[u8], bits: u32) {
     check(bits);

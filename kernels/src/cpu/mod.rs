@@ -167,6 +167,10 @@ impl Backend for Cpu {
         message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out.bytes());
     }
 
+    fn pack_masked(&self, op: Zip, a: Storage, mask: &Storage, bits: u32, out: &mut Message) {
+        message::pack_masked(self.lanes, op, a.host(), mask.host(), bits, out.bytes());
+    }
+
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
         message::combine_packed(self.lanes, op, a.host_mut(), bytes, bits);
     }

@@ -153,6 +153,23 @@ pub(super) fn mask_and_pack<L: Lanes + ?Sized>(
     }
 }
 
+/// The same in a piece that stays in the cache.
+pub(super) fn pack_masked<L: Lanes + ?Sized>(
+    lanes: &L,
+    op: Zip,
+    a: &[u64],
+    mask: &[u64],
+    bits: u32,
+    out: &mut Vec<u8>,
+) {
+    let mut piece = [0; par::PIECE];
+    for (a, mask) in a.chunks(par::PIECE).zip(mask.chunks(par::PIECE)) {
+        let piece = &mut piece[..a.len()];
+        piece.copy_from_slice(a);
+        mask_and_pack(lanes, op, piece, mask, bits, out);
+    }
+}
+
 pub(super) fn combine_packed<L: Lanes + ?Sized>(lanes: &L, op: Zip, a: &mut [u64], bytes: &[u8], bits: u32) {
     let mut theirs = [0; par::PIECE];
     for (i, a) in a.chunks_mut(par::PIECE).enumerate() {

@@ -1,7 +1,7 @@
 //! Rows of bits.
 
-use super::driver::Arg;
-use super::{Cuda, DeviceWords, Launch};
+use super::wave::{Kind, Operation, Span};
+use super::{Cuda, DeviceWords};
 use crate::backend::coin_words;
 use crate::indices::Segments;
 
@@ -13,47 +13,67 @@ fn rows(len: usize, width: usize) -> (usize, usize) {
     (words, len / words)
 }
 
+/// An operation on rows, its other arguments in their order.
+struct OnRows<'a> {
+    name: &'static str,
+    kind: Kind,
+    u: &'a DeviceWords,
+    width: usize,
+    /// A buffer with a word for each row, or more.
+    beside: Option<&'a DeviceWords>,
+    sizes: &'a [u64],
+    elements: usize,
+}
+
 impl Cuda {
+    /// Writes an operation down that makes `len` words, and these.
+    fn on_rows(&self, operation: OnRows<'_>, len: usize, more: &[Span]) -> DeviceWords {
+        let OnRows { name, kind, u, width, beside, sizes, elements } = operation;
+        let out = self.core.alloc(name, len);
+        let spans: Vec<_> = [Some(u), beside].into_iter().flatten().map(DeviceWords::span).collect();
+        let mut args = vec![spans[0].words[0], width as u64, width.div_ceil(64) as u64];
+        args.extend(spans[1..].iter().map(|s| s.words[0]));
+        args.extend(sizes);
+        args.push(out.span().words[0]);
+        let reads = [&spans, more].concat();
+        self.core.add(name, &Operation { kind, elements, args: &args, reads: &reads, writes: &[out.span()] });
+        out
+    }
+
     pub(super) fn flip(&self, u: &DeviceWords, width: usize, idx: &DeviceWords) {
         let (words, n) = rows(u.len(), width);
         assert_eq!(n, idx.len(), "one index for each row");
-        let args = [u.arg(), width.into(), words.into(), idx.arg(), n.into()];
-        self.launch(Launch::over("flip_bit", n), &args);
+        let [u, idx] = [u, idx].map(DeviceWords::span);
+        let args = [u.words[0], width as u64, words as u64, idx.words[0]];
+        let operation =
+            Operation { kind: Kind::FlipBit, elements: n, args: &args, reads: &[u, idx], writes: &[u] };
+        self.core.add("flip_bit", &operation);
     }
 
     pub(super) fn bits_at(&self, u: &DeviceWords, width: usize, idx: &DeviceWords) -> DeviceWords {
-        let (words, n) = rows(u.len(), width);
+        let n = rows(u.len(), width).1;
         assert_eq!(n, idx.len(), "one index for each row");
-        let out = self.core.alloc("bit_at", n);
-        let args = [u.arg(), width.into(), words.into(), idx.arg(), out.arg(), n.into()];
-        self.launch(Launch::over("bit_at", n), &args);
-        out
+        let (name, kind, beside) = ("bit_at", Kind::BitAt, Some(idx));
+        self.on_rows(OnRows { name, kind, u, width, beside, sizes: &[], elements: n }, n, &[])
     }
 
     pub(super) fn counted(&self, u: &DeviceWords, width: usize) -> DeviceWords {
-        let (words, n) = rows(u.len(), width);
-        let out = self.core.alloc("count_bits", n);
-        let args = [u.arg(), width.into(), words.into(), out.arg(), n.into()];
-        self.launch(Launch::over("count_bits", n), &args);
-        out
+        let n = rows(u.len(), width).1;
+        let (name, kind) = ("count_bits", Kind::CountBits);
+        self.on_rows(OnRows { name, kind, u, width, beside: None, sizes: &[], elements: n }, n, &[])
     }
 
     pub(super) fn rotated(&self, u: &DeviceWords, width: usize, rot: &DeviceWords) -> DeviceWords {
         assert!(width.is_power_of_two(), "rows of {width} bits cannot be rotated");
-        let (words, n) = rows(u.len(), width);
-        assert_eq!(n, rot.len(), "one rotation for each row");
-        let out = self.core.alloc("rotate_bits", u.len());
-        let args = [u.arg(), width.into(), words.into(), rot.arg(), out.arg(), u.len().into()];
-        self.launch(Launch::over("rotate_bits", u.len()), &args);
-        out
+        assert_eq!(rows(u.len(), width).1, rot.len(), "one rotation for each row");
+        let (name, kind, beside, elements) = ("rotate_bits", Kind::RotateBits, Some(rot), u.len());
+        self.on_rows(OnRows { name, kind, u, width, beside, sizes: &[], elements }, elements, &[])
     }
 
     pub(super) fn suffixes(&self, u: &DeviceWords, width: usize) -> DeviceWords {
-        let (words, n) = rows(u.len(), width);
-        let out = self.core.alloc("suffix_xor", u.len());
-        let args = [u.arg(), width.into(), words.into(), out.arg(), n.into()];
-        self.launch(Launch::over("suffix_xor", n), &args);
-        out
+        let n = rows(u.len(), width).1;
+        let (name, kind) = ("suffix_xor", Kind::SuffixXor);
+        self.on_rows(OnRows { name, kind, u, width, beside: None, sizes: &[], elements: n }, u.len(), &[])
     }
 
     pub(super) fn combined(
@@ -67,12 +87,12 @@ impl Cuda {
         let ((words, n), length) = (rows(u.len(), width), coin_words(width, planes));
         assert_eq!(coins.len(), n * length, "coins for each row");
         let cuts = self.cuts("random_combinations", offsets, n);
-        let out = self.core.alloc("random_combinations", offsets.count() * planes * words);
-        let ([bounds, size], len) = (cuts.args(), out.len());
-        let shape = [width, words, planes, length].map(Arg::from);
-        let args = [&[u.arg(), coins.arg()][..], &shape, &[bounds, size, out.arg(), len.into()]].concat();
-        self.launch(Launch::over("random_combinations", len), &args);
-        out
+        let [bounds, len] = cuts.words();
+        let sizes = [planes as u64, length as u64, bounds, len];
+        let (name, kind, beside) = ("random_combinations", Kind::RandomCombinations, Some(coins));
+        let elements = offsets.count() * planes * words;
+        let operation = OnRows { name, kind, u, width, beside, sizes: &sizes, elements };
+        self.on_rows(operation, elements, cuts.span().as_slice())
     }
 
     pub(super) fn transposed(
@@ -85,13 +105,11 @@ impl Cuda {
     ) -> DeviceWords {
         assert!(total > 0, "rows without planes");
         assert!(count <= 64 && first + count <= total, "planes {first}..{} of {total}", first + count);
-        let (words, n) = rows(planes.len(), width);
+        let n = rows(planes.len(), width).1;
         assert!(n.is_multiple_of(total), "whole rows of {total} planes");
-        let out = self.core.alloc("transpose_bits", n / total * width);
-        let (len, count) = (out.len(), count as u32);
-        let (width, words, total) = (width.into(), words.into(), total.into());
-        let args = [planes.arg(), width, words, total, first.into(), count.into(), out.arg(), len.into()];
-        self.launch(Launch::over("transpose_bits", len), &args);
-        out
+        let (name, kind, elements) = ("transpose_bits", Kind::TransposeBits, n / total * width);
+        let sizes = [total, first, count].map(|w| w as u64);
+        let operation = OnRows { name, kind, u: planes, width, beside: None, sizes: &sizes, elements };
+        self.on_rows(operation, elements, &[])
     }
 }

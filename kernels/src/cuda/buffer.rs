@@ -2,10 +2,11 @@
 
 use super::driver::{Address, Arg, Driver, Launch};
 use super::failures::Failures;
+use super::wave::{self, Operation, Queue, Span};
 use crate::buffer;
 use crate::failure::{DeviceError, Fault};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The address of words for which there was no memory, or no device.
 const VOID: Address = Address::MAX;
@@ -16,11 +17,81 @@ const VOID: Address = Address::MAX;
 pub(super) struct Core {
     pub(super) driver: Arc<dyn Driver>,
     failures: Failures,
+    queue: Mutex<Queue>,
 }
 
 impl Core {
     pub(super) fn new(driver: Arc<dyn Driver>) -> Core {
-        Core { driver, failures: Failures::default() }
+        let memory = driver.memory().map_or(0, |(_, all)| all);
+        Core { driver, failures: Failures::default(), queue: Mutex::new(Queue::new(memory)) }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Starts all that waits, also what other threads asked for: theirs may be believed though this one failed.
+    fn start(&self, queue: &mut Queue) {
+        if self.failures.is_lost() {
+            queue.give_up(&*self.driver);
+        } else if let Err(fault) = queue.start(&*self.driver) {
+            self.fail(wave::NAME, fault);
+        }
+    }
+
+    /// Starts all that waits if any of it uses one of these addresses.
+    fn start_users(&self, mut addresses: impl Iterator<Item = Address>) {
+        let mut queue = self.queue();
+        if addresses.any(|at| queue.uses(at)) {
+            self.start(&mut queue);
+        }
+    }
+
+    /// Gives a buffer back once what waits has used it.
+    fn free(&self, [start, end]: [Address; 2]) {
+        let mut queue = self.queue();
+        if queue.uses(start) {
+            queue.free([start, end]);
+            if queue.is_full() {
+                self.start(&mut queue);
+            }
+            return;
+        }
+        // SAFETY: its words are gone, and nothing that waits uses it.
+        unsafe { self.driver.free(start) };
+    }
+
+    /// Writes an operation down, to be started with others.
+    pub(super) fn add(&self, name: &'static str, operation: &Operation<'_>) {
+        let used = [operation.reads, operation.writes].concat();
+        self.add_to_queue(name, operation.elements, &used, |queue| queue.add(operation));
+    }
+
+    /// Lets `add` write an operation of so many elements down that uses these words, unless this thread saw a failure.
+    pub(super) fn add_to_queue(
+        &self,
+        name: &'static str,
+        elements: usize,
+        used: &[Span],
+        add: impl FnOnce(&mut Queue),
+    ) {
+        if elements == 0 || self.failures.seen().is_some() {
+            return;
+        }
+        if used.iter().any(|span| span.buffer[0] == VOID) {
+            return self.fail(name, Fault::Void);
+        }
+        let mut queue = self.queue();
+        add(&mut queue);
+        if queue.is_full() {
+            self.start(&mut queue);
+        }
+    }
+
+    /// Bytes of memory that are free, and all of them.
+    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        self.start(&mut self.queue());
+        self.driver.memory()
     }
 
     /// Asks the driver for something, unless this thread saw a failure.
@@ -47,6 +118,7 @@ impl Core {
     }
 
     pub(super) fn status(&self) -> Result<(), DeviceError> {
+        self.start(&mut self.queue());
         self.attempt("computation", |driver| driver.status());
         self.failures.seen().map_or(Ok(()), Err)
     }
@@ -88,6 +160,7 @@ impl Core {
         if args.contains(&Arg::Pointer(VOID)) {
             return self.fail(launch.kernel, Fault::Void);
         }
+        self.start_users(args.iter().flat_map(Arg::addresses));
         // SAFETY: pointers come from `DeviceWords`, which live until the kernel is in the driver's queue and are freed
         // in its order. Kernels are private to this module; each one's launch makes sure of the lengths it is given.
         self.attempt(launch.kernel, |driver| unsafe { driver.launch(&launch, args) });
@@ -109,6 +182,23 @@ impl DeviceWords {
         self.len
     }
 
+    /// Where its memory begins and ends.
+    fn buffer(&self) -> [Address; 2] {
+        [self.at, self.at.saturating_add(8 * self.len as u64)]
+    }
+
+    /// All words, for an operation.
+    pub(super) fn span(&self) -> Span {
+        Span { buffer: self.buffer(), words: self.buffer() }
+    }
+
+    /// Some of them.
+    pub(super) fn span_of(&self, range: Range<usize>) -> Span {
+        assert!(range.start <= range.end && range.end <= self.len, "words {range:?} of {}", self.len);
+        let words = [range.start, range.end].map(|i| self.at.saturating_add(8 * i as u64));
+        Span { buffer: self.buffer(), words }
+    }
+
     fn has_memory(&self) -> bool {
         self.at != 0 && self.at != VOID
     }
@@ -121,20 +211,14 @@ impl DeviceWords {
     /// Drops the content if this thread saw a failure.
     pub(super) fn forget_unless_made(&mut self) {
         if self.has_memory() && self.core.failures.seen().is_some() {
-            // SAFETY: nobody else has this address, and these words have it no more.
-            unsafe { self.core.driver.free(std::mem::replace(&mut self.at, VOID)) };
+            self.core.free(self.buffer());
+            self.at = VOID;
         }
     }
 
     /// As an argument of a kernel.
     pub(super) fn arg(&self) -> Arg<'static> {
         Arg::Pointer(self.at)
-    }
-
-    /// The same from word `first` on.
-    pub(super) fn arg_at(&self, first: usize) -> Arg<'static> {
-        assert!(first <= self.len, "word {first} of {}", self.len);
-        Arg::Pointer(if self.has_memory() { self.at + 8 * first as u64 } else { self.at })
     }
 
     /// As a word of a structure; `None` of words without memory, and that is a failure of `operation`.
@@ -152,6 +236,7 @@ impl DeviceWords {
         if out.is_empty() {
             return;
         }
+        self.core.start(&mut self.core.queue());
         let read = self.core.attempt(operation, |driver| match self.at {
             VOID => Err(Fault::Void),
             // SAFETY: these are the words' own bytes.
@@ -180,17 +265,8 @@ impl DeviceWords {
 
     /// Copies words `range` of `from` to place `to`.
     pub(super) fn copy_from(&mut self, to: usize, from: &DeviceWords, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= from.len, "words {range:?} of {}", from.len);
-        assert!(to + range.len() <= self.len, "{} words at {to} of {}", range.len(), self.len);
-        if range.is_empty() {
-            return;
-        }
-        if self.at == VOID || from.at == VOID {
-            return self.core.fail("copy", Fault::Void);
-        }
-        let (to, at) = (self.at + 8 * to as u64, from.at + 8 * range.start as u64);
-        // SAFETY: both ranges are inside their words, which are not the same ones.
-        self.core.attempt("copy", |driver| unsafe { driver.copy_within(to, at, 8 * range.len() as u64) });
+        let n = range.len();
+        self.core.copy(from.span_of(range), self.span_of(to..to + n), n);
     }
 }
 
@@ -202,11 +278,17 @@ impl Clone for DeviceWords {
     }
 }
 
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Nobody asks for the results any more.
+        self.queue().give_up(&*self.driver);
+    }
+}
+
 impl Drop for DeviceWords {
     fn drop(&mut self) {
         if self.has_memory() {
-            // SAFETY: nobody else has this address.
-            unsafe { self.core.driver.free(self.at) };
+            self.core.free(self.buffer());
         }
     }
 }

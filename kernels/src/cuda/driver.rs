@@ -29,14 +29,18 @@ impl Launch {
     /// At least one thread for each of `n` elements, or as many as make sense: the kernel loops, see `FOR_EACH` in
     /// `prelude.cuh`.
     pub fn over(kernel: &'static str, n: usize) -> Launch {
-        let blocks = (n as u64).div_ceil(u64::from(Launch::THREADS)).min(Launch::BLOCKS);
-        Launch { kernel, grid: [blocks as u32, 1, 1], block: [Launch::THREADS, 1, 1], shared: 0 }
+        Launch::blocks(kernel, (n as u64).div_ceil(u64::from(Launch::THREADS)))
     }
 
-    /// The same with one warp of 32 threads for each element, see `FOR_EACH_WARP`.
+    /// So many blocks, or as many as make sense: the kernel loops.
+    pub fn blocks(kernel: &'static str, blocks: u64) -> Launch {
+        let blocks = blocks.min(Launch::BLOCKS) as u32;
+        Launch { kernel, grid: [blocks, 1, 1], block: [Launch::THREADS, 1, 1], shared: 0 }
+    }
+
+    /// One warp of 32 threads for each element, see `FOR_EACH_WARP`.
     pub fn warps(kernel: &'static str, n: usize) -> Launch {
-        let blocks = (n as u64).div_ceil(u64::from(Launch::THREADS / 32)).min(Launch::BLOCKS);
-        Launch { kernel, grid: [blocks as u32, 1, 1], block: [Launch::THREADS, 1, 1], shared: 0 }
+        Launch::blocks(kernel, (n as u64).div_ceil(u64::from(Launch::THREADS / 32)))
     }
 }
 
@@ -54,6 +58,16 @@ pub enum Arg<'a> {
 }
 
 impl Arg<'_> {
+    /// Words that are or may be addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = Address> {
+        let (one, words) = match self {
+            Arg::Pointer(at) => (Some(*at), &[][..]),
+            Arg::Block(words) => (None, *words),
+            Arg::U64(_) | Arg::U32(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(words.iter().copied())
+    }
+
     /// Where its bytes are, for an interface that takes pointers to arguments and does not write to them.
     pub fn place(&self) -> *const u8 {
         match self {
@@ -115,11 +129,6 @@ pub trait Driver: Send + Sync + Debug {
     /// # Safety
     /// As many bytes from `from` on are allocated.
     unsafe fn copy_out(&self, to: &mut [u8], from: Address) -> Result<(), Fault>;
-    /// Copies on the device, between ranges that do not overlap.
-    ///
-    /// # Safety
-    /// `bytes` from `to` and from `from` on are allocated.
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault>;
     /// Runs a kernel.
     ///
     /// # Safety

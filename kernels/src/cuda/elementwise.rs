@@ -1,6 +1,5 @@
-//! Element-wise operations.
+//! The numbers of element-wise operations.
 
-use super::{Cuda, DeviceWords, Launch};
 use crate::backend::{Map, Zip};
 
 /// The number of an operation in `elementwise.cu`.
@@ -29,19 +28,5 @@ pub(super) fn map_number(op: Map) -> (u32, u64) {
             assert!((1..64).contains(&s), "fraction of {s} bits");
             (7, u64::from(s))
         }
-    }
-}
-
-impl Cuda {
-    pub(super) fn zip_into(&self, op: Zip, a: &DeviceWords, b: &DeviceWords, out: &DeviceWords) {
-        assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
-        let n = a.len();
-        let args = [zip_number(op).into(), a.arg(), b.arg(), out.arg(), n.into()];
-        self.launch(Launch::over("zip", n), &args);
-    }
-
-    pub(super) fn map_into(&self, op: Map, a: &DeviceWords, out: &DeviceWords) {
-        let ((number, c), n) = (map_number(op), a.len());
-        self.launch(Launch::over("map", n), &[number.into(), c.into(), a.arg(), out.arg(), n.into()]);
     }
 }

@@ -35,6 +35,11 @@ impl Failures {
         all.lost.as_ref().or_else(|| all.threads.get(&current().id())).cloned()
     }
 
+    /// Whether the device is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.any.load(Ordering::Acquire) && self.all().lost.is_some()
+    }
+
     /// Notes a failure, unless there is one that concerns this thread already.
     pub(super) fn add(&self, error: DeviceError) {
         let mut all = self.all();

@@ -1,21 +1,23 @@
-//! Element-wise formulas: one kernel that reads the steps, so that a formula is one launch and none needs a compiler.
+//! Element-wise formulas: one operation that reads the steps, so that none needs a compiler. What takes words from other places,
+//! from messages too, is a formula of one step.
 
-use super::driver::Arg;
+use super::buffer::Core;
 use super::elementwise::{map_number, zip_number};
-use super::{Cuda, DeviceWords, Launch};
+use super::wave::{Kind, Operation, Span};
+use super::{Cuda, DeviceWords};
+use crate::backend::{Map, Zip};
 use crate::formula::{Change, Formula, Input, Place, Step};
 use crate::indices::{Grid, Indices, Places};
 use std::sync::Arc;
 
-/// Where the parts of `struct Formula` in `formula.cu` begin, in words, and its length.
-const CONSTANTS: usize = Formula::STEPS.div_ceil(2);
-const INPUTS: usize = CONSTANTS + Formula::STEPS;
-const PLACES: usize = INPUTS + Formula::INPUTS;
-const OUTPUTS: usize = PLACES + 3 * Formula::INPUTS;
-const WORDS: usize = OUTPUTS + Formula::OUTPUTS;
-
 /// The number of the first map.
 const MAPS: u32 = 16;
+
+/// The three words behind an input's address, see `formula.cu`, and the first of them unless words are taken by a rule.
+type Taken = [u64; 3];
+const IN_ORDER: Taken = [0; 3];
+const TABLE: u64 = u64::MAX;
+const PACKED: u64 = u64::MAX - 1;
 
 /// A place's kind and number, in a byte.
 fn place_number(place: Place) -> u32 {
@@ -38,9 +40,99 @@ fn step_number(step: &Step) -> (u32, u64) {
     (op | place_number(step.to) << 8 | place_number(step.of) << 16 | other << 24, constant)
 }
 
-/// The first two words of `struct Places`: of words in their order, and of a table.
-const IN_ORDER: u64 = 0;
-const TABLE: u64 = u64::MAX;
+fn step(to: Place, of: Place, change: Change) -> Step {
+    Step { to, of, change }
+}
+
+/// Leaves an input as it is, for words from other places.
+const COPY: Step = Step { to: Place::Output(0), of: Place::Input(0), change: Change::Map(Map::Add(0)) };
+
+/// An input of a formula: words in memory, and which of them are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taking {
+    span: Span,
+    taken: Taken,
+    /// Where the table is, if one tells.
+    table: Option<Span>,
+}
+
+impl Taking {
+    /// All words.
+    fn all(words: &DeviceWords) -> Taking {
+        Taking::contiguous(words.span())
+    }
+
+    /// Words one after the other.
+    pub(super) fn contiguous(span: Span) -> Taking {
+        Taking { span, taken: IN_ORDER, table: None }
+    }
+
+    /// Words of so many bits of a message, from this byte on.
+    pub(super) fn packed(message: &DeviceWords, first: usize, bits: u32) -> Taking {
+        Taking { span: message.span(), taken: [PACKED, bits.into(), first as u64], table: None }
+    }
+
+    /// What is read.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
+        [Some(self.span), self.table].into_iter().flatten()
+    }
+
+    /// The words, if these are contiguous.
+    pub(super) fn in_order(&self) -> Option<Span> {
+        (self.taken == IN_ORDER).then_some(self.span)
+    }
+}
+
+impl Core {
+    /// Writes a formula of so many elements down.
+    fn formula(
+        &self,
+        name: &'static str,
+        steps: &[Step],
+        inputs: &[Taking],
+        outputs: &[Span],
+        elements: usize,
+    ) {
+        let used: Vec<_> = inputs.iter().flat_map(Taking::spans).chain(outputs.iter().copied()).collect();
+        self.add_to_queue(name, elements, &used, |queue| {
+            // What is a copy is taken from where it is copied, and need not wait for that.
+            let inputs: Vec<_> = inputs.iter().map(|input| queue.source(input)).collect();
+            let reads: Vec<_> = inputs.iter().flat_map(Taking::spans).collect();
+            let args = arguments(steps, &inputs, outputs);
+            queue.add(&Operation {
+                kind: Kind::Formula,
+                elements,
+                args: &args,
+                reads: &reads,
+                writes: outputs,
+            });
+            if let ([COPY], [input], [output]) = (steps, &inputs[..], outputs) {
+                queue.note_copy(*output, *input);
+            }
+        });
+    }
+
+    /// Writes a copy of words down.
+    pub(super) fn copy(&self, from: Span, to: Span, elements: usize) {
+        self.formula("copy", &[COPY], &[Taking::contiguous(from)], &[to], elements);
+    }
+}
+
+/// A formula as `formula.cu` takes it.
+fn arguments(steps: &[Step], inputs: &[Taking], outputs: &[Span]) -> Vec<u64> {
+    let mut args = vec![(steps.len() | inputs.len() << 8 | outputs.len() << 16) as u64];
+    for input in inputs {
+        args.push(input.span.words[0]);
+        args.extend(input.taken);
+    }
+    args.extend(outputs.iter().map(|o| o.words[0]));
+    let numbers: Vec<_> = steps.iter().map(step_number).collect();
+    let two =
+        |two: &[(u32, u64)]| two.iter().rev().fold(0, |word, (number, _)| word << 32 | u64::from(*number));
+    args.extend(numbers.chunks(2).map(two));
+    args.extend(numbers.iter().map(|(_, constant)| constant));
+    args
+}
 
 impl Cuda {
     pub(super) fn evaluated(
@@ -50,53 +142,70 @@ impl Cuda {
         n: usize,
     ) -> Vec<DeviceWords> {
         let results: Vec<_> = (0..formula.outputs()).map(|_| self.core.alloc("formula", n)).collect();
-        let mut block = [0; WORDS];
-        for (s, step) in formula.steps().iter().enumerate() {
-            let (number, constant) = step_number(step);
-            block[s / 2] |= u64::from(number) << (32 * (s % 2));
-            block[CONSTANTS + s] = constant;
-        }
-        // Tables live until the launch.
+        // Tables live until the operation is written down.
         let mut tables = vec![];
-        for (i, input) in inputs.iter().enumerate() {
-            let Some((address, places)) = self.input(input, n, &mut tables) else { return results };
-            block[INPUTS + i] = address;
-            block[PLACES + 3 * i..][..3].copy_from_slice(&places);
-        }
-        for (at, words) in (OUTPUTS..).zip(&results) {
-            let Some(address) = words.address("formula") else { return results };
-            block[at] = address;
-        }
-        let steps = formula.steps().len() as u32;
-        self.launch(Launch::over("formula", n), &[Arg::Block(&block), steps.into(), n.into()]);
+        let inputs: Vec<_> = inputs.iter().map(|input| self.input(input, n, &mut tables)).collect();
+        let outputs: Vec<_> = results.iter().map(DeviceWords::span).collect();
+        self.core.formula("formula", formula.steps(), &inputs, &outputs, n);
         results
     }
 
-    /// An input's address and its `struct Places`; `None` without memory.
-    fn input(
-        &self,
-        input: &Input<'_, DeviceWords>,
-        n: usize,
-        tables: &mut Vec<Arc<DeviceWords>>,
-    ) -> Option<(u64, [u64; 3])> {
+    /// out ← a op b; out may be a.
+    pub(super) fn zip_into(&self, op: Zip, a: &DeviceWords, b: &DeviceWords, out: &DeviceWords) {
+        assert_eq!(a.len(), b.len(), "element-wise operation of buffers of different length");
+        let steps = [step(Place::Output(0), Place::Input(0), Change::Zip(op, Place::Input(1)))];
+        self.core.formula("zip", &steps, &[Taking::all(a), Taking::all(b)], &[out.span()], a.len());
+    }
+
+    /// out ← op(a); out may be a.
+    pub(super) fn map_into(&self, op: Map, a: &DeviceWords, out: &DeviceWords) {
+        let steps = [step(Place::Output(0), Place::Input(0), Change::Map(op))];
+        self.core.formula("map", &steps, &[Taking::all(a)], &[out.span()], a.len());
+    }
+
+    /// a ← (a op b) mod 2^bits for what is taken of b.
+    pub(super) fn combine_into(&self, op: Zip, a: &DeviceWords, b: Taking, bits: u32) {
+        let low = Change::Map(Map::And(u64::MAX >> (64 - bits)));
+        let steps = [
+            step(Place::Temporary(0), Place::Input(0), Change::Zip(op, Place::Input(1))),
+            step(Place::Output(0), Place::Temporary(0), low),
+        ];
+        self.core.formula("combine_packed", &steps, &[Taking::all(a), b], &[a.span()], a.len());
+    }
+
+    /// Words of a buffer at these places.
+    pub(super) fn gathered(&self, words: &DeviceWords, at: &Indices) -> DeviceWords {
+        let mut tables = vec![];
+        let input = self.input(&Input { words, at: Some(at.clone()) }, at.len(), &mut tables);
+        self.taken("gather", input, at.len())
+    }
+
+    /// So many words as they are taken.
+    pub(super) fn taken(&self, name: &'static str, input: Taking, n: usize) -> DeviceWords {
+        let out = self.core.alloc(name, n);
+        self.core.formula(name, &[COPY], &[input], &[out.span()], n);
+        out
+    }
+
+    /// An input as the kernel takes it.
+    fn input(&self, input: &Input<'_, DeviceWords>, n: usize, tables: &mut Vec<Arc<DeviceWords>>) -> Taking {
         let len = input.at.as_ref().map_or(input.words.len(), Indices::len);
         assert_eq!(len, n, "a formula of inputs of different length");
-        let address = input.words.address("formula")?;
-        let Some(at) = &input.at else { return Some((address, [IN_ORDER; 3])) };
+        let Some(at) = &input.at else { return Taking::all(input.words) };
         assert!(at.end() <= input.words.len(), "an input beyond {} words", input.words.len());
         match at.places() {
             Places::Table(table) => {
                 let places = self.table("formula", table);
-                let to = places.address("formula")?;
+                let at = places.span();
                 tables.push(places);
-                Some((address, [TABLE, to, 0]))
+                Taking { taken: [TABLE, at.words[0], 0], table: Some(at), ..Taking::all(input.words) }
             }
-            Places::Grid(Grid { start, rows, row, cols, col }) => {
-                let places = match (rows, col) {
-                    (1, 1) => [IN_ORDER; 3],
-                    _ => [*cols as u64, *row as u64, *col as u64],
-                };
-                Some((address + 8 * *start as u64, places))
+            Places::Grid(Grid { start, rows: 1, cols, col: 1, .. }) => {
+                Taking::contiguous(input.words.span_of(*start..start + cols))
+            }
+            Places::Grid(Grid { start, row, cols, col, .. }) => {
+                let span = input.words.span_of(*start.min(&input.words.len())..input.words.len());
+                Taking { span, taken: [*cols, *row, *col].map(|w| w as u64), table: None }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Words of a few bits, to and from bytes.
 
 use super::elementwise::zip_number;
-use super::{Cuda, DeviceWords, Launch, Owed};
+use super::formula::Taking;
+use super::wave::{Kind, Operation};
+use super::{Cuda, DeviceWords, Owed};
 use crate::backend::Zip;
 use crate::message::{Message, Received};
 use std::sync::Arc;
@@ -14,37 +16,54 @@ impl Cuda {
             return a.append_to(out.bytes());
         }
         Owed::append(&self.core, out.parts(), size, |to| {
-            self.launch(
-                Launch::over("pack", words),
-                &[a.arg(), bits.into(), to, a.len().into(), words.into()],
-            );
+            let args = [bits.into(), a.span().words[0], to.words[0], a.len() as u64];
+            let operation = Operation {
+                kind: Kind::Pack,
+                elements: words,
+                args: &args,
+                reads: &[a.span()],
+                writes: &[to],
+            };
+            self.core.add("pack", &operation);
         });
     }
 
+    /// Appends (a op mask) mod 2^bits. Its words are returned if they are wanted, unless a has become them.
     pub(super) fn mask_packed(
         &self,
         op: Zip,
         a: &DeviceWords,
         mask: &DeviceWords,
         bits: u32,
+        wanted: bool,
         out: &mut Message,
-    ) {
+    ) -> Option<DeviceWords> {
         assert_eq!(a.len(), mask.len(), "one mask for each word");
         let (size, n) = (bytes(a.len(), bits), a.len());
         if bits == 64 && size > Owed::MOST {
             self.zip_into(op, a, mask, a);
-            return a.append_to(out.bytes());
+            a.append_to(out.bytes());
+            return None;
         }
+        let masked = wanted.then(|| self.core.alloc("mask_and_pack", n));
         Owed::append(&self.core, out.parts(), size, |to| {
-            let (op, words) = (zip_number(op).into(), size.div_ceil(8).into());
-            let args = [op, a.arg(), mask.arg(), bits.into(), to, n.into(), words];
-            self.launch(Launch::warps("mask_and_pack", n.div_ceil(64)), &args);
+            let reads = [a.span(), mask.span()];
+            let kept = masked.as_ref().map(DeviceWords::span);
+            let writes: Vec<_> = [Some(to), kept].into_iter().flatten().collect();
+            let [a, mask] = reads.map(|s| s.words[0]);
+            let kept = kept.map_or(0, |s| s.words[0]);
+            let args = [zip_number(op).into(), bits.into(), a, mask, kept, to.words[0], n as u64];
+            let (kind, elements) = (Kind::MaskAndPack, size.div_ceil(8));
+            let operation = Operation { kind, elements, args: &args, reads: &reads, writes: &writes };
+            self.core.add("mask_and_pack", &operation);
         });
+        masked
     }
 
     pub(super) fn combine_with(&self, op: Zip, a: &DeviceWords, message: &[u8], bits: u32) {
         assert_eq!(message.len(), bytes(a.len(), bits), "bytes for {} words of {bits} bits", a.len());
-        self.combine_from(op, a, &self.core.upload("combine_packed", message), 0, bits);
+        let message = self.core.upload("combine_packed", message);
+        self.combine_into(op, a, Taking::packed(&message, 0, bits), bits);
     }
 
     pub(super) fn combine_with_part(
@@ -57,16 +76,9 @@ impl Cuda {
     ) {
         let part = message.part(at, bits, a.len());
         match self.whole(message) {
-            Some(whole) => self.combine_from(op, a, &whole, at, bits),
+            Some(whole) => self.combine_into(op, a, Taking::packed(&whole, at, bits), bits),
             None => self.combine_with(op, a, part, bits),
         }
-    }
-
-    /// a ← a op the words of a message on the device from byte `at` on.
-    fn combine_from(&self, op: Zip, a: &DeviceWords, message: &DeviceWords, at: usize, bits: u32) {
-        let n = a.len();
-        let args = [zip_number(op).into(), a.arg(), message.arg(), at.into(), bits.into(), n.into()];
-        self.launch(Launch::over("combine_packed", n), &args);
     }
 
     pub(super) fn unpacked(&self, message: &[u8], bits: u32, n: usize) -> DeviceWords {
@@ -75,23 +87,15 @@ impl Cuda {
         if bits == 64 {
             return message;
         }
-        self.unpacked_from(&message, 0, bits, n)
+        self.taken("unpack", Taking::packed(&message, 0, bits), n)
     }
 
     pub(super) fn unpacked_part(&self, message: &Received, at: usize, bits: u32, n: usize) -> DeviceWords {
         let part = message.part(at, bits, n);
         match self.whole(message) {
-            Some(whole) => self.unpacked_from(&whole, at, bits, n),
+            Some(whole) => self.taken("unpack", Taking::packed(&whole, at, bits), n),
             None => self.unpacked(part, bits, n),
         }
-    }
-
-    /// The words of a message on the device from byte `at` on.
-    fn unpacked_from(&self, message: &DeviceWords, at: usize, bits: u32, n: usize) -> DeviceWords {
-        let out = self.core.alloc("unpack", n);
-        let args = [message.arg(), at.into(), bits.into(), out.arg(), n.into()];
-        self.launch(Launch::over("unpack", n), &args);
-        out
     }
 
     /// A message on the device, uploaded once, if it is not long: of a long one, parts come and go.

@@ -1,9 +1,9 @@
 //! A graphics processor with CUDA: every operation of a party on its own memory.
 //!
 //! The kernels (`cu/`) are compiled ahead to PTX, which the driver turns into code for the device it finds; a program
-//! needs neither the CUDA toolkit nor, to start, a driver. What is asked of the device is queued in one stream; only
-//! reading words back waits for it, and an upload after very many others that the device has not come to yet. The device belongs to the process, and parties that
-//! share it take turns.
+//! needs neither the CUDA toolkit nor, to start, a driver. Short operations are written down and go together (`wave.rs`). What is
+//! asked of the device is queued in one stream; only reading words back waits for it, and an upload after very many others
+//! that the device has not come to yet. The device belongs to the process, and parties that share it take turns.
 //!
 //! Failures do not panic: see [`Backend::status`].
 
@@ -26,8 +26,9 @@ pub mod ptx;
 mod select;
 pub mod source;
 mod stream;
+mod wave;
 
-use crate::backend::{Backend, DpfKeys, Draw, GemmBatch, KeyStream, Map, Storage, Zip};
+use crate::backend::{Backend, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::failure::DeviceError;
 use crate::formula::{Formula, Input};
@@ -92,7 +93,7 @@ impl Backend for Cuda {
     }
 
     fn memory(&self) -> Option<(u64, u64)> {
-        self.core.driver.memory()
+        self.core.memory()
     }
 
     fn upload(&self, words: Vec<u64>) -> Storage {
@@ -120,7 +121,13 @@ impl Backend for Cuda {
     }
 
     fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message) {
-        self.mask_packed(op, self.words(a), self.words(mask), bits, out);
+        if let Some(masked) = self.mask_packed(op, self.words(a), self.words(mask), bits, true, out) {
+            *a = self.made(masked);
+        }
+    }
+
+    fn pack_masked(&self, op: Zip, a: Storage, mask: &Storage, bits: u32, out: &mut Message) {
+        self.mask_packed(op, self.words(&a), self.words(mask), bits, false, out);
     }
 
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
@@ -188,14 +195,6 @@ impl Backend for Cuda {
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
         self.made(self.drawn(key, nonce, n, bits))
-    }
-
-    fn chacha12_each(&self, draws: &[Draw<'_>]) -> Vec<Storage> {
-        self.drawn_each(draws).into_iter().map(|words| self.made(words)).collect()
-    }
-
-    fn draws_together(&self) -> usize {
-        stream::TOGETHER
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {

@@ -2,6 +2,7 @@
 
 use super::buffer::bytes32;
 use super::elementwise::zip_number;
+use super::wave::{Kind, Operation, Span};
 use super::{Arg, Cuda, DeviceWords, Launch};
 use crate::backend::Zip;
 use crate::indices::{Cuts, Grid, Indices, Places, Segments, Table};
@@ -9,40 +10,28 @@ use std::ops::Range;
 use std::sync::Arc;
 
 impl Cuda {
-    pub(super) fn gathered(&self, a: &DeviceWords, idx: &Indices) -> DeviceWords {
-        assert!(idx.end() <= a.len(), "gather beyond {} words", a.len());
-        let out = self.core.alloc("gather", idx.len());
-        self.move_words(["gather", "gather_grid"], a, idx, &out);
-        out
-    }
-
     pub(super) fn scattered(&self, a: &DeviceWords, idx: &Indices, len: usize) -> DeviceWords {
         assert_eq!(a.len(), idx.len(), "scatter needs one index for each word");
         assert!(idx.end() <= len, "scatter beyond {len} words");
         let out = self.core.zeroed("scatter", len);
-        self.move_words(["scatter", "scatter_grid"], a, idx, &out);
-        out
-    }
-
-    /// Launches the kernel for tables or that for grids.
-    fn move_words(
-        &self,
-        [by_table, by_grid]: [&'static str; 2],
-        a: &DeviceWords,
-        idx: &Indices,
-        out: &DeviceWords,
-    ) {
-        let n = idx.len();
+        let [from, to] = [a.span(), out.span()];
+        let [a, out_at] = [from, to].map(|s| s.words[0]);
+        let add = |kind, args: &[u64], reads: &[Span]| {
+            let operation = Operation { kind, elements: idx.len(), args, reads, writes: &[to] };
+            self.core.add("scatter", &operation);
+        };
         match idx.places() {
             Places::Table(table) => {
-                let places = self.table(by_table, table);
-                self.launch(Launch::over(by_table, n), &[a.arg(), places.arg(), out.arg(), n.into()]);
+                let places = self.table("scatter", table);
+                let at = places.span();
+                add(Kind::ScatterByTable, &[a, at.words[0], out_at], &[from, at]);
             }
             Places::Grid(Grid { start, row, cols, col, .. }) => {
-                let [start, row, cols, col] = [*start, *row, *cols, *col].map(Arg::from);
-                self.launch(Launch::over(by_grid, n), &[a.arg(), start, row, cols, col, out.arg(), n.into()]);
+                let [start, row, cols, col] = [*start, *row, *cols, *col].map(|w| w as u64);
+                add(Kind::ScatterByRule, &[a, start, row, cols, col, out_at], &[from]);
             }
         }
+        out
     }
 
     /// A table on the device, uploaded once.
@@ -99,11 +88,25 @@ pub(super) enum DeviceCuts {
 }
 
 impl DeviceCuts {
-    /// The two arguments of a kernel: offsets, or no pointer and the length of every segment.
-    pub(super) fn args(&self) -> [Arg<'_>; 2] {
+    /// Their memory.
+    pub(super) fn span(&self) -> Option<Span> {
         match self {
-            DeviceCuts::Even(len) => [Arg::Pointer(0), Arg::from(*len)],
-            DeviceCuts::Table(words) => [words.arg(), Arg::U64(0)],
+            DeviceCuts::Even(_) => None,
+            DeviceCuts::Table(words) => Some(words.span()),
         }
+    }
+
+    /// What kernels take: offsets, or no pointer and the length of every segment.
+    pub(super) fn words(&self) -> [u64; 2] {
+        match self {
+            DeviceCuts::Even(len) => [0, *len as u64],
+            DeviceCuts::Table(words) => [words.span().words[0], 0],
+        }
+    }
+
+    /// The same as arguments.
+    fn args(&self) -> [Arg<'static>; 2] {
+        let [offsets, len] = self.words();
+        [Arg::Pointer(offsets), Arg::U64(len)]
     }
 }

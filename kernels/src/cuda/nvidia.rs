@@ -94,7 +94,7 @@ pub fn open(index: usize) -> Result<Device, NoDevice> {
 }
 
 /// Functions of the driver that this file calls, by the names of the library.
-const NEEDED: [&str; 35] = [
+const NEEDED: [&str; 34] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -116,7 +116,6 @@ const NEEDED: [&str; 35] = [
     "cuMemsetD8Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
@@ -295,11 +294,6 @@ impl Driver for Nvidia {
     unsafe fn copy_out(&self, to: &mut [u8], from: Address) -> Result<(), Fault> {
         // SAFETY: the caller's promise.
         self.call(|stream| unsafe { self.staging.copy_out(stream, to, from) })
-    }
-
-    unsafe fn copy_within(&self, to: Address, from: Address, bytes: u64) -> Result<(), Fault> {
-        // SAFETY: the caller's promise.
-        self.call(|stream| unsafe { result::memcpy_dtod_async(to, from, bytes as usize, stream) })
     }
 
     unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {

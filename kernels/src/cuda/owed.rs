@@ -2,7 +2,7 @@
 
 use super::DeviceWords;
 use super::buffer::Core;
-use super::driver::Arg;
+use super::wave::Span;
 use std::sync::Arc;
 
 /// A buffer of the device with parts of a message.
@@ -28,19 +28,19 @@ impl Owed {
         }
     }
 
-    /// Room on the device for a part of `size` bytes at the end of a message: `pack` fills it, given a pointer to whole words.
+    /// Room on the device for a part of `size` bytes at the end of a message: `pack` fills it, given whole words.
     /// The message's bytes come later, or now if there are many.
     pub(super) fn append(
         core: &Arc<Core>,
         (message, owed): (&mut Vec<u8>, &mut Option<Owed>),
         size: usize,
-        pack: impl FnOnce(Arg<'static>),
+        pack: impl FnOnce(Span),
     ) {
         let (at, words) = (message.len(), size.div_ceil(8));
         message.resize(at + size, 0);
         if size > Owed::MOST {
             let part = core.alloc("message", words);
-            pack(part.arg());
+            pack(part.span());
             return part.read("message", &mut message[at..]);
         }
         if owed.as_ref().is_some_and(|o| !o.words.is_of(core) || 8 * (o.used + words) > Owed::MOST)
@@ -52,7 +52,7 @@ impl Owed {
             let words = core.alloc("message", Owed::MOST / 8);
             Owed { words, used: 0, parts: Vec::new() }
         });
-        pack(owed.words.arg_at(owed.used));
+        pack(owed.words.span_of(owed.used..owed.used + words));
         owed.parts.push([owed.used, at, size]);
         owed.used += words;
     }

@@ -1,14 +1,15 @@
 //! The kernels' sources: one translation unit.
 
 /// Files in their order, the prelude first.
-pub const FILES: [(&str, &str); 12] = [
+pub const FILES: [(&str, &str); 13] = [
     ("prelude.cuh", include_str!("cu/prelude.cuh")),
     ("elementwise.cu", include_str!("cu/elementwise.cu")),
+    ("message.cu", include_str!("cu/message.cu")),
     ("formula.cu", include_str!("cu/formula.cu")),
     ("moves.cu", include_str!("cu/moves.cu")),
     ("stream.cu", include_str!("cu/stream.cu")),
-    ("message.cu", include_str!("cu/message.cu")),
     ("bits.cu", include_str!("cu/bits.cu")),
+    ("wave.cu", include_str!("cu/wave.cu")),
     ("select.cu", include_str!("cu/select.cu")),
     ("machine.cuh", include_str!("cu/machine.cuh")),
     ("gemm.cu", include_str!("cu/gemm.cu")),

@@ -1,21 +1,18 @@
 //! ChaCha12 key streams.
 
 use super::driver::Arg;
+use super::wave::{Kind, Operation};
 use super::{Cuda, DeviceWords, Launch};
-use crate::backend::{Draw, KeyStream};
+use crate::backend::KeyStream;
 
 /// A piece that no stream is longer than.
 const WHOLE: usize = 1 << 62;
 
-/// Threads of `chacha12_each`, and blocks of the key stream that they cut at a time.
+/// Threads of `draw_long`, and blocks of the key stream that they cut at a time.
 const CUT: u32 = 128;
 
-/// Streams of a launch of `chacha12_each`, and words of each one's `struct Draw`.
-const STREAMS: usize = 16;
-const DRAW: usize = 8;
-
-/// Words of streams that are drawn together at most. Longer ones gain less by it, and would be held for longer.
-pub(super) const TOGETHER: usize = 1 << 16;
+/// Words up to which a stream is drawn together with others. Longer ones gain less by it.
+const SHORT: usize = 1 << 16;
 
 /// The key, little-endian.
 fn key_words(key: &[u8; 32]) -> [u64; 4] {
@@ -33,32 +30,26 @@ impl Cuda {
     /// `n` words of `bits` bits.
     pub(super) fn drawn(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> DeviceWords {
         assert!((1..=64).contains(&bits), "width of {bits} bits");
-        if bits > 32 {
+        if bits > 32 && n > SHORT {
             return self.stream(&KeyStream { key, nonce, piece: WHOLE }, 0, n, u64::MAX >> (64 - bits));
         }
-        self.drawn_each(&[Draw { key, nonce, n, bits }]).remove(0)
-    }
-
-    /// Each stream in a buffer of its own, many in a launch.
-    pub(super) fn drawn_each(&self, draws: &[Draw<'_>]) -> Vec<DeviceWords> {
-        let mut all = Vec::with_capacity(draws.len());
-        for draws in draws.chunks(STREAMS) {
-            let (mut block, mut turns) = ([0; STREAMS * DRAW], 0);
-            for (words, d) in block.chunks_exact_mut(DRAW).zip(draws) {
-                assert!((1..=64).contains(&d.bits), "width of {} bits", d.bits);
-                let out = self.core.alloc("chacha12", d.n);
-                // Without memory nothing is launched.
-                let address = out.address("chacha12").unwrap_or(0);
-                words[..4].copy_from_slice(&key_words(d.key));
-                words[4..].copy_from_slice(&[d.nonce, address, d.n as u64, d.bits.into()]);
-                turns = turns.max((d.n * d.bits.next_power_of_two() as usize).div_ceil(512 * CUT as usize));
-                all.push(out);
+        let out = self.core.alloc("chacha12", n);
+        let blocks = (n * bits.next_power_of_two() as usize).div_ceil(512);
+        let [k0, k1, k2, k3] = key_words(key);
+        let draw = [k0, k1, k2, k3, nonce, out.span().words[0], n as u64, bits.into()];
+        if n > SHORT {
+            // Without memory nothing is launched.
+            if out.address("chacha12").is_some() {
+                let turns = blocks.div_ceil(CUT as usize) as u64;
+                let launch = Launch { block: [CUT, 1, 1], ..Launch::blocks("draw_long", turns) };
+                self.launch(launch, &[Arg::Block(&draw)]);
             }
-            let over = Launch::over("chacha12_each", turns * Launch::THREADS as usize);
-            let grid = [over.grid[0], draws.len() as u32, 1];
-            self.launch(Launch { grid, block: [CUT, 1, 1], ..over }, &[Arg::Block(&block)]);
+            return out;
         }
-        all
+        let operation =
+            Operation { kind: Kind::Draw, elements: blocks, args: &draw, reads: &[], writes: &[out.span()] };
+        self.core.add("chacha12", &operation);
+        out
     }
 
     /// `n` whole words, masked, from word `from` on, which begins a block.

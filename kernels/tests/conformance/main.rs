@@ -133,7 +133,7 @@ fn turns() {
         bits::combinations,
         bits::transpositions,
         stream::every_width,
-        stream::several,
+        stream::around_65536,
         gemm::ragged,
         gemm::regenerated_in_panels,
         gemm::batches,
@@ -176,7 +176,7 @@ suite! {
     formula: operations results in_any_order places wrong_places large_buffers;
     message: every_width hostile_bytes ends masked of_parts combined;
     bits: single_bits counts rotations suffixes combinations transpositions;
-    stream: known_vector known_cells equals_rand_chacha every_width several long_streams;
+    stream: known_vector known_cells equals_rand_chacha every_width around_65536 long_streams;
     gemm: ragged sums few_rows large_inputs many_rows largest_words thread_counts empty batches batch_layouts regenerated regenerated_in_panels bits properties;
     select: small_tables large_tables indices_wrap;
     dcf: exhaustive wide geometric equals_definition shapes hostile_keys;

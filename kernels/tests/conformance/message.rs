@@ -124,12 +124,16 @@ pub(crate) fn masked(device: &Device) {
             let (a, mask) = (up(device, &r.words(n)), up(device, &r.words(n)));
             for op in OPERATIONS {
                 let begin = begun(r.below(70), r.below(70));
-                let (mut want, mut got) = (begin.clone(), Message::from(begin));
+                let (mut want, mut got) = (begin.clone(), Message::from(begin.clone()));
                 let apart = both(op, &a, &mask).low(bits);
                 apart.pack(bits, &mut want);
+                let mut alone = Message::from(begin);
+                a.clone().pack_masked(op, &mask, bits, &mut alone);
                 let words = a.clone().mask_and_pack(op, &mask, bits, &mut got);
                 assert!(
-                    got.into_bytes() == want && words.to_vec() == apart.to_vec(),
+                    got.into_bytes() == want
+                        && alone.into_bytes() == want
+                        && words.to_vec() == apart.to_vec(),
                     "{op:?}, {n} words of {bits} bits"
                 );
             }
@@ -151,7 +155,12 @@ pub(crate) fn of_parts(device: &Device) {
             } else {
                 let mask = r.words(n);
                 let masked: Vec<u64> = a.iter().zip(&mask).map(|(a, m)| a ^ m).collect();
-                up(device, &masked).mask_and_pack(Zip::Xor, &up(device, &mask), bits, &mut message);
+                let (masked, mask) = (up(device, &masked), up(device, &mask));
+                if r.below(2) == 0 {
+                    masked.mask_and_pack(Zip::Xor, &mask, bits, &mut message);
+                } else {
+                    masked.pack_masked(Zip::Xor, &mask, bits, &mut message);
+                }
             }
             parts.push((want.len(), a.clone(), bits));
             want.extend(packed(&a, bits));

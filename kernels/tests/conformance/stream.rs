@@ -1,7 +1,7 @@
 //! ChaCha12 against `rand_chacha`.
 
 use super::Numbers;
-use kernels::{Device, Draw, Words};
+use kernels::{Device, Words};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -74,27 +74,13 @@ pub(crate) fn known_cells(device: &Device) {
     assert_eq!(draw(1, 33), [0x1_6a9a_f49b]);
 }
 
-/// Drawn together, under several keys: as many as one launch takes, more, and none.
-pub(crate) fn several(device: &Device) {
-    let mut r = Numbers(31);
-    let keys: [[u8; 32]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| r.next() as u8));
-    for count in [0, 1, 2, 15, 16, 17, 40] {
-        let n = |r: &mut Numbers| [0, 1, r.below(70), r.below(3000), r.below(20_000)][r.below(5)];
-        let draws: Vec<Draw<'_>> = (0..count)
-            .map(|i| Draw { key: &keys[i % 3], nonce: r.next(), n: n(&mut r), bits: 1 + r.below(64) as u32 })
-            .collect();
-        let got = Words::chacha12_each(device, &draws);
-        assert_eq!(got.len(), count);
-        for (got, d) in got.iter().zip(&draws) {
-            let want = Words::chacha12(device, d.key, d.nonce, d.n, d.bits);
-            assert!(got.to_vec() == want.to_vec(), "{} words of {} bits", d.n, d.bits);
-        }
-    }
-    for bits in 1..=64 {
-        let draws = [5000, 3, 100].map(|n| Draw { key: &keys[0], nonce: 7, n, bits });
-        let stream = reference(keys[0], 7, 5000);
-        for (got, d) in Words::chacha12_each(device, &draws).iter().zip(draws) {
-            assert!(got.to_vec().into_iter().eq((0..d.n).map(|i| cell(&stream, i, bits))), "{bits} bits");
+/// As long as streams are that a device draws together with others, and a little longer.
+pub(crate) fn around_65536(device: &Device) {
+    let stream = reference([5; 32], 9, 67_000);
+    for bits in [1, 3, 8, 20, 33, 64] {
+        for n in [1 << 16, (1 << 16) + 1, 67_000] {
+            let drawn = Words::chacha12(device, &[5; 32], 9, n, bits).to_vec();
+            assert!(drawn.into_iter().eq((0..n).map(|i| cell(&stream, i, bits))), "{n} words of {bits} bits");
         }
     }
 }

@@ -88,6 +88,10 @@ impl Backend for Counting {
         self.inner.mask_and_pack(op, a, mask, bits, out)
     }
 
+    fn pack_masked(&self, op: Zip, a: Storage, mask: &Storage, bits: u32, out: &mut Message) {
+        self.inner.pack_masked(op, a, mask, bits, out)
+    }
+
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
         self.inner.combine_packed(op, a, bytes, bits)
     }

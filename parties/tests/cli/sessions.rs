@@ -28,7 +28,7 @@ fn two_questions_at_once_and_again_after_a_restart() {
     assert_eq!(questions.map(|q| cluster.answer(q, 24)), alone);
 
     // By chance instead of the likeliest: still an answer.
-    let warm = ["--temperature", "0.8", "--top-p", "0.9", "--raw", "--json", "-"];
+    let warm = ["--temperature", "0.8", "--top-p", "0.9", "--top-k", "5", "--raw", "--json", "-"];
     let warm = cluster.asking(questions[0], 8, &warm).end(60).fine();
     assert_eq!(warm.json()["figures"]["tokens"], 8);
 

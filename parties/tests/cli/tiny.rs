@@ -1,5 +1,5 @@
 //! A tiny LLaMA model in a GGUF file: random weights, a tokenizer of single bytes. It is shared and answers within a
-//! second, and its greedy answers are printable ASCII without end.
+//! second, and its answers are printable ASCII without end: greedy ones, and by chance among the five likeliest.
 
 use super::gguf::{BOOL, F32, Tensor, U32, Writer, gguf_name};
 use models::checkpoint::{ModelConfig, RandomModel, TensorId, TensorSource};
@@ -10,6 +10,8 @@ use std::{
 
 /// Bytes, then `<|im_start|>` and `<|im_end|>`.
 const VOCAB: usize = 258;
+/// `<|im_end|>`, which ends an answer.
+const END: u32 = 257;
 /// Tokens of prompt and answer.
 pub(crate) const CONTEXT: usize = 2048;
 
@@ -41,11 +43,14 @@ pub(crate) fn gguf(seed: u64) -> Vec<u8> {
         let (rows, columns) = which.shape(&config);
         let mut values = weights.load(which).unwrap();
         if which == TensorId::Output {
-            // What is not printable is never the likeliest.
+            // What is not printable is never the likeliest; the end, whose score is 0, not even among the likeliest.
             for (id, row) in values.chunks_exact_mut(columns).enumerate() {
-                if !(32..127).contains(&id) {
-                    row.iter_mut().for_each(|v| *v *= 0.4);
-                }
+                let scale = match id {
+                    32..127 => 1.0,
+                    _ if id as u32 == END => 0.0,
+                    _ => 0.4,
+                };
+                row.iter_mut().for_each(|v| *v *= scale);
             }
         }
         let dims = if rows == 1 { vec![columns as u64] } else { vec![columns as u64, rows as u64] };
@@ -72,7 +77,7 @@ fn tokenizer(w: &mut Writer) {
     w.strings("tokenizer.ggml.tokens", &tokens.iter().map(String::as_str).collect::<Vec<_>>());
     w.strings("tokenizer.ggml.merges", &[]);
     w.ints("tokenizer.ggml.token_type", &kinds);
-    w.put("tokenizer.ggml.eos_token_id", U32, &257u32.to_le_bytes());
+    w.put("tokenizer.ggml.eos_token_id", U32, &END.to_le_bytes());
     w.put("tokenizer.ggml.bos_token_id", U32, &256u32.to_le_bytes());
     w.put("tokenizer.ggml.add_bos_token", BOOL, &[0]);
 }

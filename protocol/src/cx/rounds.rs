@@ -5,7 +5,7 @@ use super::{Group, Item, Op, Sent, Session, fnv, lock};
 use crate::cost::bytes;
 use crate::error::{Error, Result};
 use crate::net::Network;
-use crate::prg::{KeyId, Purpose, Stream};
+use crate::prg::{KeyId, Purpose};
 use crate::profile::{Part, Recorder};
 use crate::registry::PadUse;
 use crate::{NetError, Role};
@@ -146,8 +146,6 @@ pub(super) struct Core<'n> {
     pub(super) hash: u64,
     round_hash: u64,
     pub(super) scope: Rc<str>,
-    /// Streams that were drawn together, until they are needed.
-    pub(super) foreseen: Vec<(Stream, Words)>,
 }
 
 impl<'n> Core<'n> {
@@ -170,20 +168,14 @@ impl<'n> Core<'n> {
             hash,
             round_hash: hash,
             scope: Rc::from(""),
-            foreseen: Vec::new(),
         }
     }
 
     /// The number of a new operation.
     pub(super) fn number(&mut self) -> u64 {
-        let number = self.coming(0);
+        let number = u64::from(self.run) << 32 | u64::from(self.ops);
         self.ops += 1;
         number
-    }
-
-    /// The number that the operation after `others` more will have.
-    pub(super) fn coming(&self, others: usize) -> u64 {
-        u64::from(self.run) << 32 | (u64::from(self.ops) + others as u64)
     }
 
     /// The operation of the item of this run that is dealt late.
@@ -204,18 +196,31 @@ impl<'n> Core<'n> {
         self.session.record(|r| r.enter(item.op.scope, Part::Compute));
     }
 
-    pub(super) fn note_sent(&mut self, key: KeyId, item: &Item, to: Role, words: &Words) {
+    pub(super) fn note_sent(&mut self, key: KeyId, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
         if let Some(r) = &self.session.registry {
             lock(r).pad(PadUse { key, op: item.op.number, lane: item.lane(), to });
         }
-        self.note_values(item, to, words);
+        self.note_values(item, to, values);
     }
 
-    pub(super) fn note_values(&mut self, item: &Item, to: Role, words: &Words) {
+    pub(super) fn note_values(&mut self, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
         if let Some(t) = &self.session.transcript {
             let (op, lane, bits) = (item.op.number, item.lane(), item.bits);
-            lock(t).push(Sent { to, op, lane, bits, values: words.to_vec() });
+            lock(t).push(Sent { to, op, lane, bits, values: values() });
         }
+    }
+
+    /// Notes what the dealer sends P2.
+    fn note_dealt(&mut self, item: &Item, value: &Words, pad: &Words) {
+        let masked = || {
+            let difference = |(v, p): (&u64, &u64)| match item.group {
+                Group::Add => v.wrapping_sub(*p),
+                Group::Xor => v ^ p,
+            };
+            let low = |w| w & (u64::MAX >> (64 - item.bits));
+            value.to_vec().iter().zip(&pad.to_vec()).map(|pair| low(difference(pair))).collect()
+        };
+        self.note_sent(KeyId::K01, item, Role::P2, masked);
     }
 
     fn net_error(&self, source: NetError) -> Error {
@@ -280,10 +285,10 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `deal_late`.
     pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
-        let pad = self.draw(KeyId::K01, item).expect("the dealer knows k01");
+        let pad = self.session.draw(KeyId::K01, item).expect("the dealer knows k01");
         let mut late = Message::from(header(self.run, 0, LATE, start_hash(self.run)).to_vec());
-        let masked = value.clone().mask_and_pack(item.group.minus(), &pad, item.bits, &mut late);
-        self.note_sent(KeyId::K01, item, Role::P2, &masked);
+        self.note_dealt(item, value, &pad);
+        value.clone().pack_masked(item.group.minus(), &pad, item.bits, &mut late);
         self.session.record(|r| {
             r.deal(Role::P2, bytes(item.n, item.bits));
             r.turn(Part::Pressure);
@@ -331,9 +336,9 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `deal`: queues a value for P2, masked by what P1 draws.
     pub(super) fn queue_masked(&mut self, item: &Item, value: Words, pad: &Words) -> Result<()> {
-        let pack = |out: &mut Message| value.mask_and_pack(item.group.minus(), pad, item.bits, out);
-        let masked = self.queue(Role::P2, bytes(item.n, item.bits), pack);
-        self.note_sent(KeyId::K01, item, Role::P2, &masked);
+        self.note_dealt(item, &value, pad);
+        let pack = |out: &mut Message| value.pack_masked(item.group.minus(), pad, item.bits, out);
+        self.queue(Role::P2, bytes(item.n, item.bits), pack);
         self.flush_if_full(Role::P2)
     }
 
@@ -344,16 +349,15 @@ impl<'n> Core<'n> {
     }
 
     /// Appends `size` bytes to what is dealt to an evaluator.
-    fn queue<T>(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Message) -> T) -> T {
+    fn queue(&mut self, to: Role, size: u64, pack: impl FnOnce(&mut Message)) {
         self.session.record(|r| r.turn(Part::Packing));
         let out = &mut self.dealing[to.index() - 1];
         out.reserve(size as usize);
-        let packed = pack(out);
+        pack(out);
         self.session.record(|r| {
             r.deal(to, size);
             r.turn(Part::Compute);
         });
-        packed
     }
 
     fn flush_if_full(&mut self, to: Role) -> Result<()> {

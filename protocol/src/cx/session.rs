@@ -7,7 +7,7 @@ use crate::Role;
 use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::net::Network;
-use crate::prg::{KeyId, Stream, Streams};
+use crate::prg::{KeyId, Streams};
 use crate::profile::{Part, Profile, Recorder};
 use crate::registry::{PadUse, Registry};
 use kernels::{Device, Ring, Words};
@@ -136,25 +136,10 @@ impl Session {
         self.record(|r| r.enter(item.op.scope, Part::Streams));
         let words = self.streams.draw(&self.device, key, item.op.number, lane, item.n, item.bits);
         self.record(|r| r.enter(item.op.scope, Part::Compute));
-        if words.is_some() {
-            self.note_draw(key, item);
-        }
-        words
-    }
-
-    /// Several streams whose keys this party knows, to be used later.
-    pub(super) fn draw_each(&mut self, streams: &[Stream]) -> Vec<Words> {
-        self.record(|r| r.turn(Part::Streams));
-        let words = self.streams.draw_each(&self.device, streams);
-        self.record(|r| r.turn(Part::Compute));
-        words
-    }
-
-    /// A stream serves.
-    pub(super) fn note_draw(&self, key: KeyId, item: &Item) {
-        if let Some(r) = &self.registry {
+        if let (Some(_), Some(r)) = (&words, &self.registry) {
             lock(r).draw(key, item.op.number, item.lane());
         }
+        words
     }
 
     /// Costs so far.

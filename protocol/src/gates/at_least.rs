@@ -81,7 +81,6 @@ pub(crate) fn at_least(cx: &Cx, op: Op, s: &Share, thresholds: &Thresholds) -> R
     let ring_bits = cx.ring().bits();
     let key_item = |words, bits| item(Purpose::Root, rows * words, bits);
     let constant = item(Purpose::RootConstant, rows, ring_bits);
-    cx.foresee(&[root_item], &[constant]);
     let (root1, root0) = (cx.draw(KeyId::K01, &root_item), cx.draw(KeyId::K02, &root_item));
 
     let (mut keys, mut dealt_constant) = (None, None);

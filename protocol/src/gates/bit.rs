@@ -19,7 +19,6 @@ pub fn bit_times(cx: &Cx, b: &Masked, x: &Share) -> Result<Product> {
 pub fn bit_times_modulo(cx: &Cx, b: &Masked, x: &Share, bits: u32) -> Result<Product> {
     let (op, n) = (cx.op("bit times value"), x.len());
     let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
-    cx.foresee(&[], &[Purpose::Bit, Purpose::BitTimesMask].map(item));
     let l = cx.deal(item(Purpose::Bit), || b.lambda.clone())?;
     let la = cx.deal(item(Purpose::BitTimesMask), || (&b.lambda * &x.lambda).low(bits))?;
     let half = match (&b.delta, &x.delta, l, la) {

@@ -12,7 +12,7 @@
 //! Source: own composition; the lemma on W is that of [`truncate`](super::truncate).
 
 use super::product::{product_cost, ring_item};
-use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Share, Taken, bytes};
+use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, Taken, bytes};
 use kernels::{Input, Words};
 
 /// A truncated value: `low`, and a multiple of a bit where the evaluators say so.
@@ -60,7 +60,6 @@ pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Resu
     let item = Item { bits: k, ..ring_item(cx, op, Purpose::Result, n) };
     let low_item = ring_item(cx, op, Purpose::Theta, n);
     let bit_item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
-    cx.foresee(&[item], &[low_item, bit_item]);
     let opened = cx.open(item, z.half).await?;
 
     let own = cx.is_dealer().then(|| Words::formulas([&opened.lambda], |[l]| [l >> f, l >> (k - 1)]));
@@ -107,9 +106,12 @@ pub fn times(
         let value = masks.as_mut().and_then(Iterator::next);
         cx.deal(item, || value.expect("the dealer multiplied the masks"))
     };
-    let theta = deal(theta_item(cx, cx.op("product"), n))?;
+    let theta = deal(ring_item(cx, cx.op("product"), Purpose::Theta, n))?;
     let masked = match &a.carry {
-        Some(carry) => deal(carry.item(cx.op("carry"), n))?,
+        Some(carry) => {
+            let (op, purpose) = (cx.op("carry"), Purpose::BitTimesMask);
+            deal(Item { op, purpose, index: 0, n, bits: carry.bits, group: Group::Add })?
+        }
         None => None,
     };
 
@@ -132,28 +134,6 @@ pub fn times(
         vec![rest.iter().fold(product + plus.1, |sum, &half| sum + half).low(ring)]
     });
     Ok(Product { shape, scale, half: half.into_iter().next() })
-}
-
-fn theta_item(cx: &Cx, op: Op, n: usize) -> Item {
-    ring_item(cx, op, Purpose::Theta, n)
-}
-
-impl Carry {
-    fn item(&self, op: Op, n: usize) -> Item {
-        Item { op, purpose: Purpose::BitTimesMask, index: 0, n, bits: self.bits, group: Group::Add }
-    }
-}
-
-/// Products of `n` results with these factors follow, one after the other and before any exchange: see [`Cx::foresee`].
-pub(crate) fn foresee_times<'a>(cx: &Cx, n: usize, factors: impl Iterator<Item = &'a Lifted>) {
-    let mut items = vec![];
-    for a in factors {
-        items.push(theta_item(cx, cx.coming(items.len()), n));
-        if let Some(carry) = &a.carry {
-            items.push(carry.item(cx.coming(items.len()), n));
-        }
-    }
-    cx.foresee(&[], &items);
 }
 
 /// Declared cost of [`open`] for `n` elements.

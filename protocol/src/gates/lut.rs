@@ -33,19 +33,14 @@ pub(crate) fn deal_one_hot(
     n: usize,
     idx: &Words,
 ) -> Result<OneHot> {
-    let item = one_hot_item(op, purpose, width, n);
+    let (words, bits) = (n * width.div_ceil(64), width.min(64) as u32);
+    let item = Item { op, purpose, index: 0, n: words, bits, group: Group::Xor };
     let mut sigma = None;
     let share = cx.deal_beside_pad(item, |u1| {
         sigma = Some(Words::formula([&u1.bit_at(width, idx)], |[bit]| (bit << 1u32) - 1));
-        Words::zeros(cx.device(), item.n).flip_bit(width, idx)
+        Words::zeros(cx.device(), words).flip_bit(width, idx)
     })?;
     Ok(OneHot { share, sigma })
-}
-
-/// What [`deal_one_hot`] deals.
-pub(crate) fn one_hot_item(op: Op, purpose: Purpose, width: usize, n: usize) -> Item {
-    let (n, bits) = (n * width.div_ceil(64), width.min(64) as u32);
-    Item { op, purpose, index: 0, n, bits, group: Group::Xor }
 }
 
 /// Bytes of dealt one-hot rows.
@@ -104,7 +99,6 @@ pub(crate) async fn select(cx: &Cx<'_>, op: Op, x: &Share, table: &Table, bits: 
     let (slope, value) = read.sums.map(along).unzip();
     let item = |purpose| Item { op, purpose, index: 0, n: x.len(), bits, group: Group::Add };
     let [of_slope, of_value] = [Purpose::Slope, Purpose::Value].map(item);
-    cx.foresee(&[of_slope, of_value], &[]);
     let (slope, value) = join(cx.open(of_slope, slope), cx.open(of_value, value)).await?;
     Ok(Selected { slope, value, sigma: read.sigma.map(|sigma| (sigma, read.local)) })
 }
@@ -147,7 +141,6 @@ pub(crate) fn deal_constants<const C: usize>(
         bits,
         group: Group::Add,
     });
-    cx.foresee(&[], &items);
     let mut values = values.map(|v| v.into_iter());
     let mut shares = Vec::with_capacity(C);
     for item in items {

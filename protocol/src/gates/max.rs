@@ -20,7 +20,7 @@
 //! Range: x in [−2W + 4, 2W). Source: own composition; one-hot thermometers as in the look-up gate.
 
 use super::exp::BUCKET_LOG2;
-use super::lut::{deal_one_hot, one_hot_bytes, one_hot_item};
+use super::lut::{deal_one_hot, one_hot_bytes};
 use super::product::reshare_modulo;
 use super::truncate::sign;
 use crate::{Cost, Cx, Group, Item, KeyId, Op, Product, Purpose, Result, Shape, Share, bytes};
@@ -98,9 +98,6 @@ pub async fn coarse_max(
     let known = planes.delta.as_ref().unwrap_or(&planes.lambda);
     let mut flags = Vec::new();
     let mut first = 0;
-    let tests = levels.blocks.iter().enumerate();
-    let tests = tests.map(|(b, &count)| one_hot_item(cx.coming(b), Purpose::ZeroTest, 1 << count, rows * w));
-    cx.foresee(&[], &tests.collect::<Vec<_>>());
     for &count in levels.blocks {
         let index = known.transpose_bits(w, kappa, first, count as usize);
         let op = cx.op("zero test");
@@ -136,7 +133,6 @@ fn missed_levels(
         |m| -> Vec<Input<'_>> { (0..blocks).map(|b| Words::part(m, b * n..(b + 1) * n)).collect() };
     let item = |index| Item { op, purpose: Purpose::FlagMonomial0, index, n, bits: width, group: Group::Add };
     let sets: Vec<usize> = (1..1 << blocks).collect();
-    cx.foresee(&[], &sets.iter().map(|&set| item(set)).collect::<Vec<_>>());
     let mut monomials = vec![];
     for sets in sets.chunks(Formula::OUTPUTS) {
         let products = cx.is_dealer().then(|| {

@@ -121,9 +121,7 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
         None => [None, None, None],
     };
     let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
-    let items = [Purpose::Square, Purpose::Slope, Purpose::Value].map(item);
-    cx.foresee(&items, &[]);
-    let [of_square, of_slope, of_value] = items;
+    let [of_square, of_slope, of_value] = [Purpose::Square, Purpose::Slope, Purpose::Value].map(item);
     let (square, (slope, value)) =
         join(cx.open(of_square, square), join(cx.open(of_slope, slope), cx.open(of_value, value))).await?;
     let dealer = sigma.map(|sigma| {

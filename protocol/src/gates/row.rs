@@ -241,7 +241,6 @@ pub fn product(
     factors: &[Lifted],
     spread: impl Fn(&Words) -> Input<'_>,
 ) -> Result<Product> {
-    lift::foresee_times(cx, x.len(), factors.iter());
     let mut sum: Option<Product> = None;
     for factor in factors {
         let before = sum.as_ref().and_then(|sum| sum.half.as_ref()).map(Input::from);
@@ -257,7 +256,6 @@ async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable, plus: impl Fn(u32) -> 
     let (slopes, intercepts) = coefficients(cx, op, &s.low, table)?.unzip();
     let slopes = cx.open(ring_item(cx, op, Purpose::Slope, rows * table.bands.len()), slopes).await?;
     let slopes = slopes.share(Shape::new(table.bands.len(), rows), 0);
-    lift::foresee_times(cx, rows, table.bands.iter().map(|_| s));
     let line = |(b, band): (usize, &Band)| {
         let own = b * rows..(b + 1) * rows;
         let slope = slopes.at(&Indices::grid(own.start, [(1, 0), (rows, 1)]), shape);

@@ -47,7 +47,6 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
     let op = cx.op("truncate");
     let bit = Item { op, purpose: Purpose::WrapBit, index: 0, n, bits: 1, group: Group::Xor };
     let product = Item { op, purpose: Purpose::WrapProduct, index: 0, n, bits: wrap_bits, group: Group::Add };
-    cx.foresee(&[bit], &[product]);
     let pads = cx.pads(&bit);
     let both = || pads.p1.as_ref().expect("dealer") & pads.p2.as_ref().expect("dealer");
     let s = cx.deal(product, both)?;

@@ -43,6 +43,16 @@ pub(super) fn mask_and_pack(op: Zip, a: &mut [u64], mask: &[u64], bits: u32, out
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi")]
+pub(super) fn pack_masked(op: Zip, a: &[u64], mask: &[u64], bits: u32, out: &mut Vec<u8>) {
+    assert!(a.len() == mask.len(), "one mask for each word");
+    let keep = low(bits);
+    by_operation!(op, |f| append(a.len(), bits, out, |i, some| {
+        // SAFETY: only words below a.len() are asked for, and there are as many masks.
+        unsafe { _mm512_and_si512(f(load(a, i, some), load(mask, i, some)), keep) }
+    }))
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi")]
 pub(super) fn unpack(bytes: &[u8], bits: u32, out: &mut [u64]) {
     // SAFETY: only words below out.len() are given.
     read(bytes, bits, out.len(), |i, some, w| unsafe { store(out, i, some, w) });

@@ -1,4 +1,4 @@
-// Element-wise operations. The numbers of the operations are those of elementwise.rs.
+// Element-wise operations of words. Their numbers are those of elementwise.rs.
 
 enum { ADD, SUB, MUL, XOR, AND };
 
@@ -10,11 +10,6 @@ __device__ __forceinline__ u64 combine(u32 op, u64 a, u64 b) {
     case XOR: return a ^ b;
     default: return a & b;
     }
-}
-
-// out[i] = a[i] op b[i]; out may be a.
-extern "C" __global__ void zip(u32 op, const u64 *a, const u64 *b, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = combine(op, a[i], b[i]);
 }
 
 enum { MAP_NEG, MAP_ADD, MAP_MUL, MAP_AND, MAP_XOR, MAP_SHL, MAP_SHR, MAP_EXP };
@@ -29,6 +24,7 @@ __device__ __forceinline__ u64 exp_fraction(u64 a, u32 s) {
     return (r + (1 << 15)) >> 16;
 }
 
+// Shifts are below 64.
 __device__ __forceinline__ u64 change(u32 op, u64 a, u64 c) {
     switch (op) {
     case MAP_NEG: return 0 - a;
@@ -40,9 +36,4 @@ __device__ __forceinline__ u64 change(u32 op, u64 a, u64 c) {
     case MAP_SHR: return a >> c;
     default: return exp_fraction(a, (u32)c);
     }
-}
-
-// out[i] = op(a[i]) with constant c; out may be a. Shifts are below 64.
-extern "C" __global__ void map(u32 op, u64 c, const u64 *a, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = change(op, a[i], c);
 }

@@ -20,33 +20,26 @@ __device__ __forceinline__ u64 unpacked_word(const u64 *message, u64 first, u32 
     return word & low_mask(bits);
 }
 
-// Word o of out = word o of the message.
-extern "C" __global__ void pack(const u64 *a, u32 bits, u64 *out, u64 n, u64 words) {
-    FOR_EACH(o, words) out[o] = packed_word(a, bits, o, n);
+// Word o of out = word o of the message with n words of a: of bits, a, out, n.
+__device__ __forceinline__ void pack(const u64 *args, u64 o) {
+    ((u64 *)args[2])[o] = packed_word((const u64 *)args[1], (u32)args[0], o, args[3]);
 }
 
-// a[i] = (a[i] op mask[i]) mod 2^bits, and then as `pack`: a warp for each 64 words, which are `bits` whole words of the
-// message.
-extern "C" __global__ void COOPERATIVE __launch_bounds__(256)
-    mask_and_pack(u32 op, u64 *a, const u64 *mask, u32 bits, u64 *out, u64 n, u64 words) {
-    __shared__ u64 masked[8][64];
-    u64 *own = masked[threadIdx.x / 32];
-    FOR_EACH_WARP(group, (n + 63) / 64) {
-        const u64 first = 64 * group, count = min(n - first, (u64)64), packed = min(words - bits * group, (u64)bits);
-        for (u32 i = lane_index(); i < count; i += 32)
-            own[i] = a[first + i] = combine(op, a[first + i], mask[first + i]) & low_mask(bits);
-        __syncwarp();
-        for (u32 o = lane_index(); o < packed; o += 32) out[bits * group + o] = packed_word(own, bits, o, count);
-        __syncwarp();
+// masked[i] = (a[i] op mask[i]) mod 2^bits, unless there is no `masked`, and then as `pack`: of op, bits, a, mask, masked, out, n. A
+// thread keeps the words that begin in its word of the message, and makes the one before again.
+__device__ __forceinline__ void mask_and_pack(const u64 *args, u64 o) {
+    const u64 *a = (const u64 *)args[2], *mask = (const u64 *)args[3];
+    u64 *masked = (u64 *)args[4];
+    u32 bits = (u32)args[1];
+    u64 i = 64 * o / bits, n = args[6];
+    u32 filled = 0, before = (u32)(64 * o - i * bits);
+    u64 word = 0;
+    for (; filled < 64 && i < n; i++) {
+        u64 own = combine((u32)args[0], a[i], mask[i]) & low_mask(bits);
+        if (masked && before == 0) masked[i] = own;
+        word |= own >> before << filled;
+        filled += bits - before;
+        before = 0;
     }
-}
-
-// out[i] = word i of the message.
-extern "C" __global__ void unpack(const u64 *message, u64 first, u32 bits, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = unpacked_word(message, first, bits, i);
-}
-
-// a[i] = (a[i] op word i of the message) mod 2^bits.
-extern "C" __global__ void combine_packed(u32 op, u64 *a, const u64 *message, u64 first, u32 bits, u64 n) {
-    FOR_EACH(i, n) a[i] = combine(op, a[i], unpacked_word(message, first, bits, i)) & low_mask(bits);
+    ((u64 *)args[5])[o] = word;
 }

@@ -1,28 +1,14 @@
-// Words to other places, and sums of segments.
+// Words to other places, and sums of segments. Words from other places are inputs of formulas.
 
-// out[i] = a[idx[i]]
-extern "C" __global__ void gather(const u64 *a, const u32 *idx, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = a[idx[i]];
+// out[idx[i]] = a[i], of a, idx, out.
+__device__ __forceinline__ void scatter_by_table(const u64 *args, u64 i) {
+    ((u64 *)args[2])[((const u32 *)args[1])[i]] = ((const u64 *)args[0])[i];
 }
 
-// Place i of rows of `cols` places, `col` from each other, the rows `row`.
-__device__ __forceinline__ u64 grid_place(u64 i, u64 start, u64 row, u64 cols, u64 col) {
-    return start + i / cols * row + i % cols * col;
-}
-
-// The same where the places follow a rule.
-extern "C" __global__ void gather_grid(const u64 *a, u64 start, u64 row, u64 cols, u64 col, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[i] = a[grid_place(i, start, row, cols, col)];
-}
-
-// out[idx[i]] = a[i]
-extern "C" __global__ void scatter(const u64 *a, const u32 *idx, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[idx[i]] = a[i];
-}
-
-// The same where the places follow a rule.
-extern "C" __global__ void scatter_grid(const u64 *a, u64 start, u64 row, u64 cols, u64 col, u64 *out, u64 n) {
-    FOR_EACH(i, n) out[grid_place(i, start, row, cols, col)] = a[i];
+// The same at places in rows of `cols`, `col` from each other, the rows `row`: of a, start, row, cols, col, out.
+__device__ __forceinline__ void scatter_by_rule(const u64 *args, u64 i) {
+    u64 start = args[1], row = args[2], cols = args[3], col = args[4];
+    ((u64 *)args[5])[start + i / cols * row + i % cols * col] = ((const u64 *)args[0])[i];
 }
 
 // Where segment s begins, and segment s - 1 ends: segments are given by offsets, or else all have `len` elements.

@@ -33,21 +33,46 @@ struct Draw {
     u64 *out;
     u64 n, bits;
 };
-enum { DRAWS = 16 };
-struct Draws {
-    Draw draw[DRAWS];
-};
 
-// Several streams, one for each row of the grid: out[i] = the low bits of bits i · 2^cell .. (i + 1) · 2^cell of its stream,
-// 2^cell the smallest power of two from `bits` on. Threads write next to each other what 128 blocks are cut into.
-extern "C" __global__ void COOPERATIVE __launch_bounds__(128) chacha12_each(const __grid_constant__ Draws draws) {
+// The binary logarithm of the bits that each word of a stream is cut from: the smallest power of two from `bits` on.
+__device__ __forceinline__ u32 cell_of(u64 bits) {
+    u32 cell = 0;
+    while ((1u << cell) < bits) cell++;
+    return cell;
+}
+
+__device__ __forceinline__ void key_of(const u64 *words, u32 key[8]) {
+#pragma unroll
+    for (int j = 0; j < 8; j++) key[j] = (u32)(words[j / 2] >> (32 * (j % 2)));
+}
+
+// A short stream, of key, nonce, out, n, bits: out[i] = the low bits of bits i · 2^cell .. (i + 1) · 2^cell. An element is a block.
+__device__ __forceinline__ void draw(const u64 *args, u64 block) {
+    u32 key[8], x[16], cell = cell_of(args[7]);
+    key_of(args, key);
+    chacha12_block(key, block, args[4], x);
+    u64 first = block << (9 - cell), count = args[6] - first, mask = low_mask((u32)args[7]);
+    u64 *to = (u64 *)args[5] + first;
+    if (cell == 6) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            if (j < count) to[j] = join(x[2 * j], x[2 * j + 1]) & mask;
+        }
+    } else {
+        u32 each = 32u >> cell;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            for (u32 c = 0; c < each && j * each + c < count; c++) to[j * each + c] = x[j] >> (c << cell) & mask;
+        }
+    }
+}
+
+// A long one, whose threads write next to each other what 128 blocks are cut into.
+extern "C" __global__ void COOPERATIVE __launch_bounds__(128) draw_long(const __grid_constant__ Draw d) {
     // A word more for each block: its threads write to different banks.
     __shared__ u32 tile[128 * 17];
-    const Draw &d = draws.draw[blockIdx.y];
-    u32 key[8], cell = 0;
-#pragma unroll
-    for (int j = 0; j < 8; j++) key[j] = (u32)(d.key[j / 2] >> (32 * (j % 2)));
-    while ((1u << cell) < d.bits) cell++;
+    u32 key[8], cell = cell_of(d.bits);
+    key_of(d.key, key);
     u64 words = 128 * 512 >> cell, mask = low_mask((u32)d.bits);
     for (u64 turn = blockIdx.x; turn * words < d.n; turn += gridDim.x) {
         u32 x[16];

@@ -1,0 +1,402 @@
+//! Operations that wait for others to go with them.
+//!
+//! To ask a device for something takes about as long as a short operation takes it. So short operations are written down first,
+//! and go when somebody waits for a result of one, or is to work with it in another way: those that do not depend on each other
+//! are a wave, one launch of the kernel `wave`. An operation is in the first wave after those of which it reads what they write
+//! and writes what they read or write. Memory that is given back meanwhile stays until they are done.
+
+use super::driver::{Address, Arg, Driver, Launch};
+use super::formula::Taking;
+use crate::failure::Fault;
+use std::collections::BTreeMap;
+
+/// Most operations of a wave, and words of them, in `wave.cu`.
+const OPERATIONS: usize = 48;
+const WORDS: usize = 448;
+
+/// Elements that wait at most, so that a device does not: about as many as one works on at a time.
+const WAITING: usize = 1 << 18;
+/// The part of a device's memory that waits at most to be given back: nobody need plan with it.
+const FREED: u64 = 1 << 15;
+
+/// An operation of the kernel `wave`, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Formula,
+    ScatterByTable,
+    ScatterByRule,
+    Draw,
+    Pack,
+    MaskAndPack,
+    FlipBit,
+    BitAt,
+    CountBits,
+    RotateBits,
+    SuffixXor,
+    RandomCombinations,
+    TransposeBits,
+}
+
+/// Some words of a buffer of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Where the buffer begins and ends.
+    pub(super) buffer: [Address; 2],
+    /// Where the words do.
+    pub(super) words: [Address; 2],
+}
+
+impl Span {
+    fn overlaps(&self, other: &Span) -> bool {
+        self.buffer == other.buffer && self.words[0] < other.words[1] && other.words[0] < self.words[1]
+    }
+}
+
+/// An operation on so many elements, and the memory that it reads and writes.
+#[derive(Debug)]
+pub(super) struct Operation<'a> {
+    pub(super) kind: Kind,
+    pub(super) elements: usize,
+    pub(super) args: &'a [u64],
+    pub(super) reads: &'a [Span],
+    pub(super) writes: &'a [Span],
+}
+
+/// What operations that wait do with a buffer.
+#[derive(Debug)]
+struct Uses {
+    end: Address,
+    parts: Vec<Use>,
+}
+
+/// What they do with words of it.
+#[derive(Debug)]
+struct Use {
+    words: Span,
+    /// The first wave that comes after all that write them, and after all that read them.
+    written: usize,
+    read: usize,
+}
+
+/// One launch.
+#[derive(Debug, Default)]
+struct Wave {
+    blocks: u64,
+    operations: Vec<u64>,
+    words: Vec<u64>,
+}
+
+impl Wave {
+    fn has_room(&self, words: usize) -> bool {
+        self.operations.len() < OPERATIONS && self.words.len() + words <= WORDS
+    }
+
+    fn add(&mut self, operation: &Operation<'_>) {
+        assert!(self.blocks < 1 << 32, "a wave of {} blocks", self.blocks);
+        self.operations.push(self.blocks << 32 | (self.words.len() as u64) << 8 | operation.kind as u64);
+        self.words.push(operation.elements as u64);
+        self.words.extend(operation.args);
+        self.blocks += (operation.elements as u64).div_ceil(u64::from(Launch::THREADS));
+    }
+
+    fn launch(&self, driver: &dyn Driver) -> Result<(), Fault> {
+        let mut block = [0; 2 + OPERATIONS + WORDS];
+        block[..2].copy_from_slice(&[self.operations.len() as u64, self.blocks]);
+        block[2..][..self.operations.len()].copy_from_slice(&self.operations);
+        block[2 + OPERATIONS..][..self.words.len()].copy_from_slice(&self.words);
+        let launch = Launch::blocks(NAME, self.blocks);
+        // SAFETY: the addresses are of words that live, or are given back only after this; whoever wrote the operations down made
+        // sure of the lengths.
+        unsafe { driver.launch(&launch, &[Arg::Block(&block)]) }
+    }
+}
+
+/// The kernel's name.
+pub(super) const NAME: &str = "wave";
+
+/// The operations that wait.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// Bytes that wait at most to be given back.
+    most_freed: u64,
+    waves: Vec<Wave>,
+    elements: usize,
+    /// Of each buffer, by the address where it begins.
+    uses: BTreeMap<Address, Uses>,
+    /// Words that are copies, and of what, as long as neither changes.
+    copies: Vec<(Span, Taking)>,
+    freed: Vec<Address>,
+    freed_bytes: u64,
+}
+
+impl Queue {
+    /// Of a device with so many bytes of memory.
+    pub(super) fn new(memory: u64) -> Queue {
+        Queue {
+            most_freed: memory / FREED,
+            waves: vec![],
+            elements: 0,
+            uses: BTreeMap::new(),
+            copies: vec![],
+            freed: vec![],
+            freed_bytes: 0,
+        }
+    }
+
+    /// Writes an operation down.
+    pub(super) fn add(&mut self, operation: &Operation<'_>) {
+        let size = 1 + operation.args.len();
+        assert!(size <= WORDS, "an operation of {size} words");
+        let after_writing = operation.reads.iter().flat_map(|s| self.overlapping(s)).map(|u| u.written);
+        let overwritten = operation.writes.iter().flat_map(|s| self.overlapping(s));
+        let first = after_writing.chain(overwritten.map(|u| u.written.max(u.read))).max().unwrap_or(0);
+        let place = (first..self.waves.len()).find(|w| self.waves[*w].has_room(size));
+        let place = place.unwrap_or_else(|| {
+            self.waves.push(Wave::default());
+            self.waves.len() - 1
+        });
+        self.waves[place].add(operation);
+        self.elements += operation.elements;
+        for span in operation.reads {
+            let read = &mut self.used(span).read;
+            *read = (*read).max(place + 1);
+        }
+        for span in operation.writes {
+            self.used(span).written = place + 1;
+            self.copies.retain(|(copy, of)| !copy.overlaps(span) && !of.spans().any(|s| s.overlaps(span)));
+        }
+    }
+
+    /// Says that these words, which were written down as a result just now, are what is taken.
+    pub(super) fn note_copy(&mut self, copy: Span, of: Taking) {
+        self.copies.push((copy, of));
+    }
+
+    /// What an input is a copy of, or itself.
+    pub(super) fn source(&self, input: &Taking) -> Taking {
+        let of = |span| self.copies.iter().find(|(copy, _)| *copy == span).map(|(_, of)| *of);
+        input.in_order().and_then(of).unwrap_or(*input)
+    }
+
+    /// Uses of any of these words.
+    fn overlapping(&self, span: &Span) -> impl Iterator<Item = &Use> {
+        let parts = self.uses.get(&span.buffer[0]).map_or(&[][..], |uses| &uses.parts);
+        parts.iter().filter(|part| part.words.overlaps(span))
+    }
+
+    /// The use of just these words.
+    fn used(&mut self, span: &Span) -> &mut Use {
+        let [start, end] = span.buffer;
+        let parts = &mut self.uses.entry(start).or_insert(Uses { end, parts: vec![] }).parts;
+        let at = parts.iter().position(|part| part.words == *span).unwrap_or_else(|| {
+            parts.push(Use { words: *span, written: 0, read: 0 });
+            parts.len() - 1
+        });
+        &mut parts[at]
+    }
+
+    /// Whether an operation that waits uses the buffer that this is an address in.
+    pub(super) fn uses(&self, at: Address) -> bool {
+        self.uses.range(..=at).next_back().is_some_and(|(_, uses)| at < uses.end)
+    }
+
+    /// Whether there is so much that it should go.
+    pub(super) fn is_full(&self) -> bool {
+        self.elements >= WAITING || self.freed_bytes > self.most_freed
+    }
+
+    /// Gives back a buffer that operations use.
+    pub(super) fn free(&mut self, [start, end]: [Address; 2]) {
+        self.freed.push(start);
+        self.freed_bytes += end - start;
+    }
+
+    /// Starts all that waits. After a failure the rest is not started.
+    pub(super) fn start(&mut self, driver: &dyn Driver) -> Result<(), Fault> {
+        let waves = std::mem::take(&mut self.waves);
+        let started = waves.iter().try_for_each(|wave| wave.launch(driver));
+        self.give_up(driver);
+        started
+    }
+
+    /// Forgets what waits; memory goes back.
+    pub(super) fn give_up(&mut self, driver: &dyn Driver) {
+        let empty = Queue { most_freed: self.most_freed, ..Queue::new(0) };
+        for at in std::mem::replace(self, empty).freed {
+            // SAFETY: its owner has gone, and what used it is in the driver's queue or never will be.
+            unsafe { driver.free(at) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Notes what it is asked for.
+    #[derive(Debug, Default)]
+    struct Notes {
+        waves: Mutex<Vec<Vec<u64>>>,
+        freed: Mutex<Vec<Address>>,
+    }
+
+    impl Driver for Notes {
+        fn name(&self) -> String {
+            "notes".into()
+        }
+        fn memory(&self) -> Option<(u64, u64)> {
+            None
+        }
+        fn status(&self) -> Result<(), Fault> {
+            Ok(())
+        }
+        fn alloc(&self, _: u64) -> Result<Address, Fault> {
+            Ok(256)
+        }
+        unsafe fn free(&self, at: Address) {
+            self.freed.lock().unwrap().push(at);
+        }
+        unsafe fn zero(&self, _: Address, _: u64) -> Result<(), Fault> {
+            Ok(())
+        }
+        unsafe fn copy_in(&self, _: Address, _: &[u8]) -> Result<(), Fault> {
+            Ok(())
+        }
+        unsafe fn copy_out(&self, _: &mut [u8], _: Address) -> Result<(), Fault> {
+            Ok(())
+        }
+        unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<(), Fault> {
+            let Arg::Block(block) = args[0] else { panic!("{args:?}") };
+            assert_eq!(u64::from(launch.grid[0]), block[1]);
+            // The first argument of each operation, as its name.
+            let operations = &block[2..][..block[0] as usize];
+            let names = operations.iter().map(|o| block[2 + OPERATIONS + (o >> 8 & 0xff_ffff) as usize + 1]);
+            self.waves.lock().unwrap().push(names.collect());
+            if self.waves.lock().unwrap().len() == 9 {
+                return Err(Fault::Driver { code: 1, text: "the ninth".into() });
+            }
+            Ok(())
+        }
+    }
+
+    fn buffer(number: u64) -> [Address; 2] {
+        [number << 8, (number << 8) + 80]
+    }
+
+    fn span(number: u64) -> Span {
+        Span { buffer: buffer(number), words: buffer(number) }
+    }
+
+    /// An operation that reads and writes these buffers.
+    fn add(queue: &mut Queue, name: u64, reads: &[u64], writes: &[u64]) {
+        let [reads, writes] = [reads, writes].map(|all| all.iter().map(|b| span(*b)).collect::<Vec<_>>());
+        let (kind, args) = (Kind::Pack, &[name][..]);
+        queue.add(&Operation { kind, elements: 10, args, reads: &reads, writes: &writes });
+    }
+
+    #[test]
+    fn operations_go_as_soon_as_what_they_depend_on() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        add(&mut queue, 1, &[1], &[2]);
+        add(&mut queue, 2, &[2], &[3]); // reads what 1 writes
+        add(&mut queue, 3, &[4], &[5]); // nothing to do with them
+        add(&mut queue, 4, &[1], &[6]); // reads what others read
+        add(&mut queue, 5, &[7], &[1]); // writes what 1 and 4 read
+        add(&mut queue, 6, &[7], &[3]); // writes what 2 writes
+        add(&mut queue, 7, &[3, 1], &[8]); // reads what 5 and 6 write
+        queue.start(&notes).unwrap();
+        assert_eq!(*notes.waves.lock().unwrap(), [vec![1, 3, 4], vec![2, 5], vec![6], vec![7]]);
+        // The next ones depend on nothing that waits.
+        add(&mut queue, 8, &[8], &[9]);
+        queue.start(&notes).unwrap();
+        assert_eq!(notes.waves.lock().unwrap()[4], [8]);
+        queue.start(&notes).unwrap();
+        assert_eq!(notes.waves.lock().unwrap().len(), 5);
+    }
+
+    /// Parts of a message are packed side by side, and read as a whole.
+    #[test]
+    fn parts_of_a_buffer() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        let part = |from: u64, to: u64| Span { buffer: buffer(1), words: [256 + from, 256 + to] };
+        let mut add = |name, reads: &[Span], writes: &[Span]| {
+            queue.add(&Operation { kind: Kind::Pack, elements: 1, args: &[name], reads, writes });
+        };
+        add(1, &[], &[part(0, 16)]);
+        add(2, &[], &[part(16, 32)]);
+        add(3, &[part(8, 16)], &[]);
+        add(4, &[span(1)], &[span(2)]);
+        add(5, &[], &[part(24, 40)]);
+        add(6, &[], &[part(40, 80)]);
+        queue.start(&notes).unwrap();
+        assert_eq!(*notes.waves.lock().unwrap(), [vec![1, 2], vec![3, 4], vec![5, 6]]);
+    }
+
+    /// What is read of a copy need not wait for it, as long as the copy is one.
+    #[test]
+    fn copies() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        let of = |number| Taking::contiguous(span(number));
+        add(&mut queue, 1, &[1], &[2]);
+        queue.note_copy(span(2), of(1));
+        let [first, second] = span(2).buffer;
+        let half = Taking::contiguous(Span { buffer: [first, second], words: [first, first + 40] });
+        let sources = |queue: &Queue| [of(1), of(2), half].map(|taking| queue.source(&taking));
+        assert_eq!(sources(&queue), [of(1), of(1), half]);
+        // One of them changes.
+        for (name, changed) in [(2, 1), (3, 2)] {
+            queue.note_copy(span(2), of(1));
+            add(&mut queue, name, &[], &[changed]);
+            assert_eq!(sources(&queue), [of(1), of(2), half]);
+        }
+        queue.note_copy(span(2), of(1));
+        queue.start(&notes).unwrap();
+        assert_eq!(sources(&queue), [of(1), of(2), half]);
+    }
+
+    #[test]
+    fn full_waves_go_on_in_the_next() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        for name in 0..=OPERATIONS as u64 {
+            add(&mut queue, name, &[1], &[2 + name]);
+        }
+        // After the last of the first wave, and after the one that found no room in it.
+        add(&mut queue, 100, &[1 + OPERATIONS as u64], &[200]);
+        add(&mut queue, 101, &[2 + OPERATIONS as u64], &[201]);
+        queue.start(&notes).unwrap();
+        let waves = notes.waves.lock().unwrap();
+        assert_eq!(waves[0], (0..OPERATIONS as u64).collect::<Vec<_>>());
+        assert_eq!(waves[1..], [vec![OPERATIONS as u64, 100], vec![101]]);
+    }
+
+    #[test]
+    fn memory_in_use_is_known_and_stays() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        add(&mut queue, 1, &[1, 3], &[2]);
+        for [start, end] in [1, 2, 3].map(buffer) {
+            assert!(queue.uses(start) && queue.uses(end - 1) && !queue.uses(end));
+        }
+        assert!(!queue.uses(0) && !queue.uses(4 << 8));
+        queue.free(buffer(1));
+        assert!(!queue.is_full() && notes.freed.lock().unwrap().is_empty());
+        queue.free([1 << 20, (1 << 20) + 1]);
+        assert!(queue.is_full());
+        queue.start(&notes).unwrap();
+        assert_eq!(*notes.freed.lock().unwrap(), [1 << 8, 1 << 20]);
+        assert!(!queue.uses(1 << 8) && !queue.is_full());
+    }
+
+    #[test]
+    fn a_failure_ends_all_that_waits() {
+        let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
+        for name in 0..12 {
+            add(&mut queue, name, &[], &[1]);
+        }
+        queue.free(buffer(1));
+        assert!(queue.start(&notes).is_err());
+        assert_eq!((notes.waves.lock().unwrap().len(), notes.freed.lock().unwrap().len()), (9, 1));
+        queue.start(&notes).unwrap();
+        assert_eq!(notes.waves.lock().unwrap().len(), 9);
+    }
+}
