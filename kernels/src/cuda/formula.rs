@@ -2,6 +2,7 @@
 //! from messages too, is a formula of one step.
 
 use super::buffer::Core;
+use super::draft::{Draft, Recipe};
 use super::elementwise::{map_number, zip_number};
 use super::wave::{Kind, Operation, Span};
 use super::{Cuda, DeviceWords};
@@ -45,7 +46,8 @@ fn step(to: Place, of: Place, change: Change) -> Step {
 }
 
 /// Leaves an input as it is, for words from other places.
-const COPY: Step = Step { to: Place::Output(0), of: Place::Input(0), change: Change::Map(Map::Add(0)) };
+pub(super) const COPY: Step =
+    Step { to: Place::Output(0), of: Place::Input(0), change: Change::Map(Map::Add(0)) };
 
 /// An input of a formula: words in memory, and which of them are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,12 @@ impl Taking {
 
     /// Words of so many bits of a message, from this byte on.
     pub(super) fn packed(message: &DeviceWords, first: usize, bits: u32) -> Taking {
-        Taking { span: message.span(), taken: [PACKED, bits.into(), first as u64], table: None }
+        Taking::all(message).of_message(bits, first)
+    }
+
+    /// The same memory as a message: words of so many bits, from this byte on.
+    pub(super) fn of_message(self, bits: u32, first: usize) -> Taking {
+        Taking { taken: [PACKED, bits.into(), first as u64], ..self }
     }
 
     /// What is read.
@@ -95,10 +102,9 @@ impl Core {
     ) {
         let used: Vec<_> = inputs.iter().flat_map(Taking::spans).chain(outputs.iter().copied()).collect();
         self.add_to_queue(name, elements, &used, |queue| {
-            // What is a copy is taken from where it is copied, and need not wait for that.
-            let inputs: Vec<_> = inputs.iter().map(|input| queue.source(input)).collect();
-            let reads: Vec<_> = inputs.iter().flat_map(Taking::spans).collect();
-            let args = arguments(steps, &inputs, outputs);
+            let draft = Draft { steps: steps.to_vec(), inputs: inputs.to_vec(), elements };
+            let draft = queue.sooner(draft, outputs);
+            let (args, reads) = (arguments(&draft, outputs), draft.reads());
             queue.add(&Operation {
                 kind: Kind::Formula,
                 elements,
@@ -106,9 +112,7 @@ impl Core {
                 reads: &reads,
                 writes: outputs,
             });
-            if let ([COPY], [input], [output]) = (steps, &inputs[..], outputs) {
-                queue.note_copy(*output, *input);
-            }
+            queue.note(Recipe::of(&draft, outputs));
         });
     }
 
@@ -119,7 +123,8 @@ impl Core {
 }
 
 /// A formula as `formula.cu` takes it.
-fn arguments(steps: &[Step], inputs: &[Taking], outputs: &[Span]) -> Vec<u64> {
+fn arguments(draft: &Draft, outputs: &[Span]) -> Vec<u64> {
+    let Draft { steps, inputs, .. } = draft;
     let mut args = vec![(steps.len() | inputs.len() << 8 | outputs.len() << 16) as u64];
     for input in inputs {
         args.push(input.span.words[0]);
@@ -163,14 +168,16 @@ impl Cuda {
         self.core.formula("map", &steps, &[Taking::all(a)], &[out.span()], a.len());
     }
 
-    /// a ← (a op b) mod 2^bits for what is taken of b.
-    pub(super) fn combine_into(&self, op: Zip, a: &DeviceWords, b: Taking, bits: u32) {
+    /// (a op b) mod 2^bits for what is taken of b.
+    pub(super) fn combined_with(&self, op: Zip, a: &DeviceWords, b: Taking, bits: u32) -> DeviceWords {
+        let out = self.core.alloc("combine_packed", a.len());
         let low = Change::Map(Map::And(u64::MAX >> (64 - bits)));
         let steps = [
             step(Place::Temporary(0), Place::Input(0), Change::Zip(op, Place::Input(1))),
             step(Place::Output(0), Place::Temporary(0), low),
         ];
-        self.core.formula("combine_packed", &steps, &[Taking::all(a), b], &[a.span()], a.len());
+        self.core.formula("combine_packed", &steps, &[Taking::all(a), b], &[out.span()], a.len());
+        out
     }
 
     /// Words of a buffer at these places.

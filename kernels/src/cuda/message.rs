@@ -60,24 +60,32 @@ impl Cuda {
         masked
     }
 
-    pub(super) fn combine_with(&self, op: Zip, a: &DeviceWords, message: &[u8], bits: u32) {
+    /// (a op w) mod 2^bits for the words w of a message.
+    pub(super) fn combined_with_message(
+        &self,
+        op: Zip,
+        a: &DeviceWords,
+        message: &[u8],
+        bits: u32,
+    ) -> DeviceWords {
         assert_eq!(message.len(), bytes(a.len(), bits), "bytes for {} words of {bits} bits", a.len());
         let message = self.core.upload("combine_packed", message);
-        self.combine_into(op, a, Taking::packed(&message, 0, bits), bits);
+        self.combined_with(op, a, Taking::packed(&message, 0, bits), bits)
     }
 
-    pub(super) fn combine_with_part(
+    /// The same for those from byte `at` on.
+    pub(super) fn combined_with_part(
         &self,
         op: Zip,
         a: &DeviceWords,
         message: &Received,
         at: usize,
         bits: u32,
-    ) {
+    ) -> DeviceWords {
         let part = message.part(at, bits, a.len());
         match self.whole(message) {
-            Some(whole) => self.combine_into(op, a, Taking::packed(&whole, at, bits), bits),
-            None => self.combine_with(op, a, part, bits),
+            Some(whole) => self.combined_with(op, a, Taking::packed(&whole, at, bits), bits),
+            None => self.combined_with_message(op, a, part, bits),
         }
     }
 

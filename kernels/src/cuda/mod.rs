@@ -11,6 +11,7 @@ mod bits;
 mod buffer;
 mod dcf;
 mod dpf;
+mod draft;
 pub mod driver;
 mod elementwise;
 mod failures;
@@ -131,7 +132,7 @@ impl Backend for Cuda {
     }
 
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
-        self.combine_with(op, self.words(a), bytes, bits);
+        *a = self.made(self.combined_with_message(op, self.words(a), bytes, bits));
     }
 
     fn unpack_part(&self, message: &Received, at: usize, bits: u32, n: usize) -> Storage {
@@ -139,7 +140,7 @@ impl Backend for Cuda {
     }
 
     fn combine_part(&self, op: Zip, a: &mut Storage, message: &Received, at: usize, bits: u32) {
-        self.combine_with_part(op, self.words(a), message, at, bits);
+        *a = self.made(self.combined_with_part(op, self.words(a), message, at, bits));
     }
 
     fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {

@@ -5,6 +5,7 @@
 //! are a wave, one launch of the kernel `wave`. An operation is in the first wave after those of which it reads what they write
 //! and writes what they read or write. Memory that is given back meanwhile stays until they are done.
 
+use super::draft::{Draft, Recipe};
 use super::driver::{Address, Arg, Driver, Launch};
 use super::formula::Taking;
 use crate::failure::Fault;
@@ -47,7 +48,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn overlaps(&self, other: &Span) -> bool {
+    pub(super) fn overlaps(&self, other: &Span) -> bool {
         self.buffer == other.buffer && self.words[0] < other.words[1] && other.words[0] < self.words[1]
     }
 }
@@ -123,8 +124,8 @@ pub(super) struct Queue {
     elements: usize,
     /// Of each buffer, by the address where it begins.
     uses: BTreeMap<Address, Uses>,
-    /// Words that are copies, and of what, as long as neither changes.
-    copies: Vec<(Span, Taking)>,
+    /// How words are made, as long as neither they nor what they are made of change.
+    recipes: Vec<(Span, Recipe)>,
     freed: Vec<Address>,
     freed_bytes: u64,
 }
@@ -137,7 +138,7 @@ impl Queue {
             waves: vec![],
             elements: 0,
             uses: BTreeMap::new(),
-            copies: vec![],
+            recipes: vec![],
             freed: vec![],
             freed_bytes: 0,
         }
@@ -147,9 +148,7 @@ impl Queue {
     pub(super) fn add(&mut self, operation: &Operation<'_>) {
         let size = 1 + operation.args.len();
         assert!(size <= WORDS, "an operation of {size} words");
-        let after_writing = operation.reads.iter().flat_map(|s| self.overlapping(s)).map(|u| u.written);
-        let overwritten = operation.writes.iter().flat_map(|s| self.overlapping(s));
-        let first = after_writing.chain(overwritten.map(|u| u.written.max(u.read))).max().unwrap_or(0);
+        let first = self.first_after(operation.reads, operation.writes);
         let place = (first..self.waves.len()).find(|w| self.waves[*w].has_room(size));
         let place = place.unwrap_or_else(|| {
             self.waves.push(Wave::default());
@@ -163,19 +162,46 @@ impl Queue {
         }
         for span in operation.writes {
             self.used(span).written = place + 1;
-            self.copies.retain(|(copy, of)| !copy.overlaps(span) && !of.spans().any(|s| s.overlaps(span)));
+            self.recipes.retain(|(made, of)| !made.overlaps(span) && !of.reads().any(|s| s.overlaps(span)));
         }
     }
 
-    /// Says that these words, which were written down as a result just now, are what is taken.
-    pub(super) fn note_copy(&mut self, copy: Span, of: Taking) {
-        self.copies.push((copy, of));
+    /// The first wave after all that writes these reads, and after all that reads or writes these writes.
+    fn first_after(&self, reads: &[Span], writes: &[Span]) -> usize {
+        let read = reads.iter().map(|span| self.written(span));
+        let written = writes.iter().flat_map(|span| self.overlapping(span)).map(|u| u.written.max(u.read));
+        read.chain(written).max().unwrap_or(0)
     }
 
-    /// What an input is a copy of, or itself.
-    pub(super) fn source(&self, input: &Taking) -> Taking {
-        let of = |span| self.copies.iter().find(|(copy, _)| *copy == span).map(|(_, of)| *of);
-        input.in_order().and_then(of).unwrap_or(*input)
+    /// The first wave after all that writes these words.
+    fn written(&self, span: &Span) -> usize {
+        self.overlapping(span).map(|u| u.written).max().unwrap_or(0)
+    }
+
+    /// Says how words are made that were written down as results just now.
+    pub(super) fn note(&mut self, recipes: impl Iterator<Item = (Span, Recipe)>) {
+        self.recipes.extend(recipes);
+    }
+
+    /// A formula that writes `outputs` and makes those of its inputs itself for which it would have to wait.
+    pub(super) fn sooner(&self, mut draft: Draft, outputs: &[Span]) -> Draft {
+        loop {
+            let first = self.first_after(&draft.reads(), outputs);
+            let late = |(j, input): (usize, &Taking)| {
+                let late = input.spans().any(|span| self.written(&span) == first);
+                late.then_some((j, input.in_order()))
+            };
+            let late: Vec<_> = draft.inputs.iter().enumerate().filter_map(late).collect();
+            let making = |draft: Draft, (j, span): (usize, Option<Span>)| {
+                let recipe = self.recipes.iter().find(|(made, _)| Some(*made) == span);
+                recipe.and_then(|(_, recipe)| draft.making(j, recipe, outputs))
+            };
+            let made = late.into_iter().try_fold(draft.clone(), making);
+            match made {
+                Some(made) if self.first_after(&made.reads(), outputs) < first => draft = made,
+                _ => return draft,
+            }
+        }
     }
 
     /// Uses of any of these words.
@@ -333,26 +359,44 @@ mod tests {
         assert_eq!(*notes.waves.lock().unwrap(), [vec![1, 2], vec![3, 4], vec![5, 6]]);
     }
 
-    /// What is read of a copy need not wait for it, as long as the copy is one.
+    /// A copy of one buffer's words as another's.
+    fn copy(from: u64, to: u64) -> (Draft, [Span; 1]) {
+        let inputs = vec![Taking::contiguous(span(from))];
+        (Draft { steps: vec![super::super::formula::COPY], inputs, elements: 10 }, [span(to)])
+    }
+
+    /// What is made of words that are to be written is made of what they are made of, as long as neither changes.
     #[test]
-    fn copies() {
+    fn formulas_do_not_wait_for_formulas() {
         let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
-        let of = |number| Taking::contiguous(span(number));
-        add(&mut queue, 1, &[1], &[2]);
-        queue.note_copy(span(2), of(1));
-        let [first, second] = span(2).buffer;
-        let half = Taking::contiguous(Span { buffer: [first, second], words: [first, first + 40] });
-        let sources = |queue: &Queue| [of(1), of(2), half].map(|taking| queue.source(&taking));
-        assert_eq!(sources(&queue), [of(1), of(1), half]);
-        // One of them changes.
-        for (name, changed) in [(2, 1), (3, 2)] {
-            queue.note_copy(span(2), of(1));
+        let (second, outputs) = copy(2, 3);
+        // Its input is there.
+        assert_eq!(queue.sooner(second.clone(), &outputs).inputs, second.inputs);
+        let (first, made) = copy(1, 2);
+        let note = |queue: &mut Queue| {
+            add(queue, 1, &[1], &[2]);
+            queue.note(Recipe::of(&first, &made));
+        };
+        note(&mut queue);
+        assert_eq!(queue.sooner(second.clone(), &outputs).inputs, first.inputs);
+        // What it would be made of is to be written as well, so that nothing is gained.
+        add(&mut queue, 2, &[], &[4]);
+        let (other, made_later) = copy(4, 5);
+        add(&mut queue, 3, &[4], &[5]);
+        queue.note(Recipe::of(&other, &made_later));
+        let (third, outputs_later) = copy(5, 6);
+        assert_eq!(queue.sooner(third.clone(), &outputs_later).inputs, other.inputs);
+        queue.recipes.clear();
+        assert_eq!(queue.sooner(third.clone(), &outputs_later).inputs, third.inputs);
+        // The words, or those that they are made of, change.
+        for (name, changed) in [(4, 1), (5, 2)] {
+            note(&mut queue);
             add(&mut queue, name, &[], &[changed]);
-            assert_eq!(sources(&queue), [of(1), of(2), half]);
+            assert_eq!(queue.sooner(second.clone(), &outputs).inputs, second.inputs);
         }
-        queue.note_copy(span(2), of(1));
+        note(&mut queue);
         queue.start(&notes).unwrap();
-        assert_eq!(sources(&queue), [of(1), of(2), half]);
+        assert!(queue.recipes.is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod elementwise;
 mod formula;
 mod gemm;
 mod message;
+mod programs;
 mod select;
 mod stream;
 mod used;
@@ -120,6 +121,7 @@ fn turns() {
         elementwise::segments,
         elementwise::moves,
         elementwise::grids,
+        programs::nothing_is_read_before_the_end,
         formula::results,
         formula::places,
         message::every_width,
@@ -173,6 +175,7 @@ macro_rules! suite {
 
 suite! {
     elementwise: zips maps segments moves grids large_buffers;
+    programs: nothing_is_read_before_the_end;
     formula: operations results in_any_order places wrong_places large_buffers;
     message: every_width hostile_bytes ends masked of_parts combined;
     bits: single_bits counts rotations suffixes combinations transpositions;
