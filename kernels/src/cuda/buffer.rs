@@ -63,8 +63,8 @@ impl Core {
 
     /// Writes an operation down, to be started with others.
     pub(super) fn add(&self, name: &'static str, operation: &Operation<'_>) {
-        let used = [operation.reads, operation.writes].concat();
-        self.add_to_queue(name, operation.elements, &used, |queue| queue.add(operation));
+        let used = operation.reads.iter().chain(operation.writes).copied();
+        self.add_to_queue(name, operation.elements, used, |queue| queue.add(operation));
     }
 
     /// Lets `add` write an operation of so many elements down that uses these words, unless this thread saw a failure.
@@ -72,13 +72,13 @@ impl Core {
         &self,
         name: &'static str,
         elements: usize,
-        used: &[Span],
+        mut used: impl Iterator<Item = Span>,
         add: impl FnOnce(&mut Queue),
     ) {
         if elements == 0 || self.failures.seen().is_some() {
             return;
         }
-        if used.iter().any(|span| span.buffer[0] == VOID) {
+        if used.any(|span| span.buffer[0] == VOID) {
             return self.fail(name, Fault::Void);
         }
         let mut queue = self.queue();

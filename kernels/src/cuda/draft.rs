@@ -6,6 +6,7 @@
 use super::formula::Taking;
 use super::wave::Span;
 use crate::formula::{Change, Formula, Place, Step};
+use std::sync::Arc;
 
 /// Steps of a formula that are made again by others at most: they take time as well.
 const STEPS: usize = 24;
@@ -21,8 +22,8 @@ pub(super) struct Draft {
 
 impl Draft {
     /// What is read.
-    pub(super) fn reads(&self) -> Vec<Span> {
-        self.inputs.iter().flat_map(Taking::spans).collect()
+    pub(super) fn reads(&self) -> impl Iterator<Item = Span> {
+        self.inputs.iter().flat_map(Taking::spans)
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
@@ -52,20 +53,10 @@ impl Draft {
         self.steps.iter().map(moved).collect()
     }
 
-    /// Whether it may read what `other` reads while it writes `outputs`: one element's result must not be another one's input.
-    fn may_read(other: &Draft, outputs: &[Span]) -> bool {
-        let apart = |input: &Taking| {
-            let overlaps = |o: &Span| input.spans().any(|s| s.overlaps(o));
-            outputs.iter().all(|o| !overlaps(o) || input.in_order() == Some(*o))
-        };
-        other.inputs.iter().all(apart)
-    }
-
-    /// The same with input j made by `recipe` instead of read; `None` if that is too much, or cannot be while it writes
-    /// `outputs`.
-    pub(super) fn making(&self, j: usize, recipe: &Recipe, outputs: &[Span]) -> Option<Draft> {
+    /// The same with input j made by `recipe` instead of read; `None` if that is too much.
+    pub(super) fn making(&self, j: usize, recipe: &Recipe) -> Option<Draft> {
         let Recipe { draft: first, result } = recipe;
-        if first.elements != self.elements || !Draft::may_read(first, outputs) {
+        if first.elements != self.elements {
             return None;
         }
         let mut inputs = self.inputs.clone();
@@ -119,22 +110,18 @@ impl Draft {
 /// How words are made: a formula's result.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe {
-    draft: Draft,
+    draft: Arc<Draft>,
     result: usize,
 }
 
 impl Recipe {
-    /// Of each result of a formula that writes `outputs`, none if these, or all of it, are not worth while or cannot be made again.
-    pub(super) fn of(draft: &Draft, outputs: &[Span]) -> impl Iterator<Item = (Span, Recipe)> {
-        let changed = draft.reads().iter().any(|read| outputs.iter().any(|o| o.overlaps(read)));
-        let worth_while = !changed && draft.steps.len() <= STEPS;
-        let recipe = |(result, output): (usize, &Span)| (*output, Recipe { draft: draft.clone(), result });
-        outputs.iter().enumerate().filter(move |_| worth_while).map(recipe)
-    }
-
-    /// What it reads.
-    pub(super) fn reads(&self) -> impl Iterator<Item = Span> {
-        self.draft.inputs.iter().flat_map(Taking::spans)
+    /// Of each result of a formula that writes `outputs`, unless it is long.
+    pub(super) fn of(draft: Draft, outputs: &[Span]) -> impl Iterator<Item = (Span, Recipe)> {
+        let outputs = if draft.steps.len() <= STEPS { outputs } else { &[] };
+        let draft = Arc::new(draft);
+        let recipe =
+            move |(result, output): (usize, &Span)| (*output, Recipe { draft: draft.clone(), result });
+        outputs.iter().enumerate().map(recipe)
     }
 
     /// Whether it only takes words from other places.
@@ -188,7 +175,7 @@ mod tests {
     }
 
     fn recipes(draft: &Draft, outputs: &[u64]) -> Vec<(Span, Recipe)> {
-        Recipe::of(draft, &outputs.iter().map(|o| buffer(*o)).collect::<Vec<_>>()).collect()
+        Recipe::of(draft.clone(), &outputs.iter().map(|o| buffer(*o)).collect::<Vec<_>>()).collect()
     }
 
     #[test]
@@ -205,43 +192,33 @@ mod tests {
         assert_eq!(results(&first), [11, 18]);
         let want = |twenty: u64| vec![7 * twenty * twenty + 10 * 7 * twenty, 7 * twenty + 3];
         for (recipe, word) in made.iter().zip([11, 18]) {
-            let both = second.making(1, &recipe.1, &[]).expect("it fits");
+            let both = second.making(1, &recipe.1).expect("it fits");
             assert_eq!(results(&both), want(word));
             // The input that both have is read once, the one that is made not at all.
             assert_eq!(both.inputs, [taking(7), taking(2), taking(3)]);
         }
         // And once more: 2 is made of 30.
         let (_, recipe) = &recipes(&draft(&[30], |t| vec![t[0] + 1]), &[2])[0];
-        let all =
-            second.making(1, &made[0].1, &[]).and_then(|both| both.making(1, recipe, &[])).expect("it fits");
+        let all = second.making(1, &made[0].1).and_then(|both| both.making(1, recipe)).expect("it fits");
         assert_eq!(results(&all), want(31 * 3 + 5));
         // All that it reads is read already.
         let (_, recipe) = &recipes(&draft(&[3], |t| vec![t[0] * t[0]]), &[7])[0];
-        let both = second.making(0, recipe, &[]).expect("it fits");
+        let both = second.making(0, recipe).expect("it fits");
         assert_eq!(results(&both), [9 * 20 * 20 + 12 * 9 * 20, 9 * 20 + 3]);
     }
 
     #[test]
     fn what_cannot_be_made_again_is_not() {
         let second = draft(&[20, 7], |t| vec![t[0] + t[1]]);
-        let made = |first: &Draft| {
-            recipes(first, &[20]).first().and_then(|(_, r)| second.making(0, r, &[buffer(9)]))
-        };
+        let made = |first: &Draft| recipes(first, &[20]).first().and_then(|(_, r)| second.making(0, r));
         let first = draft(&[2], |t| vec![t[0] + 1]);
         assert!(made(&first).is_some());
-        // It has changed what it read.
-        assert!(made(&draft(&[20], |t| vec![t[0] + 1])).is_none());
         // Another number of elements.
         assert!(made(&Draft { elements: 9, ..first.clone() }).is_none());
         // Too many steps, or too many temporary words, or inputs.
         assert!(made(&draft(&[2], |t| vec![(0..25).fold(t[0], |a, i| a + (i + 1))])).is_none());
         let many = draft(&(30..50).collect::<Vec<_>>(), |t| vec![t.iter().skip(1).fold(t[0], |a, b| a + *b)]);
         assert!(made(&many).is_none());
-        // It would write words that other elements read, or just its own.
-        let (_, recipe) = &recipes(&first, &[20])[0];
-        let half = Span { buffer: buffer(2).buffer, words: [2 << 8, (2 << 8) + 40] };
-        assert!(second.making(0, recipe, &[half]).is_none());
-        assert!(second.making(0, recipe, &[buffer(2)]).is_some());
     }
 
     #[test]
@@ -250,9 +227,7 @@ mod tests {
         let copy = Draft { steps: vec![crate::cuda::formula::COPY], inputs: vec![packed], elements: 10 };
         let second = draft(&[20, 7], |t| vec![t[0] + t[1]]);
         let (_, recipe) = &recipes(&copy, &[20])[0];
-        let direct = second.making(0, recipe, &[buffer(9)]).expect("a copy");
+        let direct = second.making(0, recipe).expect("a copy");
         assert_eq!((direct.inputs, direct.steps), (vec![packed, taking(7)], second.steps.clone()));
-        // Not while it writes there.
-        assert!(second.making(0, recipe, &[buffer(3)]).is_none());
     }
 }

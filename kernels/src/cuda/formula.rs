@@ -100,11 +100,11 @@ impl Core {
         outputs: &[Span],
         elements: usize,
     ) {
-        let used: Vec<_> = inputs.iter().flat_map(Taking::spans).chain(outputs.iter().copied()).collect();
-        self.add_to_queue(name, elements, &used, |queue| {
+        let used = inputs.iter().flat_map(Taking::spans).chain(outputs.iter().copied());
+        self.add_to_queue(name, elements, used, |queue| {
             let draft = Draft { steps: steps.to_vec(), inputs: inputs.to_vec(), elements };
             let draft = queue.sooner(draft, outputs);
-            let (args, reads) = (arguments(&draft, outputs), draft.reads());
+            let (args, reads) = (arguments(&draft, outputs), draft.reads().collect::<Vec<_>>());
             queue.add(&Operation {
                 kind: Kind::Formula,
                 elements,
@@ -112,7 +112,7 @@ impl Core {
                 reads: &reads,
                 writes: outputs,
             });
-            queue.note(Recipe::of(&draft, outputs));
+            queue.note(Recipe::of(draft, outputs));
         });
     }
 
@@ -125,17 +125,16 @@ impl Core {
 /// A formula as `formula.cu` takes it.
 fn arguments(draft: &Draft, outputs: &[Span]) -> Vec<u64> {
     let Draft { steps, inputs, .. } = draft;
-    let mut args = vec![(steps.len() | inputs.len() << 8 | outputs.len() << 16) as u64];
+    let mut args = Vec::with_capacity(1 + 4 * inputs.len() + outputs.len() + 2 * steps.len());
+    args.push((steps.len() | inputs.len() << 8 | outputs.len() << 16) as u64);
     for input in inputs {
         args.push(input.span.words[0]);
         args.extend(input.taken);
     }
     args.extend(outputs.iter().map(|o| o.words[0]));
-    let numbers: Vec<_> = steps.iter().map(step_number).collect();
-    let two =
-        |two: &[(u32, u64)]| two.iter().rev().fold(0, |word, (number, _)| word << 32 | u64::from(*number));
-    args.extend(numbers.chunks(2).map(two));
-    args.extend(numbers.iter().map(|(_, constant)| constant));
+    let two = |two: &[Step]| two.iter().rev().fold(0, |word, s| word << 32 | u64::from(step_number(s).0));
+    args.extend(steps.chunks(2).map(two));
+    args.extend(steps.iter().map(|s| step_number(s).1));
     args
 }
 

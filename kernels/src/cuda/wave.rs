@@ -124,7 +124,7 @@ pub(super) struct Queue {
     elements: usize,
     /// Of each buffer, by the address where it begins.
     uses: BTreeMap<Address, Uses>,
-    /// How words are made, as long as neither they nor what they are made of change.
+    /// How words are made that nothing has changed since.
     recipes: Vec<(Span, Recipe)>,
     freed: Vec<Address>,
     freed_bytes: u64,
@@ -148,7 +148,7 @@ impl Queue {
     pub(super) fn add(&mut self, operation: &Operation<'_>) {
         let size = 1 + operation.args.len();
         assert!(size <= WORDS, "an operation of {size} words");
-        let first = self.first_after(operation.reads, operation.writes);
+        let first = self.first_after(operation.reads.iter().copied(), operation.writes);
         let place = (first..self.waves.len()).find(|w| self.waves[*w].has_room(size));
         let place = place.unwrap_or_else(|| {
             self.waves.push(Wave::default());
@@ -162,13 +162,13 @@ impl Queue {
         }
         for span in operation.writes {
             self.used(span).written = place + 1;
-            self.recipes.retain(|(made, of)| !made.overlaps(span) && !of.reads().any(|s| s.overlaps(span)));
+            self.recipes.retain(|(made, _)| !made.overlaps(span));
         }
     }
 
     /// The first wave after all that writes these reads, and after all that reads or writes these writes.
-    fn first_after(&self, reads: &[Span], writes: &[Span]) -> usize {
-        let read = reads.iter().map(|span| self.written(span));
+    fn first_after(&self, reads: impl Iterator<Item = Span>, writes: &[Span]) -> usize {
+        let read = reads.map(|span| self.written(&span));
         let written = writes.iter().flat_map(|span| self.overlapping(span)).map(|u| u.written.max(u.read));
         read.chain(written).max().unwrap_or(0)
     }
@@ -183,22 +183,27 @@ impl Queue {
         self.recipes.extend(recipes);
     }
 
-    /// A formula that writes `outputs` and makes those of its inputs itself for which it would have to wait.
+    /// A formula that writes `outputs` and makes those of its inputs itself for which it would have to wait, if it then need
+    /// not. What they were made of may have changed since, or be what it writes: then it would have to come after that
+    /// change, or after what read it, and that is no sooner.
     pub(super) fn sooner(&self, mut draft: Draft, outputs: &[Span]) -> Draft {
         loop {
-            let first = self.first_after(&draft.reads(), outputs);
+            let first = self.first_after(draft.reads(), outputs);
+            if first == 0 {
+                return draft;
+            }
             let late = |(j, input): (usize, &Taking)| {
                 let late = input.spans().any(|span| self.written(&span) == first);
                 late.then_some((j, input.in_order()))
             };
             let late: Vec<_> = draft.inputs.iter().enumerate().filter_map(late).collect();
             let making = |draft: Draft, (j, span): (usize, Option<Span>)| {
-                let recipe = self.recipes.iter().find(|(made, _)| Some(*made) == span);
-                recipe.and_then(|(_, recipe)| draft.making(j, recipe, outputs))
+                let recipe = self.recipes.iter().rev().find(|(made, _)| Some(*made) == span);
+                recipe.and_then(|(_, recipe)| draft.making(j, recipe))
             };
             let made = late.into_iter().try_fold(draft.clone(), making);
             match made {
-                Some(made) if self.first_after(&made.reads(), outputs) < first => draft = made,
+                Some(made) if self.first_after(made.reads(), outputs) < first => draft = made,
                 _ => return draft,
             }
         }
@@ -365,7 +370,7 @@ mod tests {
         (Draft { steps: vec![super::super::formula::COPY], inputs, elements: 10 }, [span(to)])
     }
 
-    /// What is made of words that are to be written is made of what they are made of, as long as neither changes.
+    /// What is made of words that are to be written is made of what they are made of, unless either changes.
     #[test]
     fn formulas_do_not_wait_for_formulas() {
         let (mut queue, notes) = (Queue::new(80 << 15), Notes::default());
@@ -375,7 +380,7 @@ mod tests {
         let (first, made) = copy(1, 2);
         let note = |queue: &mut Queue| {
             add(queue, 1, &[1], &[2]);
-            queue.note(Recipe::of(&first, &made));
+            queue.note(Recipe::of(first.clone(), &made));
         };
         note(&mut queue);
         assert_eq!(queue.sooner(second.clone(), &outputs).inputs, first.inputs);
@@ -383,7 +388,7 @@ mod tests {
         add(&mut queue, 2, &[], &[4]);
         let (other, made_later) = copy(4, 5);
         add(&mut queue, 3, &[4], &[5]);
-        queue.note(Recipe::of(&other, &made_later));
+        queue.note(Recipe::of(other.clone(), &made_later));
         let (third, outputs_later) = copy(5, 6);
         assert_eq!(queue.sooner(third.clone(), &outputs_later).inputs, other.inputs);
         queue.recipes.clear();
@@ -394,7 +399,14 @@ mod tests {
             add(&mut queue, name, &[], &[changed]);
             assert_eq!(queue.sooner(second.clone(), &outputs).inputs, second.inputs);
         }
+        // It writes what they are made of, or is that itself.
         note(&mut queue);
+        assert_eq!(queue.sooner(second.clone(), &[span(1)]).inputs, second.inputs);
+        let (own, itself) = copy(7, 7);
+        add(&mut queue, 6, &[7], &[7]);
+        queue.note(Recipe::of(own, &itself));
+        let (fourth, outputs_last) = copy(7, 8);
+        assert_eq!(queue.sooner(fourth.clone(), &outputs_last).inputs, fourth.inputs);
         queue.start(&notes).unwrap();
         assert!(queue.recipes.is_empty());
     }
