@@ -211,9 +211,11 @@ impl Driver for Shim {
             });
             let live =
                 |at| memory.block_of(at).unwrap_or_else(|| panic!("{launch:?}: {at:#x} is no live block"));
-            // A structure's words do not say which of them are addresses: those of live blocks are taken for such.
-            let inside = args.iter().flat_map(|a| if let Arg::Block(words) = a { words } else { &[][..] });
-            pointers.map(live).chain(inside.filter_map(|at| memory.block_of(*at))).collect()
+            // A structure's words do not say which of them are addresses: those of blocks are taken for such.
+            let inside = || args.iter().flat_map(|a| if let Arg::Block(words) = a { words } else { &[][..] });
+            let gone = inside().find(|at| memory.is_gone(**at));
+            assert!(gone.is_none(), "{}: {gone:#x?} is no live block any more", launch.kernel);
+            pointers.map(live).chain(inside().filter_map(|at| memory.block_of(*at))).collect()
         };
         let places: Vec<*const c_void> = args.iter().map(|a| a.place().cast()).collect();
         let kinds: Vec<u32> = args

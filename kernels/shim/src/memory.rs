@@ -1,7 +1,7 @@
 //! Memory that notices what is done to it.
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes before and after each block of memory that nobody may touch.
 const GUARD: usize = 256;
@@ -13,6 +13,8 @@ const NOISE: u8 = 0xa5;
 pub(crate) struct Memory {
     /// Bytes of each block, by its address.
     blocks: BTreeMap<u64, usize>,
+    /// Addresses of blocks that were given back and have not come again.
+    gone: BTreeSet<u64>,
     used: u64,
     capacity: u64,
 }
@@ -23,7 +25,7 @@ fn layout(bytes: usize) -> Layout {
 
 impl Memory {
     pub(crate) fn new(capacity: u64) -> Memory {
-        Memory { blocks: BTreeMap::new(), used: 0, capacity }
+        Memory { blocks: BTreeMap::new(), gone: BTreeSet::new(), used: 0, capacity }
     }
 
     pub(crate) fn free_bytes(&self) -> (u64, u64) {
@@ -47,6 +49,7 @@ impl Memory {
             start.add(GUARD) as u64
         };
         self.blocks.insert(at, size);
+        self.gone.remove(&at);
         self.used += bytes;
         Some(at)
     }
@@ -55,6 +58,7 @@ impl Memory {
     pub(crate) fn free(&mut self, at: u64) {
         self.check(at, "before it was freed");
         let size = self.blocks.remove(&at).expect("checked");
+        self.gone.insert(at);
         self.used -= size as u64;
         // SAFETY: the block came from `alloc` with this layout, and is no longer known. Its content goes first: reading it
         // once more must not look right.
@@ -83,6 +87,11 @@ impl Memory {
         let block = self.blocks.range(..=at).next_back();
         let inside = block.is_some_and(|(start, size)| at - start + bytes <= *size as u64);
         assert!(inside, "{what}: {bytes} bytes at {at:#x} are not inside a live block");
+    }
+
+    /// Whether a block began here that was given back.
+    pub(crate) fn is_gone(&self, at: u64) -> bool {
+        self.gone.contains(&at) && self.block_of(at).is_none()
     }
 
     /// The block that `at` lies in; its end counts, where nothing may be read.

@@ -127,9 +127,20 @@ impl Core {
     pub(super) fn alloc(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
         let at = match len {
             0 => 0,
-            n => self.attempt(operation, |driver| driver.alloc(8 * n as u64)).unwrap_or(VOID),
+            n => self.attempt(operation, |driver| self.memory_for(driver, 8 * n as u64)).unwrap_or(VOID),
         };
         DeviceWords { core: self.clone(), at, len }
+    }
+
+    /// Memory, if need be of what waits to be given back.
+    fn memory_for(&self, driver: &dyn Driver, bytes: u64) -> Result<Address, Fault> {
+        let asked = driver.alloc(bytes);
+        let mut queue = self.queue();
+        if matches!(asked, Err(Fault::OutOfMemory { .. })) && queue.holds_memory() {
+            self.start(&mut queue);
+            return driver.alloc(bytes);
+        }
+        asked
     }
 
     /// Zeros, for the result of `operation`.
@@ -274,6 +285,8 @@ impl Clone for DeviceWords {
     fn clone(&self) -> DeviceWords {
         let mut copy = self.core.alloc("copy", self.len);
         copy.copy_from(0, self, 0..self.len);
+        // A copy of nothing is nothing.
+        copy.forget_unless_made();
         copy
     }
 }

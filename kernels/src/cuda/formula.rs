@@ -207,7 +207,9 @@ impl Cuda {
                 Taking { taken: [TABLE, at.words[0], 0], table: Some(at), ..Taking::all(input.words) }
             }
             Places::Grid(Grid { start, rows: 1, cols, col: 1, .. }) => {
-                Taking::contiguous(input.words.span_of(*start..start + cols))
+                // Nothing may be taken from beyond the end.
+                let start = *start.min(&input.words.len());
+                Taking::contiguous(input.words.span_of(start..start + cols))
             }
             Places::Grid(Grid { start, row, cols, col, .. }) => {
                 let span = input.words.span_of(*start.min(&input.words.len())..input.words.len());

@@ -17,6 +17,8 @@ const WORDS: usize = 448;
 
 /// Elements that wait at most, so that a device does not: about as many as one works on at a time.
 const WAITING: usize = 1 << 18;
+/// Operations that wait at most: each is compared with others.
+const MANY: usize = 1 << 10;
 /// The part of a device's memory that waits at most to be given back: nobody need plan with it.
 const FREED: u64 = 1 << 15;
 
@@ -121,6 +123,7 @@ pub(super) struct Queue {
     /// Bytes that wait at most to be given back.
     most_freed: u64,
     waves: Vec<Wave>,
+    operations: usize,
     elements: usize,
     /// Of each buffer, by the address where it begins.
     uses: BTreeMap<Address, Uses>,
@@ -136,6 +139,7 @@ impl Queue {
         Queue {
             most_freed: memory / FREED,
             waves: vec![],
+            operations: 0,
             elements: 0,
             uses: BTreeMap::new(),
             recipes: vec![],
@@ -155,6 +159,7 @@ impl Queue {
             self.waves.len() - 1
         });
         self.waves[place].add(operation);
+        self.operations += 1;
         self.elements += operation.elements;
         for span in operation.reads {
             let read = &mut self.used(span).read;
@@ -233,7 +238,12 @@ impl Queue {
 
     /// Whether there is so much that it should go.
     pub(super) fn is_full(&self) -> bool {
-        self.elements >= WAITING || self.freed_bytes > self.most_freed
+        self.operations >= MANY || self.elements >= WAITING || self.freed_bytes > self.most_freed
+    }
+
+    /// Whether there is memory that waits to be given back.
+    pub(super) fn holds_memory(&self) -> bool {
+        !self.freed.is_empty()
     }
 
     /// Gives back a buffer that operations use.

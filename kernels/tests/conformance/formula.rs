@@ -128,6 +128,9 @@ pub(crate) fn places(device: &Device) {
             by_row.to_vec().into_iter().flat_map(|r| by_col.to_vec().into_iter().map(move |c| (r, c)));
         assert!(zipped.to_vec().into_iter().eq(naive.map(|(r, c)| r.wrapping_sub(c))), "{rows} x {cols}");
     }
+    // Nothing, from anywhere.
+    let few = up(device, &[1, 2, 3]);
+    assert!(Words::formula([few.part(11..11), few.part(3..3)], |[a, b]| a + b).is_empty());
 }
 
 /// Beyond a buffer, and of another length than the other inputs.

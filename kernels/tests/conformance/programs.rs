@@ -105,8 +105,21 @@ fn source(r: &mut Numbers, device: &Device, host: &Device, (a, wa): &Both) -> Bo
 }
 
 pub(crate) fn nothing_is_read_before_the_end(device: &Device) {
-    let (mut r, host) = (Numbers(70), Cpu::best());
-    for program in 0..60 {
+    programs(device, 70, 60);
+}
+
+/// By two threads, each with its own.
+pub(crate) fn two_at_once(device: &Device) {
+    std::thread::scope(|s| {
+        for seed in [71, 72] {
+            s.spawn(move || programs(device, seed, 20));
+        }
+    });
+}
+
+fn programs(device: &Device, seed: u64, count: usize) {
+    let (mut r, host) = (Numbers(seed), Cpu::best());
+    for program in 0..count {
         let mut all: Vec<Both> =
             (0..6).map(|_| r.words(N)).map(|words| (up(device, &words), words)).collect();
         let (received, parts) = message(&mut r, &host);
