@@ -2,7 +2,8 @@
 
 use super::driver::{Address, Arg, Driver, Launch};
 use super::failures::Failures;
-use super::wave::{self, Operation, Queue, Span};
+use super::formula::arguments;
+use super::wave::{self, Kind, Operation, Queue, Span};
 use crate::buffer;
 use crate::failure::{DeviceError, Fault};
 use std::ops::Range;
@@ -10,6 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The address of words for which there was no memory, or no device.
 const VOID: Address = Address::MAX;
+
+/// Bits of words from which on masks and masked words are made again rather than waited for: three of them, and three blocks of
+/// a stream, in a word of a message.
+const MADE_AGAIN: u64 = 32;
 
 /// A driver, and what failed. Nothing is asked of a driver for a thread that saw a failure: its results then have a length,
 /// but no memory, and are zero when they are read.
@@ -65,6 +70,21 @@ impl Core {
     pub(super) fn add(&self, name: &'static str, operation: &Operation<'_>) {
         let used = operation.reads.iter().chain(operation.writes).copied();
         self.add_to_queue(name, operation.elements, used, |queue| queue.add(operation));
+    }
+
+    /// The same of words that are masked and packed: what they are made of is not waited for if they are few in a word of the
+    /// message, and short to make again.
+    pub(super) fn add_mask(&self, name: &'static str, operation: &Operation<'_>) {
+        let used = operation.reads.iter().chain(operation.writes).copied();
+        self.add_to_queue(name, operation.elements, used, |queue| {
+            let &[op, bits, .., masked, out, n] = operation.args else { unreachable!("seven arguments") };
+            let made = (bits >= MADE_AGAIN).then(|| queue.making(operation.reads[0], operation.reads[1]));
+            let Some((draft, kept, draw)) = made.flatten() else { return queue.add(operation) };
+            let args =
+                [&[op, bits, masked, out, n, kept as u64], &draw[..], &arguments(&draft, &[])].concat();
+            let reads: Vec<_> = draft.reads().collect();
+            queue.add(&Operation { kind: Kind::MakeMaskAndPack, args: &args, reads: &reads, ..*operation });
+        });
     }
 
     /// Lets `add` write an operation of so many elements down that uses these words, unless this thread saw a failure.

@@ -124,6 +124,18 @@ impl Recipe {
         outputs.iter().enumerate().map(recipe)
     }
 
+    /// The same without results: what was one is a temporary word in the end, the second of these.
+    pub(super) fn unwritten(&self) -> Option<(Draft, usize)> {
+        let (kept, temporaries) = (self.draft.temporaries(), self.draft.temporaries());
+        let steps = self.draft.moved(|place| match place {
+            Place::Output(o) if o == self.result => Place::Temporary(kept),
+            Place::Output(o) => Place::Temporary(temporaries + 1 + o),
+            other => other,
+        });
+        let made = Draft { steps, inputs: self.draft.inputs.clone(), ..*self.draft };
+        (made.temporaries() <= Formula::TEMPORARIES).then_some((made, kept))
+    }
+
     /// Whether it only takes words from other places.
     pub(super) fn is_copy(&self) -> bool {
         self.draft.steps == [super::formula::COPY]

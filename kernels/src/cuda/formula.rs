@@ -123,7 +123,7 @@ impl Core {
 }
 
 /// A formula as `formula.cu` takes it.
-fn arguments(draft: &Draft, outputs: &[Span]) -> Vec<u64> {
+pub(super) fn arguments(draft: &Draft, outputs: &[Span]) -> Vec<u64> {
     let Draft { steps, inputs, .. } = draft;
     let mut args = Vec::with_capacity(1 + 4 * inputs.len() + outputs.len() + 2 * steps.len());
     args.push((steps.len() | inputs.len() << 8 | outputs.len() << 16) as u64);

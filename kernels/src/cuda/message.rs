@@ -55,7 +55,7 @@ impl Cuda {
             let args = [zip_number(op).into(), bits.into(), a, mask, kept, to.words[0], n as u64];
             let (kind, elements) = (Kind::MaskAndPack, size.div_ceil(8));
             let operation = Operation { kind, elements, args: &args, reads: &reads, writes: &writes };
-            self.core.add("mask_and_pack", &operation);
+            self.core.add_mask("mask_and_pack", &operation);
         });
         masked
     }

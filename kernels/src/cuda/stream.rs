@@ -46,9 +46,13 @@ impl Cuda {
             }
             return out;
         }
+        let writes = [out.span()];
         let operation =
-            Operation { kind: Kind::Draw, elements: blocks, args: &draw, reads: &[], writes: &[out.span()] };
-        self.core.add("chacha12", &operation);
+            Operation { kind: Kind::Draw, elements: blocks, args: &draw, reads: &[], writes: &writes };
+        self.core.add_to_queue("chacha12", blocks, [out.span()].into_iter(), |queue| {
+            queue.add(&operation);
+            queue.note_draw(out.span(), draw);
+        });
         out
     }
 

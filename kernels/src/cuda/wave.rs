@@ -38,6 +38,7 @@ pub(super) enum Kind {
     SuffixXor,
     RandomCombinations,
     TransposeBits,
+    MakeMaskAndPack,
 }
 
 /// Some words of a buffer of the device.
@@ -129,6 +130,8 @@ pub(super) struct Queue {
     uses: BTreeMap<Address, Uses>,
     /// How words are made that nothing has changed since.
     recipes: Vec<(Span, Recipe)>,
+    /// The same of words that are drawn, as arguments of [`Kind::Draw`].
+    draws: Vec<(Span, [u64; 8])>,
     freed: Vec<Address>,
     freed_bytes: u64,
 }
@@ -143,6 +146,7 @@ impl Queue {
             elements: 0,
             uses: BTreeMap::new(),
             recipes: vec![],
+            draws: vec![],
             freed: vec![],
             freed_bytes: 0,
         }
@@ -168,6 +172,7 @@ impl Queue {
         for span in operation.writes {
             self.used(span).written = place + 1;
             self.recipes.retain(|(made, _)| !made.overlaps(span));
+            self.draws.retain(|(drawn, _)| !drawn.overlaps(span));
         }
     }
 
@@ -186,6 +191,21 @@ impl Queue {
     /// Says how words are made that were written down as results just now.
     pub(super) fn note(&mut self, recipes: impl Iterator<Item = (Span, Recipe)>) {
         self.recipes.extend(recipes);
+    }
+
+    /// Says how words are drawn that were written down just now.
+    pub(super) fn note_draw(&mut self, drawn: Span, draw: [u64; 8]) {
+        self.draws.push((drawn, draw));
+    }
+
+    /// How words and the masks that they will have are made, if both need not be waited for then: the formula, its temporary
+    /// word for them, and the stream.
+    pub(super) fn making(&self, words: Span, mask: Span) -> Option<(Draft, usize, [u64; 8])> {
+        let (_, recipe) = self.recipes.iter().rev().find(|(made, _)| *made == words)?;
+        let (_, draw) = self.draws.iter().rev().find(|(drawn, _)| *drawn == mask)?;
+        let (draft, kept) = recipe.unwritten()?;
+        let waits = self.first_after([words, mask].into_iter(), &[]);
+        (self.first_after(draft.reads(), &[]) < waits).then_some((draft, kept, *draw))
     }
 
     /// A formula that writes `outputs` and makes those of its inputs itself for which it would have to wait, if it then need

@@ -129,7 +129,7 @@ fn programs(device: &Device, seed: u64, count: usize) {
             let ((x, wx), (y, wy)) = (all[a].clone(), all[b].clone());
             let ((at, bits), op) = (parts[r.below(parts.len())], OPERATIONS[r.below(5)]);
             let theirs = Words::unpack(&host, received.part(at, bits, N), bits, N).to_vec();
-            all[a] = match r.below(8) {
+            all[a] = match r.below(10) {
                 0 => source(&mut r, device, &host, &(y, wy)),
                 1 => (Words::unpack_part(device, &received, at, bits, N), theirs),
                 2 => (
@@ -147,8 +147,23 @@ fn programs(device: &Device, seed: u64, count: usize) {
                         (x, wx)
                     }
                 }
+                // As a gate does: under a mask that is drawn just then.
+                kind @ (5 | 6) => {
+                    let (key, bits) = ([r.next() as u8; 32], 1 + r.below(64) as u32);
+                    let drawn = |device| Words::chacha12(device, &key, 7, N, bits);
+                    let (half, made) = (Words::formula([&x, &y], |[x, y]| x * y - x), drawn(device));
+                    let half_want = each(&wx, &wy, |x, y| x.wrapping_mul(y).wrapping_sub(x));
+                    let want = each(&half_want, &drawn(&host).to_vec(), |a, b| low(combine(op, a, b), bits));
+                    up(&host, &want).pack(bits, &mut want_sent);
+                    if kind == 5 {
+                        (half.mask_and_pack(op, &made, bits, &mut sent), want)
+                    } else {
+                        half.pack_masked(op, &made, bits, &mut sent);
+                        (made, drawn(&host).to_vec())
+                    }
+                }
                 // With and without another one who has them.
-                5 => operation(&mut r, (x, wx), &(y, wy)),
+                7 => operation(&mut r, (x, wx), &(y, wy)),
                 _ => {
                     drop(x);
                     let own = std::mem::replace(&mut all[a], (up(device, &[]), vec![]));

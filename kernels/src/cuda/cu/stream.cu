@@ -46,6 +46,19 @@ __device__ __forceinline__ void key_of(const u64 *words, u32 key[8]) {
     for (int j = 0; j < 8; j++) key[j] = (u32)(words[j / 2] >> (32 * (j % 2)));
 }
 
+// Word i of a stream, as below: of key, nonce and, behind two others, bits.
+__device__ __forceinline__ u64 drawn_word(const u64 *args, u64 i) {
+    u32 key[8], x[16], cell = cell_of(args[7]);
+    key_of(args, key);
+    u64 bit = i << cell, word = 0;
+    chacha12_block(key, bit / 512, args[4], x);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        if (j == bit / 64 % 8) word = join(x[2 * j], x[2 * j + 1]);
+    }
+    return word >> (bit % 64) & low_mask((u32)args[7]);
+}
+
 // A short stream, of key, nonce, out, n, bits: out[i] = the low bits of bits i · 2^cell .. (i + 1) · 2^cell. An element is a block.
 __device__ __forceinline__ void draw(const u64 *args, u64 block) {
     u32 key[8], x[16], cell = cell_of(args[7]);

@@ -15,7 +15,27 @@ enum {
     SUFFIX_XOR,
     RANDOM_COMBINATIONS,
     TRANSPOSE_BITS,
+    MAKE_MASK_AND_PACK,
 };
+
+// As `mask_and_pack`, of words and masks that are made here: of op, bits, masked, out, n, the temporary word of a formula without
+// results that has them in the end, the stream of masks (as for `draw`), and the formula.
+__device__ __forceinline__ void make_mask_and_pack(const u64 *args, u64 o, u64 (*temporary)[256]) {
+    u64 *masked = (u64 *)args[2];
+    u32 bits = (u32)args[1];
+    u64 i = 64 * o / bits, n = args[4], word = 0;
+    u32 filled = 0, before = (u32)(64 * o - i * bits);
+    for (; filled < 64 && i < n; i++) {
+        formula(args + 14, i, temporary);
+        u64 made = temporary[args[5]][threadIdx.x];
+        u64 own = combine((u32)args[0], made, drawn_word(args + 6, i)) & low_mask(bits);
+        if (masked && before == 0) masked[i] = own;
+        word |= own >> before << filled;
+        filled += bits - before;
+        before = 0;
+    }
+    ((u64 *)args[3])[o] = word;
+}
 
 enum { WAVE_OPERATIONS = 48, WAVE_WORDS = 448 };
 
@@ -49,7 +69,8 @@ extern "C" __global__ void __launch_bounds__(256) wave(const __grid_constant__ W
         case ROTATE_BITS: rotate_bits(args, i); break;
         case SUFFIX_XOR: suffix_xor(args, i); break;
         case RANDOM_COMBINATIONS: random_combinations(args, i); break;
-        default: transpose_bits(args, i); break;
+        case TRANSPOSE_BITS: transpose_bits(args, i); break;
+        default: make_mask_and_pack(args, i, temporary); break;
         }
     }
 }
