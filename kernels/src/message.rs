@@ -34,6 +34,12 @@ impl Message {
         self.bytes.reserve(more);
     }
 
+    /// What is there so far. Waits for the device, and is zero where that failed.
+    pub fn so_far(&mut self) -> &[u8] {
+        self.settle();
+        &self.bytes
+    }
+
     /// All of it. Waits for the device, and is zero where that failed.
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.settle();

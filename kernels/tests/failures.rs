@@ -164,23 +164,6 @@ fn results_of_a_lack_of_memory_are_marked() {
     }
 }
 
-/// What waits to be given back is given back before a lack of memory is one.
-#[test]
-fn memory_that_waits_is_used_first() {
-    let Some(shim) = Shim::new(Order::Forward).map(Arc::new) else { return };
-    for dropped in [false, true] {
-        let driver = Arc::new(Failing::lacking_after(2, shim.clone()));
-        let device = Cuda::with_driver(driver.clone());
-        let a = device.upload(vec![5; 50]);
-        let b = device.mapped(Map::Add(1), &a);
-        let a = (!dropped).then_some(a);
-        let c = device.mapped(Map::Add(2), &b);
-        assert_eq!((device.status().is_ok(), driver.operations()), (dropped, 3 + u64::from(dropped)));
-        assert_eq!(*device.download(&c), [if dropped { 8 } else { 0 }; 50]);
-        drop(a);
-    }
-}
-
 fn driver_free(driver: &Shim) -> u64 {
     let (free, total) = kernels::cuda::driver::Driver::memory(driver).expect("it has memory");
     total - free

@@ -263,7 +263,7 @@ impl<'n> Cx<'n> {
         match value {
             Some(words) => {
                 for to in [Role::P1, Role::P2] {
-                    core.note_values(&item, to, || words.to_vec());
+                    core.session.note_values(&item, to, || words.to_vec());
                     core.queue_dealt(to, words, item.bits)?;
                 }
                 Ok(words.clone())
@@ -316,7 +316,7 @@ impl<'n> Cx<'n> {
                 r.post(item.op.scope, size);
                 r.turn(Part::Compute);
             });
-            core.note_sent(key, item, to, || masked.to_vec());
+            core.session.note_sent(key, item, to, || masked.to_vec());
             (masked, at)
         });
         NextRound::default().await;

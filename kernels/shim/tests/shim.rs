@@ -289,6 +289,10 @@ fn memory_is_guarded() {
     assert!(
         panics(|| launch(&shim, "beyond", 1, 1, &[Arg::Pointer(out), Arg::U64(0)])).contains("no live block")
     );
+    // In a structure as well.
+    assert!(
+        panics(|| launch(&shim, "beyond", 1, 1, &[Arg::Block(&[7, out])])).contains("no live block any more")
+    );
     // SAFETY: as above.
     assert!(panics(|| unsafe { shim.free(out) }).contains("not a live block"));
 }

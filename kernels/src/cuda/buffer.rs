@@ -147,20 +147,9 @@ impl Core {
     pub(super) fn alloc(self: &Arc<Core>, operation: &'static str, len: usize) -> DeviceWords {
         let at = match len {
             0 => 0,
-            n => self.attempt(operation, |driver| self.memory_for(driver, 8 * n as u64)).unwrap_or(VOID),
+            n => self.attempt(operation, |driver| driver.alloc(8 * n as u64)).unwrap_or(VOID),
         };
         DeviceWords { core: self.clone(), at, len }
-    }
-
-    /// Memory, if need be of what waits to be given back.
-    fn memory_for(&self, driver: &dyn Driver, bytes: u64) -> Result<Address, Fault> {
-        let asked = driver.alloc(bytes);
-        let mut queue = self.queue();
-        if matches!(asked, Err(Fault::OutOfMemory { .. })) && queue.holds_memory() {
-            self.start(&mut queue);
-            return driver.alloc(bytes);
-        }
-        asked
     }
 
     /// Zeros, for the result of `operation`.

@@ -260,11 +260,6 @@ impl Queue {
         self.operations >= MANY || self.elements >= WAITING || self.freed_bytes > self.most_freed
     }
 
-    /// Whether there is memory that waits to be given back.
-    pub(super) fn holds_memory(&self) -> bool {
-        !self.freed.is_empty()
-    }
-
     /// Gives back a buffer that operations use.
     pub(super) fn free(&mut self, [start, end]: [Address; 2]) {
         self.freed.push(start);

@@ -1,13 +1,12 @@
 //! The messages of a running program, round by round: what is queued, what has arrived, and how programs that diverge
 //! are told apart.
 
-use super::{Group, Item, Op, Sent, Session, fnv, lock};
+use super::{Group, Item, Op, Session, fnv, lock};
 use crate::cost::bytes;
 use crate::error::{Error, Result};
 use crate::net::Network;
 use crate::prg::{KeyId, Purpose};
 use crate::profile::{Part, Recorder};
-use crate::registry::PadUse;
 use crate::{NetError, Role};
 use kernels::{Message, Received, Words};
 use std::rc::Rc;
@@ -196,33 +195,6 @@ impl<'n> Core<'n> {
         self.session.record(|r| r.enter(item.op.scope, Part::Compute));
     }
 
-    pub(super) fn note_sent(&mut self, key: KeyId, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
-        if let Some(r) = &self.session.registry {
-            lock(r).pad(PadUse { key, op: item.op.number, lane: item.lane(), to });
-        }
-        self.note_values(item, to, values);
-    }
-
-    pub(super) fn note_values(&mut self, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
-        if let Some(t) = &self.session.transcript {
-            let (op, lane, bits) = (item.op.number, item.lane(), item.bits);
-            lock(t).push(Sent { to, op, lane, bits, values: values() });
-        }
-    }
-
-    /// Notes what the dealer sends P2.
-    fn note_dealt(&mut self, item: &Item, value: &Words, pad: &Words) {
-        let masked = || {
-            let difference = |(v, p): (&u64, &u64)| match item.group {
-                Group::Add => v.wrapping_sub(*p),
-                Group::Xor => v ^ p,
-            };
-            let low = |w| w & (u64::MAX >> (64 - item.bits));
-            value.to_vec().iter().zip(&pad.to_vec()).map(|pair| low(difference(pair))).collect()
-        };
-        self.note_sent(KeyId::K01, item, Role::P2, masked);
-    }
-
     fn net_error(&self, source: NetError) -> Error {
         Error::Net { scope: self.scope.to_string(), source }
     }
@@ -287,8 +259,8 @@ impl<'n> Core<'n> {
     pub(super) fn send_late(&mut self, item: &Item, value: &Words) -> Result<()> {
         let pad = self.session.draw(KeyId::K01, item).expect("the dealer knows k01");
         let mut late = Message::from(header(self.run, 0, LATE, start_hash(self.run)).to_vec());
-        self.note_dealt(item, value, &pad);
         value.clone().pack_masked(item.group.minus(), &pad, item.bits, &mut late);
+        self.session.note_dealt(item, &mut late, HEADER);
         self.session.record(|r| {
             r.deal(Role::P2, bytes(item.n, item.bits));
             r.turn(Part::Pressure);
@@ -336,9 +308,11 @@ impl<'n> Core<'n> {
 
     /// The dealer's side of `deal`: queues a value for P2, masked by what P1 draws.
     pub(super) fn queue_masked(&mut self, item: &Item, value: Words, pad: &Words) -> Result<()> {
-        self.note_dealt(item, &value, pad);
+        let to_p2 = Role::P2.index() - 1;
+        let at = self.dealing[to_p2].len();
         let pack = |out: &mut Message| value.pack_masked(item.group.minus(), pad, item.bits, out);
         self.queue(Role::P2, bytes(item.n, item.bits), pack);
+        self.session.note_dealt(item, &mut self.dealing[to_p2], at);
         self.flush_if_full(Role::P2)
     }
 

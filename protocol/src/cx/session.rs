@@ -10,7 +10,8 @@ use crate::net::Network;
 use crate::prg::{KeyId, Streams};
 use crate::profile::{Part, Profile, Recorder};
 use crate::registry::{PadUse, Registry};
-use kernels::{Device, Ring, Words};
+use kernels::cpu::Cpu;
+use kernels::{Device, Message, Ring, Words};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -140,6 +141,28 @@ impl Session {
             lock(r).draw(key, item.op.number, item.lane());
         }
         words
+    }
+
+    /// Something goes to an evaluator under a pad.
+    pub(super) fn note_sent(&self, key: KeyId, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
+        if let Some(r) = &self.registry {
+            lock(r).pad(PadUse { key, op: item.op.number, lane: item.lane(), to });
+        }
+        self.note_values(item, to, values);
+    }
+
+    /// The dealer's words for P2 go, as they are in the message from byte `at` on.
+    pub(super) fn note_dealt(&self, item: &Item, message: &mut Message, at: usize) {
+        let values = || Words::unpack(&Cpu::best(), &message.so_far()[at..], item.bits, item.n).to_vec();
+        self.note_sent(KeyId::K01, item, Role::P2, values);
+    }
+
+    /// These values go to an evaluator.
+    pub(super) fn note_values(&self, item: &Item, to: Role, values: impl FnOnce() -> Vec<u64>) {
+        if let Some(t) = &self.transcript {
+            let (op, lane, bits) = (item.op.number, item.lane(), item.bits);
+            lock(t).push(Sent { to, op, lane, bits, values: values() });
+        }
     }
 
     /// Costs so far.
