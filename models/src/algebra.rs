@@ -13,10 +13,20 @@ use protocol::Result;
 /// Fractional bits of activations and weights.
 pub const SCALE: u32 = 18;
 
+/// A matrix of one token a row, cut and put together by rows.
+pub trait ByRows: Clone {
+    /// Rows [from, to).
+    fn rows(&self, from: usize, to: usize) -> Self;
+    /// Rows of `above`, then those of `self`.
+    fn below(&self, above: Option<&Self>) -> Self;
+}
+
 /// The kinds of values of a reading.
 pub trait Values {
     /// An activation matrix.
-    type Act: Clone;
+    type Act: ByRows;
+    /// Keys or values, as products of matrices take them.
+    type Factor: ByRows;
     /// The token embeddings.
     type Table;
     /// A weight matrix.
@@ -49,6 +59,8 @@ pub struct Linear<V: Values> {
 pub type V<A> = <A as Algebra>::V;
 /// An activation of a reading.
 pub type Act<A> = <<A as Algebra>::V as Values>::Act;
+/// Keys or values of a reading.
+pub type FactorOf<A> = <<A as Algebra>::V as Values>::Factor;
 /// Rows of a reading.
 pub type Rows<A> = <<A as Algebra>::V as Values>::Rows;
 /// A norm of a reading.
@@ -64,13 +76,13 @@ pub type Output<A> = <<A as Algebra>::V as Values>::Output;
 
 /// What attention begins with.
 #[derive(Clone, Debug)]
-pub struct Scored<T> {
+pub struct Scored<T, F> {
     /// Scores q · k^T of every head, flat (see [`AttentionShape`]).
     pub scores: T,
     /// Keys of each sequence, the earlier ones first.
-    pub keys: Vec<T>,
+    pub keys: Vec<F>,
     /// New values of all sequences.
-    pub values: T,
+    pub values: F,
 }
 
 /// One way of reading a model. Activations are matrices, one token a row.
@@ -100,10 +112,6 @@ pub trait Algebra: Clone {
         h: &Act<Self>,
         gain: &Rows<Self>,
     ) -> Result<Act<Self>>;
-    /// Rows [from, to).
-    fn rows(&self, x: &Act<Self>, from: usize, to: usize) -> Act<Self>;
-    /// Rows of `cache`, then rows of `x`.
-    fn append(&self, cache: Option<&Act<Self>>, x: &Act<Self>) -> Act<Self>;
     /// x + y.
     fn add(&self, x: &Act<Self>, y: &Act<Self>) -> Act<Self>;
     /// Scores of new queries with the `kept` (sequence by sequence) and the new keys. Queries, keys and values are x · W^T + b,
@@ -113,10 +121,10 @@ pub trait Algebra: Clone {
         x: &Act<Self>,
         w: &Linear<Self::V>,
         r: Option<&Rotation>,
-        kept: &[Option<&Act<Self>>],
+        kept: &[Option<&FactorOf<Self>>],
         s: &AttentionShape,
         p: &Softmax<Self>,
-    ) -> Result<Scored<Act<Self>>>;
+    ) -> Result<Scored<Act<Self>, FactorOf<Self>>>;
     /// e^(score − some shift of its row).
     async fn exponentials(
         &self,
@@ -129,7 +137,7 @@ pub trait Algebra: Clone {
     async fn weighted_mean(
         &self,
         e: &Act<Self>,
-        v: &[&Act<Self>],
+        v: &[&FactorOf<Self>],
         s: &AttentionShape,
         p: &Softmax<Self>,
     ) -> Result<Act<Self>>;

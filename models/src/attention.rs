@@ -4,7 +4,7 @@
 //! computed for masked pairs, or across sequences. The *square* layout `[head][query][key]` of a sequence is what matrix
 //! products read and write.
 
-use crate::algebra::{Act, Algebra, Linear, Scored, Softmax};
+use crate::algebra::{Act, Algebra, ByRows, Linear, Scored, Softmax};
 use crate::model::Kept;
 use crate::rotary::Rotation;
 use kernels::{GemmBatch, Indices, Segments, Strides};
@@ -26,8 +26,8 @@ pub(crate) async fn attend<A: Algebra>(
     let Scored { scores, keys, values } = a.scores(x, qkv, rotation, &old_keys, s, softmax).await?;
     // Replaced as a whole, between two exchanges: a dealer that breaks off goes on from what is there.
     for ((kept, keys), block) in kept.iter_mut().zip(keys).zip(&s.blocks) {
-        let new = a.rows(&values, block.queries.start, block.queries.end);
-        let values = a.append(kept.as_ref().map(|(_, v)| v), &new);
+        let new = values.rows(block.queries.start, block.queries.end);
+        let values = new.below(kept.as_ref().map(|(_, v)| v));
         **kept = Some((keys, values));
     }
     let e = a.scope("softmax").exponentials(&scores, s, softmax).await?;

@@ -10,7 +10,7 @@ use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::folded::Folding;
 use crate::model::{Back, Front, Layer, OutputRows, Pass, Span};
-use crate::plan::{LayerPlan, NormRange, Plan, Step, TablePlan, output_bits, output_limit};
+use crate::plan::{LayerPlan, NormRange, PRODUCT_BITS, Plan, Step, TablePlan, output_bits, output_limit};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use protocol::gates::exp;
@@ -168,15 +168,16 @@ pub fn calibrate(
             let watched = Watched { seen: &seen, c: &c, path: "output".into() };
             let input = watched.magnitude("pooler#input");
             let bound = row_bound(dense, unit_length(&c));
-            below("the pooler's input".into(), bound, 2f64.powi(62 - 2 * SCALE as i32))?;
+            below("the pooler's input".into(), bound, output_limit(PRODUCT_BITS))?;
             let range = bound.min((MARGIN * input).max(7.5));
             let range_log2 = range_log2(range, Step::Pooler, "the pooler", 0)?;
             pooler = Some(TablePlan::covering(range_log2, Step::Pooler, None));
         }
     }
-    // Σ e·v at 39 fractional bits must stay below 2^62 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
+    // Σ e·v at 39 fractional bits must stay below 2^61 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
-    let fits = 2f64.powi(62 - (EXP_SCALE + SCALE) as i32) / (1.001 * 4f64.exp() * largest_value);
+    let fits = 2f64.powi(PRODUCT_BITS as i32 - 2 - (EXP_SCALE + SCALE) as i32)
+        / (1.001 * 4f64.exp() * largest_value);
     below("attention values".into(), 64.0, fits)?;
     let ranges = Watched { seen: &seen, c: &c, path: String::new() };
     let plan = Plan {
@@ -254,11 +255,11 @@ impl Bounds {
         }
     }
 
-    /// Proves |z| < 2^62 for every product with weights, and less where the plan says so, for every input whose norms and
+    /// Proves |z| < 2^61 for every product with weights, and less where the plan says so, for every input whose norms and
     /// scores are in the plan's ranges; values are averaged by attention, and what the feed-forward function yields was
     /// bounded by the plan.
     fn certify(&self, i: usize, plan: &LayerPlan, c: &ModelConfig) -> Result<(), CalibrationError> {
-        let limit = |fractional_bits: u32| 2f64.powi(62 - fractional_bits as i32);
+        let limit = |fractional_bits: u32| 2f64.powi(PRODUCT_BITS as i32 - 2 - fractional_bits as i32);
         let name = |what: &str| format!("{what} of layer {i}");
         let qkv = name("queries, keys and values");
         if c.rotary.is_some() {

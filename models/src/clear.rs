@@ -3,13 +3,13 @@
 //! maximum falls in its lower bucket.
 //! A value outside a gate's range is an error that names the gate.
 
-use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
+use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::folded::{Folding, ParameterSource};
 use crate::model::{ActivationId, Model, NormId, Parts};
 use crate::parameter::Parameter;
-use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
+use crate::plan::{FACTOR_SCALE, FunctionTable, PRODUCT_BITS, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use kernels::{Device, Matrix, Ring, Words};
 use protocol::gates::exp::{BUCKET_LOG2, OUT_SCALE};
@@ -39,6 +39,18 @@ impl Ints {
     fn columns(&self, from: usize, to: usize) -> Ints {
         let data = self.data.chunks_exact(self.cols).flat_map(|r| &r[from..to]).copied().collect();
         Ints::new(self.rows, to - from, data)
+    }
+}
+
+impl ByRows for Ints {
+    fn rows(&self, from: usize, to: usize) -> Ints {
+        Ints::new(to - from, self.cols, self.data[from * self.cols..to * self.cols].to_vec())
+    }
+
+    fn below(&self, above: Option<&Ints>) -> Ints {
+        let mut all = above.map(|a| a.data.clone()).unwrap_or_default();
+        all.extend(&self.data);
+        Ints::new(all.len() / self.cols, self.cols, all)
     }
 }
 
@@ -87,6 +99,11 @@ impl Clear {
             None => Ok(()),
             Some(value) => Err(Error::Range { scope: format!("{}/{gate}", self.path), value, low, high }),
         }
+    }
+
+    /// Truncation of products of matrices.
+    fn truncated_product(&self, z: Vec<u64>, scale: u32, shift: u32) -> Result<Vec<u64>> {
+        self.truncated_from(z, PRODUCT_BITS, scale, shift)
     }
 
     /// Truncation of sums that must stay below 2^62.
@@ -178,6 +195,7 @@ impl Parts<Clear> for ClearParts<'_> {
 
 impl Values for Clear {
     type Act = Ints;
+    type Factor = Ints;
     /// One column a token.
     type Table = Ints;
     type Matrix = Matrix;
@@ -245,16 +263,6 @@ impl Algebra for Clear {
         Ok(Ints { data: self.truncated_from(y.data, w.bits, 2 * SCALE, SCALE)?, ..y })
     }
 
-    fn rows(&self, x: &Ints, from: usize, to: usize) -> Ints {
-        Ints::new(to - from, x.cols, x.data[from * x.cols..to * x.cols].to_vec())
-    }
-
-    fn append(&self, cache: Option<&Ints>, x: &Ints) -> Ints {
-        let mut all = cache.map(|c| c.data.clone()).unwrap_or_default();
-        all.extend(&x.data);
-        Ints::new(all.len() / x.cols, x.cols, all)
-    }
-
     fn add(&self, x: &Ints, y: &Ints) -> Ints {
         Ints { data: x.data.iter().zip(&y.data).map(|(a, b)| a.wrapping_add(*b)).collect(), ..*x }
     }
@@ -267,19 +275,18 @@ impl Algebra for Clear {
         kept: &[Option<&Ints>],
         s: &AttentionShape,
         _: &Arc<SoftmaxTables>,
-    ) -> Result<Scored<Ints>> {
+    ) -> Result<Scored<Ints, Ints>> {
         let y = self.affine(x, w);
         let (turned, angle) = match r {
             Some(r) => (r.apply(&self.device, &self.upload(&y)).to_vec(), ANGLE_SCALE),
             None => (y.data, 0),
         };
-        let data = self.scope("qkv").truncated(turned, 2 * SCALE + angle, SCALE + angle)?;
+        let data = self.scope("qkv").truncated_product(turned, 2 * SCALE + angle, SCALE + angle)?;
         let y = Ints { data, ..y };
         let (q, kv) = s.widths();
         let (queries, new) = (self.upload(&y.columns(0, q)), y.columns(q, q + kv));
-        let append = |(kept, b): (&Option<&Ints>, &Block)| {
-            self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
-        };
+        let append =
+            |(kept, b): (&Option<&Ints>, &Block)| new.rows(b.queries.start, b.queries.end).below(*kept);
         let keys: Vec<Ints> = kept.iter().zip(&s.blocks).map(append).collect();
         let flat = |(keys, b): (&Ints, &Block)| {
             queries.gemm_batch(&self.upload(keys), &s.score_products(b)).gather(&b.square).to_vec()
@@ -315,7 +322,7 @@ impl Algebra for Clear {
             square.gemm_batch(&self.upload(v), &s.value_products(b)).to_vec()
         };
         let z = v.iter().zip(&s.blocks).flat_map(sums).collect();
-        let sums = self.scope("values").truncated(z, EXP_SCALE + SCALE, EXP_SCALE)?;
+        let sums = self.scope("values").truncated_product(z, EXP_SCALE + SCALE, EXP_SCALE)?;
         let r = self.scope("softmax").reciprocal_sums(e, s, t).await?;
         let z = sums.iter().zip(s.row_of_output.iter()).map(|(v, i)| v.wrapping_mul(r.data[i])).collect();
         let data = self.scope("divide").truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?;
@@ -336,7 +343,7 @@ impl Algebra for Clear {
         let (gate, limit) = (t.gated(), t.gated().limit());
         let y = self.affine(x, w);
         let width = y.cols / 2;
-        let up = |y: Ints, scale| self.scope("up").truncated(y.data, 2 * SCALE, 2 * SCALE - scale);
+        let up = |y: Ints, scale| self.scope("up").truncated_product(y.data, 2 * SCALE, 2 * SCALE - scale);
         let g = up(y.columns(0, width), SCALE)?;
         let u = up(y.columns(width, 2 * width), FACTOR_SCALE)?;
         let (low, high) = gate.table.spec.range();

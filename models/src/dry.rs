@@ -1,12 +1,12 @@
 //! Cost alone: the same program on shapes, charging every gate's declared cost round by round. Parts that run side by
 //! side share their exchanges here exactly as in the protocol.
 
-use crate::algebra::{Act, Algebra, Linear, SCALE, Scored, Values};
+use crate::algebra::{Act, Algebra, ByRows, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::ModelConfig;
 use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts, Pass, Sequence, Span};
 use crate::parameter::Parameter;
-use crate::plan::{FACTOR_SCALE, FunctionTable, PlanTables};
+use crate::plan::{FACTOR_SCALE, FunctionTable, LOW_BITS, PRODUCT_BITS, PlanTables};
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
@@ -24,8 +24,6 @@ use std::task::Poll;
 const RING: u32 = 64;
 /// Bytes of a ring element.
 const WORD: u64 = 8;
-/// Bits of products that count as low ones.
-const LOW: u32 = 52;
 
 /// Multiplications in the ring, and costs on the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -53,7 +51,7 @@ impl Work {
 pub struct Local {
     /// Multiplications in the ring with weights.
     pub weights: u64,
-    /// Those of them that are needed modulo 2^52 only, which some processors make faster.
+    /// Those of them that are made modulo 2^52 or less, which some processors make faster.
     pub low: u64,
     /// Multiplications in the ring of scores and of weighted sums of values.
     pub attention: u64,
@@ -75,10 +73,9 @@ impl Local {
         self.read += other.read;
     }
 
-    /// Of a product of two shared matrices, once at the dealer and twice at each evaluator: f(Δx, Δy + λy) and
-    /// f(λx, Δy).
-    pub fn bilinear(self) -> [Local; 3] {
-        [self, self.twice(), self.twice()]
+    /// Of a product of two shared matrices: one at each party.
+    pub fn of_factors(self) -> [Local; 3] {
+        [self; 3]
     }
 
     /// Of a product with the two components of a table that each party knows.
@@ -107,6 +104,16 @@ pub struct Charge {
     pub local: [Local; 3],
 }
 
+impl ByRows for Shape {
+    fn rows(&self, from: usize, to: usize) -> Shape {
+        Shape::new(to - from, self.cols)
+    }
+
+    fn below(&self, above: Option<&Shape>) -> Shape {
+        Shape::new(above.map_or(0, |a| a.rows) + self.rows, self.cols)
+    }
+}
+
 /// The reading.
 #[derive(Clone)]
 pub struct Dry {
@@ -132,6 +139,7 @@ pub enum Tokens {
 
 impl Values for Dry {
     type Act = Shape;
+    type Factor = Shape;
     type Table = Shape;
     type Matrix = Shape;
     type Rows = Shape;
@@ -231,7 +239,7 @@ impl Dry {
         dry.exchanging(async {
             let hidden = model.hidden(&dry, &tokens, sequences, OutputRows::Last).await?;
             if let Back::LanguageModel { output, .. } = &model.back {
-                let scores = dry.multiply(&hidden, &output.weight, RING);
+                let scores = dry.multiply(&hidden, &output.weight, PRODUCT_BITS);
                 dry.charge(choice.cost(scores.rows, scores.cols)).await;
             }
             Ok(())
@@ -319,8 +327,8 @@ impl Dry {
     fn multiply(&self, x: &Act<Dry>, w: &Shape, bits: u32) -> Shape {
         assert_eq!(x.cols, w.cols, "input width");
         let (weights, read) = ((x.rows * w.len()) as u64, WORD * w.len() as u64);
-        let low = if bits <= LOW { weights } else { 0 };
-        self.compute(Local { weights, low, read, ..Local::default() }.bilinear());
+        let low = if bits <= LOW_BITS { weights } else { 0 };
+        self.compute(Local { weights, low, read, ..Local::default() }.of_factors());
         Shape::new(x.rows, w.rows)
     }
 
@@ -328,7 +336,7 @@ impl Dry {
     fn attention(&self, s: &AttentionShape) {
         let sum = |f: &dyn Fn(&Block) -> usize| (s.blocks.iter().map(f).sum::<usize>() * s.head_dim) as u64;
         let (attention, read) = (sum(&|b| s.square_len(b)), WORD * sum(&|b| b.keys * s.kv_heads));
-        self.compute(Local { attention, read, ..Local::default() }.bilinear());
+        self.compute(Local { attention, read, ..Local::default() }.of_factors());
     }
 
     /// A product modulo 2^bits, and its truncation.
@@ -386,14 +394,6 @@ impl Algebra for Dry {
         Ok(y)
     }
 
-    fn rows(&self, x: &Shape, from: usize, to: usize) -> Shape {
-        Shape::new(to - from, x.cols)
-    }
-
-    fn append(&self, cache: Option<&Shape>, x: &Shape) -> Shape {
-        Shape::new(cache.map_or(0, |c| c.rows) + x.rows, x.cols)
-    }
-
     fn add(&self, x: &Shape, _: &Shape) -> Shape {
         *x
     }
@@ -406,27 +406,26 @@ impl Algebra for Dry {
         kept: &[Option<&Shape>],
         s: &AttentionShape,
         t: &Arc<SoftmaxTables>,
-    ) -> Result<Scored<Shape>> {
+    ) -> Result<Scored<Shape, Shape>> {
         let (qkv, own) = (self.scope("qkv"), self.scope("scores"));
-        let y = qkv.multiply(x, &w.weight, RING);
-        qkv.note(product_cost(y.len(), RING));
+        let y = qkv.multiply(x, &w.weight, PRODUCT_BITS);
+        qkv.note(product_cost(y.len(), PRODUCT_BITS));
         own.attention(s);
         let ((q, kv), n) = (s.widths(), s.scores());
         let drop = SCALE + if r.is_some() { ANGLE_SCALE } else { 0 };
         let bits = SCALE + t.score_bits();
         let scored = async {
-            qkv.charge(truncate::cost_between(y.rows * (q + kv), RING, drop, bits)).await;
+            qkv.charge(truncate::cost_between(y.rows * (q + kv), PRODUCT_BITS, drop, bits)).await;
             let cut = truncate::cost_between(n, bits, SCALE, t.score_bits());
             own.charge(product_cost(n, bits).then(cut)).await;
             Ok(())
         };
         let values = async {
-            qkv.charge(truncate::cost(y.rows * kv, drop, RING)).await;
+            qkv.charge(truncate::cost_from(y.rows * kv, PRODUCT_BITS, drop, RING)).await;
             Ok(())
         };
         join(scored, values).await?;
-        let append =
-            |(kept, b): (&Option<&Shape>, &Block)| self.append(*kept, &Shape::new(b.queries.len(), kv));
+        let append = |(kept, b): (&Option<&Shape>, &Block)| Shape::new(b.queries.len(), kv).below(*kept);
         let keys = kept.iter().zip(&s.blocks).map(append).collect();
         Ok(Scored { scores: Shape::new(n, 1), keys, values: Shape::new(y.rows, kv) })
     }
@@ -448,7 +447,7 @@ impl Algebra for Dry {
         let (y, table) = (Shape::new(s.queries(), s.heads * s.head_dim), t.reciprocal(s.longest()));
         self.scope("values").attention(s);
         let sums = async {
-            self.scope("values").product_truncated(y.len(), RING, EXP_SCALE).await;
+            self.scope("values").product_truncated(y.len(), PRODUCT_BITS, EXP_SCALE).await;
             Ok(())
         };
         let reciprocals = async {
@@ -474,7 +473,7 @@ impl Algebra for Dry {
 
     async fn gated(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
         let (up, t) = (self.scope("up"), t.gated());
-        let y = up.multiply(x, &w.weight, RING);
+        let y = up.multiply(x, &w.weight, PRODUCT_BITS);
         let (n, spec) = (y.len() / 2, &t.table.spec);
         let input = spec.input_bits();
         let gate = async {
@@ -485,7 +484,8 @@ impl Algebra for Dry {
         };
         let factor = async {
             let drop = 2 * SCALE - FACTOR_SCALE;
-            up.charge(product_cost(n, RING).then(truncate::cost_between(n, RING, drop, t.bits))).await;
+            let cut = truncate::cost_between(n, PRODUCT_BITS, drop, t.bits);
+            up.charge(product_cost(n, PRODUCT_BITS).then(cut)).await;
             Ok(())
         };
         join(gate, factor).await?;
@@ -494,8 +494,8 @@ impl Algebra for Dry {
     }
 
     fn scores_out(&self, x: &Shape, w: &Linear<Dry>) -> Result<Shape> {
-        let y = self.multiply(x, &w.weight, RING);
-        self.note(product_cost(y.len(), RING));
+        let y = self.multiply(x, &w.weight, PRODUCT_BITS);
+        self.note(product_cost(y.len(), PRODUCT_BITS));
         Ok(y)
     }
 

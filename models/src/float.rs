@@ -1,7 +1,7 @@
 //! The plaintext reference: 32-bit floating point and exact functions. Optionally watches the ranges of what the
 //! gates of the other readings have to cover.
 
-use crate::algebra::{Algebra, Linear, Scored, Values};
+use crate::algebra::{Algebra, ByRows, Linear, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{Activation, CheckpointError, Family, TensorSource};
 use crate::float_math::{gelu, gelu_tanh, matmul_t, silu};
@@ -30,6 +30,18 @@ impl Mat {
     fn new(rows: usize, cols: usize, data: Vec<f32>) -> Mat {
         assert_eq!(data.len(), rows * cols, "matrix size");
         Mat { rows, cols, data }
+    }
+}
+
+impl ByRows for Mat {
+    fn rows(&self, from: usize, to: usize) -> Mat {
+        Mat::new(to - from, self.cols, self.data[from * self.cols..to * self.cols].to_vec())
+    }
+
+    fn below(&self, above: Option<&Mat>) -> Mat {
+        let mut all = above.map(|a| a.data.clone()).unwrap_or_default();
+        all.extend(&self.data);
+        Mat::new(all.len() / self.cols, self.cols, all)
     }
 }
 
@@ -177,6 +189,7 @@ pub struct FloatNorm {
 
 impl Values for Float {
     type Act = Mat;
+    type Factor = Mat;
     type Table = Mat;
     type Matrix = Mat;
     type Rows = Mat;
@@ -241,16 +254,6 @@ impl Algebra for Float {
         Ok(y)
     }
 
-    fn rows(&self, x: &Mat, from: usize, to: usize) -> Mat {
-        Mat::new(to - from, x.cols, x.data[from * x.cols..to * x.cols].to_vec())
-    }
-
-    fn append(&self, cache: Option<&Mat>, x: &Mat) -> Mat {
-        let mut all = cache.map(|c| c.data.clone()).unwrap_or_default();
-        all.extend(&x.data);
-        Mat::new(all.len() / x.cols, x.cols, all)
-    }
-
     fn add(&self, x: &Mat, y: &Mat) -> Mat {
         Mat { data: x.data.iter().zip(&y.data).map(|(a, b)| a + b).collect(), ..*x }
     }
@@ -263,7 +266,7 @@ impl Algebra for Float {
         kept: &[Option<&Mat>],
         s: &AttentionShape,
         (): &(),
-    ) -> Result<Scored<Mat>> {
+    ) -> Result<Scored<Mat, Mat>> {
         let y = affine(x, w);
         let y = match r {
             Some(r) => {
@@ -278,9 +281,8 @@ impl Algebra for Float {
         };
         let (q, kv) = s.widths();
         let (queries, new) = (columns(&y, 0, q), columns(&y, q, q + kv));
-        let append = |(kept, b): (&Option<&Mat>, &Block)| {
-            self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
-        };
+        let append =
+            |(kept, b): (&Option<&Mat>, &Block)| new.rows(b.queries.start, b.queries.end).below(*kept);
         let keys: Vec<Mat> = kept.iter().zip(&s.blocks).map(append).collect();
         let flat = |(keys, b): (&Mat, &Block)| -> Vec<f32> {
             let square = products(&queries.data, &keys.data, &s.score_products(b));

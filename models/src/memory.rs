@@ -1,7 +1,7 @@
 //! What a party holds of a model and of a session, before any of it is there.
 //!
-//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight at a party that always deals,
-//! two at one that always evaluates in one place, three at one that plays every role; two of the embedding table at all
+//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight for each role that a party plays,
+//! and at parties 1 and 2 one more if their role where party 0 deals is not among them; two of the embedding table at all
 //! parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
 //! and none at party 0, whatever they play. What a pass needs beside them is estimated from the declared
 //! cost: the gate that moves most bytes also holds most, twice as many at its peak (found by measuring;
@@ -52,14 +52,25 @@ impl Holder {
         match (usage, self.weights, self.plays) {
             (Use::Table, ..) => 2,
             // Each role's model has copies of its own beside them.
-            (Use::Rows, _, Some(Role::Dealer)) => 1 + 1,
-            (Use::Rows, _, Some(Role::P1 | Role::P2)) => 2 + 2,
-            (Use::Rows, _, None) => 3 + 5,
+            (Use::Rows, ..) => 2 + 2 * self.roles(),
             (Use::Matrix, Weights::Regenerated, _) => u64::from(self.party != Party::Zero),
-            (_, _, Some(Role::Dealer)) => 1,
-            (_, _, Some(Role::P1 | Role::P2)) => 2,
-            (_, _, None) => 3,
+            (Use::Matrix, Weights::Stored, Some(role))
+                if self.party != Party::Zero && role != self.home() =>
+            {
+                2
+            }
+            (Use::Matrix, Weights::Stored, _) => self.roles(),
         }
+    }
+
+    /// How many roles it plays.
+    fn roles(&self) -> u64 {
+        if self.plays.is_some() { 1 } else { Role::ALL.len() as u64 }
+    }
+
+    /// Its role where party 0 deals.
+    fn home(&self) -> Role {
+        self.party.role(Party::Zero)
     }
 
     /// What products hold beside inputs and results, at most: what is made of the largest matrix at a time, and the same
@@ -81,16 +92,21 @@ impl Holder {
     /// The most that is held while a model of which `tables` are there already is loaded.
     fn loading(&self, c: &ModelConfig, tables: u64) -> u64 {
         let sizes = || Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
-        // The component that comes in full is there of all parameters before anything is made of any: not at the dealer, and
-        // not at party 0.
-        let regenerated = self.weights == Weights::Regenerated;
-        let none = if regenerated { self.party == Party::Zero } else { self.plays == Some(Role::Dealer) };
+        // What comes in full is there of all parameters before anything is made of any: not at party 0.
+        let none = self.party == Party::Zero;
+        // Matrices that are multiplied by as they are.
+        let ready = self.weights == Weights::Regenerated || !none && self.plays == Some(self.home());
         let mut waiting = if none { 0 } else { sizes().map(|(_, size)| size).sum() };
         let (mut loaded, mut most) = (tables, 0);
         for (p, size) in sizes() {
             waiting -= size.min(waiting);
             let held = self.components(p.usage());
-            let made = if regenerated && p.usage() == Use::Matrix { held } else { MAKING.max(held + 1) };
+            let made = match p.usage() {
+                Use::Matrix if ready => held,
+                // The last of them, beside the others: of two streams.
+                Use::Matrix if none => held - 1 + MAKING,
+                _ => MAKING.max(held + 1),
+            };
             most = most.max(loaded + made * size + waiting);
             loaded += held * size;
         }
@@ -142,13 +158,12 @@ impl MemoryPlan {
         };
         let passes = of_each.iter().map(|role| pass(c, tables, *role, demand.pass.max(1)));
         let (dealt, held) = passes.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
-        let caches = of_each.iter().map(|role| MemoryPlan::cache(c, *role, demand.context));
         MemoryPlan {
             embedding: bytes(Use::Table),
             matrices: bytes(Use::Matrix),
             rows: bytes(Use::Rows),
             tables: tables.bytes(),
-            cache: several * caches.max().unwrap_or(0),
+            cache: several * MemoryPlan::cache(c, demand.context),
             // What a product draws is gone before a gate holds most.
             activations: (several * held).max(holder.scratch(c)),
             loading: holder.loading(c, tables.bytes()),
@@ -157,10 +172,9 @@ impl MemoryPlan {
     }
 
     /// Keys and values of `context` tokens; encoders keep none.
-    pub fn cache(c: &ModelConfig, role: Role, context: usize) -> u64 {
-        let components = if role == Role::Dealer { 1 } else { 2 };
+    pub fn cache(c: &ModelConfig, context: usize) -> u64 {
         let numbers = if c.is_decoder() { 2 * c.layers * c.kv_dim() * context } else { 0 };
-        8 * components * numbers as u64
+        8 * numbers as u64
     }
 
     /// Weights and tables: what stays as long as the model does.

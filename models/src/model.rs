@@ -1,7 +1,7 @@
 //! A transformer in some reading: its parts, and a pass through them. What a layer computes is the family's business:
 //! `llama`, `gpt2`, `bert`.
 
-use crate::algebra::{Act, Algebra, Input, Linear, Output, Values};
+use crate::algebra::{Act, Algebra, ByRows, Input, Linear, Output, Values};
 use crate::attention::AttentionShape;
 use crate::checkpoint::{Family, Head, ModelConfig};
 use crate::parameter::Parameter;
@@ -141,7 +141,7 @@ pub struct Cache<V: Values> {
 }
 
 /// One layer's keys and values.
-pub type Kept<V> = Option<(<V as Values>::Act, <V as Values>::Act)>;
+pub type Kept<V> = Option<(<V as Values>::Factor, <V as Values>::Factor)>;
 
 impl<V: Values> Cache<V> {
     /// Nothing yet.
@@ -158,17 +158,14 @@ impl<V: Values> Cache<V> {
     ///
     /// # Panics
     /// There are fewer tokens.
-    pub fn cut<A: Algebra<V = V>>(&mut self, a: &A, tokens: usize) {
+    pub fn cut(&mut self, tokens: usize) {
         assert!(tokens <= self.tokens, "{tokens} of {} tokens", self.tokens);
         if tokens == self.tokens {
             return;
         }
         self.tokens = tokens;
         for kept in &mut self.layers {
-            *kept = kept
-                .take()
-                .filter(|_| tokens > 0)
-                .map(|(k, v)| (a.rows(&k, 0, tokens), a.rows(&v, 0, tokens)));
+            *kept = kept.take().filter(|_| tokens > 0).map(|(k, v)| (k.rows(0, tokens), v.rows(0, tokens)));
         }
     }
 }
@@ -372,14 +369,14 @@ impl<V: Values> Back<V> {
         match self {
             Back::LanguageModel { norm, .. } => {
                 let x = match rows {
-                    OutputRows::Last => select(&a, &x, pass.rows().map(|r| r.end - 1)),
+                    OutputRows::Last => select(&x, pass.rows().map(|r| r.end - 1)),
                     OutputRows::All => x,
                 };
                 a.scope("norm").norm(&x, norm).await
             }
             Back::Pooled { .. } => Ok(x),
             Back::Classifier { pooler, activation, .. } => {
-                let first = select(&a, &x, pass.rows().map(|r| r.start));
+                let first = select(&x, pass.rows().map(|r| r.start));
                 a.scope("pooler").activate(&first, pooler, activation).await
             }
         }
@@ -398,9 +395,9 @@ impl<V: Values> Back<V> {
 }
 
 /// Some rows, one after the other.
-fn select<A: Algebra>(a: &A, x: &Act<A>, rows: impl Iterator<Item = usize>) -> Act<A> {
-    let rows = rows.map(|r| a.rows(x, r, r + 1));
-    rows.reduce(|above, row| a.append(Some(&above), &row)).expect("a pass has a sequence")
+fn select<T: ByRows>(x: &T, rows: impl Iterator<Item = usize>) -> T {
+    let rows = rows.map(|r| x.rows(r, r + 1));
+    rows.reduce(|above, row| row.below(Some(&above))).expect("a pass has a sequence")
 }
 
 impl<V: Values> Model<V> {

@@ -11,6 +11,7 @@ use kernels::{Device, Ring};
 use protocol::gates::choice::SampleTables;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable, dropped};
+use protocol::gates::product::factor_bits;
 use protocol::gates::quadratic::Quadratic;
 use protocol::gates::softmax::SoftmaxTables;
 use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of gates, scales, streams and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 6;
+pub const PROGRAM_VERSION: u32 = 7;
 
 /// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,8 +74,10 @@ pub struct LayerPlan {
     pub output_bits: [u32; 2],
 }
 
-/// Outputs of so many bits are multiplied fastest.
-const LOW_BITS: u32 = 52;
+/// Outputs of so many bits are multiplied fastest: products of factors take one more.
+pub(crate) const LOW_BITS: u32 = 51;
+/// What is known of any product with weights.
+pub(crate) const PRODUCT_BITS: u32 = factor_bits(Ring::Z64.bits());
 
 /// What a bound on outputs leaves out where values leave the ranges of other gates: a norm's rows get up to √8 times longer
 /// before it wraps, a table's last entry reaches beyond its range. There the ring must not be what fails first.
@@ -83,7 +86,7 @@ const SPARE: f64 = 4.0;
 /// The bits for outputs of a matrix, at the double scale, that are below `bound` for every input whose norms and scores are in
 /// range: as few as are faster, if that leaves four times as much, or all.
 pub(crate) fn output_bits(bound: f64) -> u32 {
-    if SPARE * bound < output_limit(LOW_BITS) { LOW_BITS } else { Ring::Z64.bits() }
+    if SPARE * bound < output_limit(LOW_BITS) { LOW_BITS } else { PRODUCT_BITS }
 }
 
 /// Outputs at the double scale that are within ±limit have so many bits.
@@ -297,7 +300,7 @@ impl Plan {
             _ => TablePlan::covering(4, Step::Activation, None),
         };
         // As is usual for trained models; for gated products, whose table allows larger ones, it is not.
-        let [o, down] = [LOW_BITS, if c.family == Family::Llama { Ring::Z64.bits() } else { LOW_BITS }];
+        let [o, down] = [LOW_BITS, if c.family == Family::Llama { PRODUCT_BITS } else { LOW_BITS }];
         let layer = LayerPlan {
             attention_norm: norm,
             feed_forward_norm: norm,
@@ -344,7 +347,7 @@ impl Plan {
             if ![64, 128].contains(&l.score_buckets) {
                 return Err(format!("layer {i}: {} buckets of scores", l.score_buckets));
             }
-            if l.output_bits.iter().any(|bits| ![LOW_BITS, Ring::Z64.bits()].contains(bits)) {
+            if l.output_bits.iter().any(|bits| ![LOW_BITS, PRODUCT_BITS].contains(bits)) {
                 return Err(format!("layer {i}: outputs of {:?} bits", l.output_bits));
             }
         }
@@ -406,7 +409,7 @@ impl PlanTables {
         match p {
             Parameter::O(i) => self.layers[i].output_bits[0],
             Parameter::Down(i) => self.layers[i].output_bits[1],
-            _ => Ring::Z64.bits(),
+            _ => PRODUCT_BITS,
         }
     }
 

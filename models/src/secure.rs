@@ -1,6 +1,6 @@
 //! The protocol: dealer and evaluators run the same program on their parts of the shares.
 
-use crate::algebra::{Algebra, Linear, SCALE, Scored, Values};
+use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::plan::{FACTOR_SCALE, FunctionTable};
 use crate::rotary::{ANGLE_SCALE, Rotation};
@@ -9,9 +9,9 @@ use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::norm::NormTable;
 use protocol::gates::reveal::{Reveal, reveal};
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
-use protocol::gates::truncate::{truncate, truncate_between, truncate_from};
+use protocol::gates::truncate::{truncate, truncate_to};
 use protocol::gates::{glu, norm, product, quadratic, row, softmax};
-use protocol::{Cx, Product, Result, Shape, Share, SharedMatrix, join};
+use protocol::{Cx, Factor, Product, Result, Shape, Share, SharedMatrix, join};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ pub enum SecureValues {}
 
 impl Values for SecureValues {
     type Act = Share;
+    type Factor = Factor;
     type Table = SharedTable;
     type Matrix = SharedMatrix;
     /// Biases at the scale of products.
@@ -42,6 +43,26 @@ impl Values for SecureValues {
     type Input = Tokens;
     /// An evaluator's message to the client.
     type Output = Option<Words>;
+}
+
+impl ByRows for Share {
+    fn rows(&self, from: usize, to: usize) -> Share {
+        Share::rows(self, from, to)
+    }
+
+    fn below(&self, above: Option<&Share>) -> Share {
+        above.map_or_else(|| self.clone(), |above| above.append_rows(self))
+    }
+}
+
+impl ByRows for Factor {
+    fn rows(&self, from: usize, to: usize) -> Factor {
+        Factor::rows(self, from, to)
+    }
+
+    fn below(&self, above: Option<&Factor>) -> Factor {
+        above.map_or_else(|| self.clone(), |above| above.append_rows(self))
+    }
 }
 
 /// The reading.
@@ -125,7 +146,7 @@ impl Algebra for Secure<'_> {
     }
 
     async fn linear(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Share> {
-        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?, w.bits, SCALE).await
+        truncate(&self.cx, self.affine_modulo(x, w, w.bits)?, SCALE).await
     }
 
     async fn linear_beside(
@@ -136,15 +157,7 @@ impl Algebra for Secure<'_> {
         gain: &Share,
     ) -> Result<Share> {
         let beside = product::scale_columns(&self.cx, h, gain, w.bits)?;
-        truncate_from(&self.cx, self.affine_modulo(x, w, w.bits)?.plus(beside), w.bits, SCALE).await
-    }
-
-    fn rows(&self, x: &Share, from: usize, to: usize) -> Share {
-        x.rows(from, to)
-    }
-
-    fn append(&self, cache: Option<&Share>, x: &Share) -> Share {
-        cache.map_or_else(|| x.clone(), |c| c.append_rows(x))
+        truncate(&self.cx, self.affine_modulo(x, w, w.bits)?.plus(beside), SCALE).await
     }
 
     fn add(&self, x: &Share, y: &Share) -> Share {
@@ -156,10 +169,10 @@ impl Algebra for Secure<'_> {
         x: &Share,
         w: &Linear<SecureValues>,
         r: Option<&Rotation>,
-        kept: &[Option<&Share>],
+        kept: &[Option<&Factor>],
         s: &AttentionShape,
         t: &Arc<SoftmaxTables>,
-    ) -> Result<Scored<Share>> {
+    ) -> Result<Scored<Share, Factor>> {
         let (qkv, own) = (self.in_scope("qkv"), self.in_scope("scores"));
         let mut y = qkv.affine(x, w)?;
         if let Some(r) = r {
@@ -172,29 +185,28 @@ impl Algebra for Secure<'_> {
             y.linear(Shape::new(y.shape.rows, to - from), |half| product::columns(half, y.shape, from..to))
         };
         // Of scores at the double scale, queries and keys count no more bits than these.
-        let (ring, bits) = (self.cx.ring().bits(), SCALE + t.score_bits());
+        let bits = SCALE + t.score_bits();
         let scored = async {
-            let qk = truncate_between(&qkv.cx, part(0, q + kv), ring, drop, bits).await?;
+            let qk = Factor::from(&truncate_to(&qkv.cx, part(0, q + kv), drop, bits).await?);
             let cut = |from, to| {
                 let shape = Shape::new(qk.shape.rows, to - from);
                 qk.linear(shape, |w| product::columns(w, qk.shape, from..to))
             };
             let new = cut(q, q + kv);
-            let append = |(kept, b): (&Option<&Share>, &Block)| {
-                self.append(*kept, &self.rows(&new, b.queries.start, b.queries.end))
-            };
-            let keys: Vec<Share> = kept.iter().zip(&s.blocks).map(append).collect();
+            let append =
+                |(kept, b): (&Option<&Factor>, &Block)| new.rows(b.queries.start, b.queries.end).below(*kept);
+            let keys: Vec<Factor> = kept.iter().zip(&s.blocks).map(append).collect();
             let products: Vec<_> = s.blocks.iter().map(|b| s.score_products(b)).collect();
             let (parts, flat) = (keys.iter().collect::<Vec<_>>(), Shape::new(s.scores(), 1));
-            let z = product::bilinear_parts(&own.cx, &cut(0, q), &parts, flat, bits, |i, q, k| {
+            let z = product::of_factors(&own.cx, &cut(0, q), &parts, flat, bits, |i, q, k| {
                 q.gemm_batch(k, &products[i]).gathered(&s.blocks[i].square)
             })?;
-            Ok((truncate_between(&own.cx, z, bits, SCALE, t.score_bits()).await?, keys))
+            Ok((truncate_to(&own.cx, z, SCALE, t.score_bits()).await?, keys))
         };
         // Values are not needed before the weighted sum: where they take an exchange more, scores do not wait.
         let ((scores, keys), values) =
             join(scored, truncate(&qkv.cx, part(q + kv, q + 2 * kv), drop)).await?;
-        Ok(Scored { scores, keys, values })
+        Ok(Scored { scores, keys, values: (&values).into() })
     }
 
     async fn exponentials(&self, x: &Share, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Share> {
@@ -204,15 +216,15 @@ impl Algebra for Secure<'_> {
     async fn weighted_mean(
         &self,
         e: &Share,
-        v: &[&Share],
+        v: &[&Factor],
         s: &AttentionShape,
         t: &Arc<SoftmaxTables>,
     ) -> Result<Share> {
         let products: Vec<_> = s.blocks.iter().map(|b| s.value_products(b)).collect();
         let shape = Shape::new(s.queries(), s.heads * s.head_dim);
         let [values, softmax, divide] = ["values", "softmax", "divide"].map(|name| self.cx.scope(name));
-        let ring = self.cx.ring().bits();
-        let z = product::bilinear_parts(&values, e, v, shape, ring, |i, e, v| {
+        let factor = Factor::from(e);
+        let z = product::of_factors(&values, &factor, v, shape, self.cx.ring().bits(), |i, e, v| {
             let (block, square) = (&s.blocks[i], s.square_len(&s.blocks[i]));
             let all = e.len() == square && block.square.is_all(square);
             let scattered = (!all).then(|| e.slice(block.scores.clone()).scatter(&block.square, square));
@@ -229,7 +241,7 @@ impl Algebra for Secure<'_> {
         // A look-up takes its input modulo the table's length.
         let input = t.spec.input_bits();
         let y = up.affine_modulo(x, w, input + SCALE)?;
-        let y = truncate_between(&up.cx, y, input + SCALE, SCALE, input).await?;
+        let y = truncate_to(&up.cx, y, SCALE, input).await?;
         quadratic::lookup(&self.cx, &y, t, SCALE).await
     }
 
@@ -240,8 +252,8 @@ impl Algebra for Secure<'_> {
         let blocks = [(left.clone(), input + SCALE), (right.clone(), ring)];
         let [g, u] = product::matmul_blocks(&up.cx, x, &w.weight, blocks)?;
         let (g, u) = (up.with_bias(g, w, left), up.with_bias(u, w, right));
-        let g = truncate_between(&up.cx, g, input + SCALE, SCALE, input);
-        let u = truncate_between(&up.cx, u, ring, 2 * SCALE - FACTOR_SCALE, t.bits);
+        let g = truncate_to(&up.cx, g, SCALE, input);
+        let u = truncate_to(&up.cx, u, 2 * SCALE - FACTOR_SCALE, t.bits);
         glu::gated_when(&self.cx, g, u, &t.table, t.bits, SCALE).await
     }
 

@@ -80,13 +80,13 @@ fn the_same_words_travel_ahead_of_their_request() {
                 assert_eq!(ahead + asked, off.dealing.asked.bytes, "the dealer's bytes, before and since");
             }
             assert_fresh(&on);
-            // Products with masks: the evaluators have four passes' in `passes` + 1 at once, from the first of them on.
+            // The dealer's products of weights and masks: of four passes in `passes` + 1 at once, from the first of them on,
+            // and of passes that were not asked for in the end. The evaluators' products depend on data.
             let matrices = 4 * shared.public.config.layers as u64 + 1;
             let made = on.last().unwrap().made_ahead;
             let expected = matrices * if passes == 1 { 2 } else { 3 };
-            assert_eq!(made[1..], [expected; 2], "{passes} passes, {calls} calls");
-            // The dealer's as well, and of passes that were not asked for in the end.
             assert!(made[0] >= expected, "{passes} passes, {calls} calls: {}", made[0]);
+            assert_eq!(made[1..], [0; 2], "{passes} passes, {calls} calls");
             if calls == usize::MAX {
                 // All but its part of the embedding: three numbers for each of the row, and two signs.
                 let asked = (3 * shared.public.config.d_model as u64 + 2) * 8;
@@ -136,8 +136,8 @@ fn what_is_dealt_for_nothing_leaves_no_trace() {
         for done in all.iter().chain([&more]) {
             let (mut cc, mut cd) = (Cache::new(&config), Cache::new(&config));
             for (step, done) in steps.iter().zip(done) {
-                cc.cut(&Clear::new(&device), step.keep);
-                cd.cut(&Dry::default(), step.keep);
+                cc.cut(step.keep);
+                cd.cut(step.keep);
                 let (n, last) = (step.tokens.len(), OutputRows::Last);
                 let c =
                     complete(clear.forward(&Clear::new(&device), &step.tokens, n, &mut cc, last)).unwrap();

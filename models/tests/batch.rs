@@ -48,7 +48,7 @@ impl All {
         let mut outputs = |t: &Turn| {
             let Turn { sequence, step: Step { keep, tokens }, segment } = t;
             let cache = &mut caches[*sequence];
-            cache.cut(&reading, *keep);
+            cache.cut(*keep);
             let sequence = Sequence { cache, count: tokens.len(), segment: *segment };
             complete(self.clear.batch(&reading, tokens, &mut [sequence], rows)).unwrap().data
         };
@@ -59,16 +59,16 @@ impl All {
     fn check(&self, sequences: usize, steps: &[Vec<Turn>], rows: OutputRows) {
         let config = &self.shared.public.config;
         let done = run_batches(&self.shared, 9, sequences, steps, rows);
-        let (reading, plain, shapes) = (Clear::new(&self.device), Float::default(), Dry::default());
+        let (reading, plain) = (Clear::new(&self.device), Float::default());
         let mut clear: Vec<_> = (0..sequences).map(|_| Cache::new(config)).collect();
         let mut float: Vec<_> = (0..sequences).map(|_| Cache::new(config)).collect();
         let mut dry: Vec<_> = (0..sequences).map(|_| Cache::new(config)).collect();
         for ((turns, done), alone) in steps.iter().zip(done).zip(self.alone(sequences, steps, rows)) {
             let tokens: Vec<u32> = turns.iter().flat_map(|t| t.step.tokens.clone()).collect();
             for Turn { sequence, step, .. } in turns {
-                clear[*sequence].cut(&reading, step.keep);
-                float[*sequence].cut(&plain, step.keep);
-                dry[*sequence].cut(&shapes, step.keep);
+                clear[*sequence].cut(step.keep);
+                float[*sequence].cut(step.keep);
+                dry[*sequence].cut(step.keep);
             }
             let mut taking = taking_part(&mut clear, turns);
             let c = complete(self.clear.batch(&reading, &tokens, &mut taking, rows)).unwrap();

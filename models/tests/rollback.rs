@@ -63,9 +63,9 @@ fn check(config: ModelConfig) {
         text.extend(&step.tokens);
         let fresh = last_rows(&text);
 
-        cc.cut(&Clear::new(&device), step.keep);
-        cf.cut(&Float::default(), step.keep);
-        cd.cut(&Dry::default(), step.keep);
+        cc.cut(step.keep);
+        cf.cut(step.keep);
+        cd.cut(step.keep);
         let c = complete(clear.forward(&Clear::new(&device), &step.tokens, n, &mut cc, all)).unwrap();
         let f = complete(float.forward(&Float::default(), &step.tokens, n, &mut cf, all)).unwrap();
         let (secure, c, f) = (wide(&done.outputs), numbers(&c), wide(&f.data));

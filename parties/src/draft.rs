@@ -100,7 +100,7 @@ impl ModelDraft {
         let same = self.read.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let same = same.min(tokens.len().checked_sub(1)?);
         let (float, new) = (Float::default(), tokens[same..].to_vec());
-        self.cache.cut(&float, same);
+        self.cache.cut(same);
         self.read.truncate(same);
         let scores = complete(self.model.forward(&float, &new, new.len(), &mut self.cache, OutputRows::Last));
         let scores = scores.ok()?.data;

@@ -331,7 +331,7 @@ impl Engine for ModelStore {
                 "shorten the prompt or ask for fewer tokens",
             ));
         }
-        let keys_and_values = (context.role(), request.context_tokens as usize, request.sequences as usize);
+        let keys_and_values = (request.context_tokens as usize, request.sequences as usize);
         let promise =
             self.room.for_session(&device, &model.public.config, keys_and_values).map_err(|message| {
                 let remedy =
@@ -339,7 +339,7 @@ impl Engine for ModelStore {
                 Failure::new(FailureCode::Limit, message, remedy)
             })?;
         let streams = ChaChaStreams::new(context.keys.of_roles(context.party, context.session.dealer()));
-        let token = MemoryPlan::cache(&model.public.config, context.role(), 1);
+        let token = MemoryPlan::cache(&model.public.config, 1);
         let session = PartySession::new(model, context.role(), Box::new(streams));
         let session = session.map_err(|e| match e {
             SharedModelError::Device { .. } => Failure::new(

@@ -15,8 +15,7 @@ use crate::cost::bytes;
 use crate::error::Result;
 use crate::prg::{KeyId, Purpose};
 use crate::profile::Part;
-use crate::share::Share;
-use crate::{Role, Shape};
+use crate::{Role, Shape, Share};
 use kernels::{Device, Received, Ring, Words, Zip};
 use rounds::Core;
 use std::cell::RefCell;
@@ -111,20 +110,13 @@ pub struct Pads {
 }
 
 /// A value opened under a mask: v = delta (+ or xor) lambda. Evaluators know delta and half of lambda, the dealer
-/// lambda. For values of the full ring this is a replicated share.
+/// lambda.
 #[derive(Clone, Debug)]
 pub struct Masked {
     /// Public to the evaluators.
     pub delta: Option<Words>,
     /// The dealer's mask, or an evaluator's half of it.
     pub lambda: Words,
-}
-
-impl Masked {
-    /// As a replicated share.
-    pub fn share(self, shape: Shape, scale: u32) -> Share {
-        Share { shape, scale, delta: self.delta, lambda: self.lambda }
-    }
 }
 
 /// A handle on the running program. Cloning it is cheap; a scoped handle names a part of the program.
@@ -282,20 +274,38 @@ impl<'n> Cx<'n> {
 
     /// Opens a 2-of-2 value under fresh masks. Cost: one exchange of ⌈n·bits/8⌉ bytes each way.
     pub async fn open(&self, item: Item, half: Option<Words>) -> Result<Masked> {
+        Ok(self.open_beside_pads(item, half).await.0)
+    }
+
+    /// [`Cx::open`] as a replicated share, modulo 2^bits of the item.
+    pub async fn open_share(
+        &self,
+        item: Item,
+        half: Option<Words>,
+        shape: Shape,
+        scale: u32,
+    ) -> Result<Share> {
+        let (Masked { delta, lambda }, first) = self.open_beside_pads(item, half).await;
+        let share = Share { shape, scale, delta, lambda, first };
+        if item.purpose == Purpose::Result && item.bits == self.ring.bits() {
+            self.core.borrow_mut().note_factor(item.op.number, &share);
+        }
+        Ok(share)
+    }
+
+    /// [`Cx::open`]; beside it, at the dealer, P1's pad.
+    async fn open_beside_pads(&self, item: Item, half: Option<Words>) -> (Masked, Option<Words>) {
         let pads = self.pads(&item);
         let posted = self.post(&item, half, &pads).await;
         let delta = posted.map(|(mine, at)| {
             self.answer(&item, |theirs| mine.combine_part(item.group.plus(), theirs, at, item.bits))
         });
-        let lambda = match (pads.p1, pads.p2) {
-            (Some(a), Some(b)) => item.group.sum(&a, &b, item.bits),
-            (Some(own), None) | (None, Some(own)) => own,
+        let (lambda, first) = match (pads.p1, pads.p2) {
+            (Some(a), Some(b)) => (item.group.sum(&a, &b, item.bits), Some(a)),
+            (Some(own), None) | (None, Some(own)) => (own, None),
             (None, None) => unreachable!("every party knows k01 or k02"),
         };
-        if item.purpose == Purpose::Result && item.group == Group::Add && item.bits == self.ring.bits() {
-            self.core.borrow_mut().note_mask(item.op.number, &lambda);
-        }
-        Ok(Masked { delta, lambda })
+        (Masked { delta, lambda }, first)
     }
 
     /// Posts an evaluator's half under its pad, and waits for the exchange: own message, and where in the peer's its answer is.

@@ -27,5 +27,5 @@ pub use net::{NetError, Network};
 pub use prg::{ChaChaStreams, Key, KeyId, Purpose, Streams};
 pub use registry::{PadUse, Registry};
 pub use role::{Party, Role};
-pub use share::{Product, Shape, Share, Taken};
-pub use weights::{Component, DrawnMatrix, Seed, SharedMatrix};
+pub use share::{Factor, Product, Shape, Share, Taken};
+pub use weights::{Component, DrawnMatrix, Seed, SharedMatrix, coefficients};

@@ -195,11 +195,12 @@ impl World {
         let each = |f: &dyn Fn(usize) -> u64| up((0..values.len()).map(f).collect());
         let delta = each(&|i| values[i].wrapping_sub(x0[i]).wrapping_sub(x1[i]));
         let lambda = each(&|i| x0[i].wrapping_add(x1[i]));
-        let share = |delta, lambda| Share { shape, scale, delta, lambda };
+        let (first, second) = (each(&|i| x1[i]), each(&|i| x0[i]));
+        let share = |delta, lambda, first| Share { shape, scale, delta, lambda, first };
         [
-            share(None, lambda),
-            share(Some(delta.clone()), each(&|i| x1[i])),
-            share(Some(delta), each(&|i| x0[i])),
+            share(None, lambda, Some(first.clone())),
+            share(Some(delta.clone()), first, None),
+            share(Some(delta), second, None),
         ]
     }
 
@@ -286,12 +287,14 @@ impl World {
         let lambda = p0.lambda.clone().low(bits).to_vec();
         let sum = (&p1.lambda + &p2.lambda).low(bits).to_vec();
         assert_eq!(lambda, sum, "the dealer's λ is not the sum of the evaluators' halves");
+        let first = p0.first.clone().expect("the dealer knows both halves").low(bits).to_vec();
+        assert_eq!(first, p1.lambda.clone().low(bits).to_vec(), "the dealer's idea of P1's half");
         Opened { values: (delta + &p0.lambda).low(bits).to_vec(), lambda }
     }
 
     /// Puts a 2-of-2 value together.
     pub fn open_product(&self, [_, p1, p2]: &[Product; 3]) -> Vec<u64> {
         let (a, b) = (p1.half.as_ref().expect("P1's half"), p2.half.as_ref().expect("P2's half"));
-        (a + b).low(self.ring.bits()).to_vec()
+        (a + b).low(p1.bits).to_vec()
     }
 }

@@ -5,8 +5,9 @@
 //! every product, so each party chooses for itself and the others do not notice.
 
 use crate::gates::input;
-use crate::{Key, Role, Share};
+use crate::{Factor, Key, Role, Share};
 use kernels::{KeyStream, Matrix, Words};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -102,142 +103,78 @@ impl Component {
     }
 }
 
-/// a · x + b · y. Where one is stored and the other drawn, each word is read or drawn once.
-fn apply_both((a, x): (&Component, &Words), (b, y): (&Component, &Words)) -> Words {
-    match (a, b) {
-        (Component::Stored(a), Component::Drawn(b)) => a.apply_beside(x, y, b.stream()),
-        (Component::Drawn(a), Component::Stored(b)) => b.apply_beside(y, x, a.stream()),
-        _ => a.apply(x) + b.apply(y),
-    }
-}
-
-/// What a mask is multiplied by alone, for several runs at once if need be.
-#[derive(Clone, Debug)]
-pub(crate) enum Factor {
-    /// One component, or the sum of two that was stored.
-    Stored(Matrix),
-    /// The sum of two components, of which one is drawn at least.
-    Sum([Component; 2]),
-}
-
-impl Factor {
-    pub(crate) fn outputs(&self) -> usize {
-        match self {
-            Factor::Stored(m) => m.outputs(),
-            Factor::Sum([a, _]) => a.outputs(),
-        }
-    }
-
-    pub(crate) fn inputs(&self) -> usize {
-        match self {
-            Factor::Stored(m) => m.inputs(),
-            Factor::Sum([a, _]) => a.inputs(),
-        }
-    }
-
-    /// Whether both are one factor, not only equal ones.
-    pub(crate) fn is(&self, other: &Factor) -> bool {
-        match (self, other) {
-            (Factor::Stored(a), Factor::Stored(b)) => a.is(b),
-            (Factor::Sum(a), Factor::Sum(b)) => a.iter().zip(b).all(|(a, b)| a.is(b)),
-            _ => false,
-        }
-    }
-
-    /// x · self^T, as far as it counts modulo 2^bits.
-    pub(crate) fn apply_low(&self, x: &Words, bits: u32) -> Words {
-        match self {
-            Factor::Stored(m) => m.apply_low(x, bits),
-            Factor::Sum([Component::Drawn(a), Component::Drawn(b)]) => {
-                x.by_streams(&[a.stream(), b.stream()], a.n, a.k)
-            }
-            Factor::Sum([a, b]) => apply_both((a, x), (b, x)),
-        }
-    }
-}
-
-/// One party's part of a shared weight matrix (n outputs of k inputs), prepared for products with shares.
+/// One party's part of a shared weight matrix (n outputs of k inputs) as a factor of products: what [`Factor`](crate::Factor)
+/// says of its components, at the dealer with the other sign.
 #[derive(Clone, Debug)]
 pub struct SharedMatrix {
     /// Fractional bits of the weights.
     pub scale: u32,
-    pub(crate) form: Form,
+    /// The sum of components, each times a number.
+    terms: Vec<(u64, Component)>,
 }
 
-/// How a party multiplies: [`product::matmul`](crate::gates::product::matmul) says why.
-#[derive(Clone, Debug)]
-pub(crate) enum Form {
-    /// The product with λx by itself, which can be made ahead.
-    Apart {
-        /// Multiplies an evaluator's Δx (P1: Δw + λw1, P2: λw0); the dealer has none.
-        by_delta: Option<Matrix>,
-        /// Multiplies λx (evaluators: Δw, dealer: λw).
-        by_lambda: Factor,
-    },
-    /// Both products of an evaluator in one pass over its components.
-    Together {
-        /// P1's λw1, P2's λw0.
-        lambda: Component,
-        /// Δw.
-        delta: Component,
-        /// Whether this is P1, which adds λx to the Δx that Δw multiplies.
-        p1: bool,
-    },
+/// By what a role multiplies its half of λ, and Δ; the dealer λ1, and λ0:
+/// ```text
+/// P1: 2·λ1 + Δ    P2: 2·λ0 + Δ    dealer: −λ1 + λ0
+/// ```
+pub const fn coefficients(role: Role) -> [u64; 2] {
+    match role {
+        Role::Dealer => [u64::MAX, 1],
+        Role::P1 | Role::P2 => [2, 1],
+    }
 }
 
 impl SharedMatrix {
-    /// Prepares a share of an n × k matrix. `p1` says whether this is P1 (its half of λ joins Δ).
-    pub fn new(w: &Share, p1: bool) -> SharedMatrix {
-        let (n, k) = (w.shape.rows, w.shape.cols);
-        let of = |words: &Words| Matrix::new(words, n, k);
-        match &w.delta {
-            None => SharedMatrix::stored(w.scale, of(&w.lambda), None),
-            Some(d) => {
-                let by_delta = if p1 { of(&(d + &w.lambda)) } else { of(&w.lambda) };
-                SharedMatrix::stored(w.scale, of(d), Some(by_delta))
-            }
-        }
-    }
-
-    /// Of what multiplies λ of the input (evaluators: Δw, dealer: λw) and, at evaluators, its Δ (P1: Δw + λw1, P2: λw0).
-    pub fn stored(scale: u32, by_lambda: Matrix, by_delta: Option<Matrix>) -> SharedMatrix {
-        SharedMatrix { scale, form: Form::Apart { by_delta, by_lambda: Factor::Stored(by_lambda) } }
-    }
-
-    /// Of the two components that a role has: its own half of λ and Δ, or the dealer's two halves of λ.
+    /// Prepares a share of an n × k matrix.
     ///
     /// # Panics
-    /// If they are of different shapes.
-    pub fn of_components(scale: u32, role: Role, [lambda, other]: [Component; 2]) -> SharedMatrix {
-        let shape = |c: &Component| (c.outputs(), c.inputs());
-        assert_eq!(shape(&lambda), shape(&other), "components of different shapes");
-        let form = match role {
-            Role::Dealer => Form::Apart { by_delta: None, by_lambda: Factor::Sum([lambda, other]) },
-            evaluator => Form::Together { lambda, delta: other, p1: evaluator == Role::P1 },
-        };
-        SharedMatrix { scale, form }
+    /// If the share has neither Δ nor, at the dealer, P1's half of λ.
+    pub fn new(w: &Share) -> SharedMatrix {
+        let Factor { shape, scale, words } = Factor::from(w);
+        let words = if w.delta.is_some() { words } else { -words };
+        SharedMatrix::of(scale, vec![(1, Component::Stored(Matrix::new(&words, shape.rows, shape.cols)))])
+    }
+
+    /// Of components, each times a number.
+    ///
+    /// # Panics
+    /// If there is none, or if they are of different shapes.
+    pub fn of(scale: u32, terms: Vec<(u64, Component)>) -> SharedMatrix {
+        let shape = |(_, c): &(u64, Component)| (c.outputs(), c.inputs());
+        assert!(terms.iter().all(|term| shape(term) == shape(&terms[0])), "components of different shapes");
+        SharedMatrix { scale, terms }
     }
 
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
-        match &self.form {
-            Form::Apart { by_lambda, .. } => by_lambda.outputs(),
-            Form::Together { delta, .. } => delta.outputs(),
-        }
+        self.terms[0].1.outputs()
     }
 
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
-        match &self.form {
-            Form::Apart { by_lambda, .. } => by_lambda.inputs(),
-            Form::Together { delta, .. } => delta.inputs(),
+        self.terms[0].1.inputs()
+    }
+
+    /// Whether both are one matrix, not only equal ones.
+    pub(crate) fn is(&self, other: &SharedMatrix) -> bool {
+        let same = |((a, x), (b, y)): (&(u64, Component), &(u64, Component))| a == b && x.is(y);
+        self.terms.len() == other.terms.len() && self.terms.iter().zip(&other.terms).all(same)
+    }
+
+    /// x · self^T, as far as it counts modulo 2^bits. Where one component is stored and another one drawn, each word is read or
+    /// drawn once.
+    pub fn apply(&self, x: &Words, bits: u32) -> Words {
+        let times = |n: u64| if n == 1 { Cow::Borrowed(x) } else { Cow::Owned(x * n) };
+        match &self.terms[..] {
+            [(n, Component::Stored(m))] => m.apply_in_step(&times(*n), bits),
+            [(a, Component::Stored(m)), (b, Component::Drawn(d))]
+            | [(b, Component::Drawn(d)), (a, Component::Stored(m))] => {
+                m.apply_beside(&times(*a), &times(*b), d.stream())
+            }
+            terms => {
+                let products = terms.iter().map(|(n, component)| component.apply(&times(*n)));
+                products.reduce(|a, b| a + b).expect("a component at least")
+            }
         }
     }
-}
-
-/// An evaluator's products with both of its components.
-pub(crate) fn together(lambda: &Component, delta: &Component, p1: bool, x: [&Words; 2]) -> Words {
-    let [x_delta, x_lambda] = x;
-    let sum = p1.then(|| x_delta + x_lambda);
-    apply_both((lambda, x_delta), (delta, sum.as_ref().unwrap_or(x_lambda)))
 }

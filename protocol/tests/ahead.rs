@@ -18,7 +18,7 @@ fn program<'n>(cx: Cx<'n>, x: Share, late: Option<Vec<u64>>) -> Program<'n> {
         let (op, shape) = (cx.op("input"), Shape::new(N, 1));
         let late = late.map(|l| Words::upload(cx.device(), l));
         let half = cx.deal_late(op, N, late.as_ref())?;
-        let input = product::reshare(&cx, Product { shape, scale: F, half }).await?;
+        let input = product::reshare(&cx, Product { shape, scale: F, bits: 64, half }).await?;
         truncate::truncate(&cx, product::multiply(&cx, &input, &x)?, F).await
     })
 }

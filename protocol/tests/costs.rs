@@ -14,7 +14,7 @@ use protocol::gates::row::{self, RowTable};
 use protocol::gates::table::{Table, TableSpec, gelu};
 use protocol::gates::{bit, compare, glu, lift, lut, product, truncate};
 use protocol::testing::{Outcome, World};
-use protocol::{Cost, Ledger, Shape, Share, join, join_all};
+use protocol::{Cost, Factor, Ledger, Shape, Share, join, join_all};
 
 const F: u32 = 18;
 const SIZES: [usize; 7] = [1, 2, 7, 8, 63, 65, 129];
@@ -45,8 +45,8 @@ fn declared_costs_are_measured_at_odd_sizes() {
         assert_cost("truncate", &o, product::product_cost(n, 64).then(truncate::cost(n, 5, 64)));
         for (k, f, bits) in [(64, 5, 59), (60, 5, 23), (64, 5, 61), (50, 0, 64)] {
             let o = w.run(share(&w, n, F), |cx, x| {
-                let z = product::halves(&cx, &x);
-                Box::pin(async move { truncate::truncate_between(&cx, z, k, f, bits).await })
+                let z = product::halves(&cx, &x).modulo(k);
+                Box::pin(async move { truncate::truncate_to(&cx, z, f, bits).await })
             });
             assert_cost("truncate between", &o, truncate::cost_between(n, k, f, bits));
         }
@@ -62,11 +62,17 @@ fn declared_costs_are_measured_at_odd_sizes() {
         }
         for bits in [41, 64] {
             let o = w.run(share(&w, n, F), |cx, x| {
-                Box::pin(
-                    async move { product::bilinear_parts(&cx, &x, &[&x], x.shape, bits, |_, a, b| a * b) },
-                )
+                Box::pin(async move { product::bilinear_modulo(&cx, &x, &x, x.shape, bits, |a, b| a * b) })
             });
             assert_cost("product", &o, product::product_cost(n, bits));
+            let o = w.run(share(&w, n, F), |cx, x| {
+                let factor = Factor::from(&x);
+                let both = [&factor, &factor];
+                let shape = Shape::new(2 * n, 1);
+                let z = product::of_factors(&cx, &factor, &both, shape, bits, |_, a, b| a * b);
+                Box::pin(async move { z })
+            });
+            assert_cost("product of factors", &o, product::product_cost(2 * n, bits.min(63)));
         }
         let o = w.run(share(&w, n, F), |cx, x| {
             Box::pin(async move { product::reshare(&cx, product::square_sum(&cx, &x)?).await })

@@ -26,7 +26,8 @@ async fn program(cx: protocol::Cx<'_>, x: Share) -> protocol::Result<Share> {
 /// The same words on a device.
 fn moved(share: Share, device: &Device) -> Share {
     let up = |w: &Words| Words::upload(device, w.to_vec());
-    Share { delta: share.delta.as_ref().map(up), lambda: up(&share.lambda), ..share }
+    let [delta, first] = [&share.delta, &share.first].map(|known| known.as_ref().map(up));
+    Share { delta, lambda: up(&share.lambda), first, ..share }
 }
 
 /// Notes how many operations its party's device had been asked for when it sent last.

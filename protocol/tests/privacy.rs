@@ -44,7 +44,7 @@ impl Layer {
         Box::pin(async move {
             let (x, w) = (&inputs[0], &inputs[1]);
             let n = norm::norm(&cx.scope("norm"), x, &t.norm).await?;
-            let w = SharedMatrix::new(w, cx.is_p1());
+            let w = SharedMatrix::new(w);
             let h = truncate::truncate(&cx.scope("project"), product::matmul(&cx, &n, &w)?, F).await?;
             let scores = product::reshare(&cx.scope("scores"), product::multiply(&cx, &h, &n)?).await?;
             let p = softmax::softmax(&cx.scope("softmax"), &scores, &t.softmax).await?;

@@ -263,7 +263,7 @@ fn truncation_from_fewer_bits() {
             inner: &flat,
             program: &move |cx, x| {
                 Box::pin(async move {
-                    Ok(vec![truncate::truncate_from(&cx, product::halves(&cx, &x[0]), k, f).await?])
+                    Ok(vec![truncate::truncate(&cx, product::halves(&cx, &x[0]).modulo(k), f).await?])
                 })
             },
         };

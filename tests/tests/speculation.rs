@@ -71,7 +71,7 @@ fn declared(dry: &models::model::Model<Dry>, prompt: usize, answer: &Answer, tok
     let mut kept = prompt;
     let mut made = 1;
     for gained in &answer.gains {
-        cache.cut(&Dry::default(), kept);
+        cache.cut(kept);
         let drafted = tokens.min(NEW - made - 1);
         all.add(&Dry::pass(dry, 1 + drafted, &mut cache, OutputRows::All).ledger);
         (kept, made) = (kept + gained, made + gained);

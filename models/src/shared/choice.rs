@@ -3,6 +3,7 @@
 use super::PublicModel;
 use crate::algebra::{Act, Linear, SCALE};
 use crate::model::Back;
+use crate::plan::PRODUCT_BITS;
 use crate::secure::{Secure, SecureValues};
 use kernels::Words;
 use protocol::gates::choice::{SampleTables, argmax, argmax_cost, sample, sample_cost, token_index};
@@ -80,13 +81,13 @@ impl Choice {
     /// Declared cost of the choice for `rows` sequences and a vocabulary of `n`.
     pub fn cost(self, rows: usize, n: usize) -> Cost {
         const RING: u32 = 64;
-        let truncated = |f| truncate::cost(rows * n, f, RING);
-        let scores = product_cost(rows * n, RING);
+        let truncated = |f| truncate::cost_from(rows * n, PRODUCT_BITS, f, RING);
+        let scores = product_cost(rows * n, PRODUCT_BITS);
         match self {
             Choice::Greedy => scores.then(truncated(2 * SCALE - COMPARED)).then(argmax_cost(rows, n, RING)),
             Choice::Sample { top_k, .. } => scores
                 .then(truncated(SCALE))
-                .then(truncated(INVERSE_SCALE))
+                .then(truncate::cost(rows * n, INVERSE_SCALE, RING))
                 .then(sample_cost(rows, n, among(top_k, n), SCALE, RING)),
         }
     }

@@ -13,15 +13,19 @@
 //! ```text
 //! dealer  λ = before + after      P1  λ1 = before, Δ = after      P2  λ0 = after, Δ = before
 //! ```
-//! Matrices are multiplied as [`SharedMatrix`] says: by the sum of both at the dealer and, with Δ apart, at P1.
+//! Matrices are kept as factors of products, one word a weight in each role ([`coefficients`]):
+//! ```text
+//! dealer  before − after      P1  after + 2·before      P2  before + 2·after
+//! ```
+//! Parties 1 and 2 keep, of a component c that was sent in full and the stream s of their seed, c + 2·s in its place: what they
+//! multiply by where party 0 deals. The other roles' are c + 2·s − 3·s (up to its sign) and 2·(c + 2·s) − 3·s.
 //!
-//! Components of matrices whose seed a party has need not be stored ([`Weights::Regenerated`]): it then multiplies by c12
-//! and by a stream, or, party 0, by two streams, whatever its role.
+//! What is added to c + 2·s need not be stored ([`Weights::Regenerated`]): a party then multiplies by c + 2·s and by a stream, or,
+//! party 0, by two streams.
 //!
-//! Memory: 8 bytes a weight for the dealer's role alone, 16 for one evaluator's, 24 for all three (the dealer keeps the
-//! components of the embedding table apart, as the evaluators do); with regenerated components, of matrices 8 at parties 1
-//! and 2 and none at party 0, in every role. Each is made when it is first needed and shared by
-//! all sessions.
+//! Memory: 8 bytes a weight for each role that a party plays, and at parties 1 and 2 the 8 bytes of c + 2·s in any case; with
+//! regenerated components none but these. The embedding table and rows are kept as two components. Each is made when it is
+//! first needed and shared by all sessions.
 
 use super::{SharedModelError, Weights};
 use crate::checkpoint::ModelConfig;
@@ -34,7 +38,7 @@ use protocol::gates::embedding::SharedTable;
 use protocol::gates::input;
 use protocol::gates::norm::NormTable;
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::{Component, DrawnMatrix, Party, Role, Seed, Shape, Share, SharedMatrix};
+use protocol::{Component, DrawnMatrix, Party, Role, Seed, Shape, Share, SharedMatrix, coefficients};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -45,11 +49,27 @@ enum Side {
     After,
 }
 
-/// A component, or the sum of two, in the form in which it is used.
+impl Side {
+    fn other(self) -> Side {
+        match self {
+            Side::Before => Side::After,
+            Side::After => Side::Before,
+        }
+    }
+
+    /// On which side a role has its half of λ, or the dealer that of P1.
+    fn of_lambda(role: Role) -> Side {
+        match role {
+            Role::Dealer | Role::P2 => Side::After,
+            Role::P1 => Side::Before,
+        }
+    }
+}
+
+/// A component in the form in which it is used, or of a matrix that came in full c + 2·s.
 #[derive(Clone)]
 enum Values {
     Matrix(Matrix),
-    Drawn(DrawnMatrix),
     Rows(Words),
 }
 
@@ -58,14 +78,6 @@ impl Values {
         match usage {
             Use::Table | Use::Matrix => Values::Matrix(Matrix::new(&words, shape.rows, shape.cols)),
             Use::Rows => Values::Rows(words),
-        }
-    }
-
-    fn plus(&self, other: &Values) -> Values {
-        match (self, other) {
-            (Values::Matrix(a), Values::Matrix(b)) => Values::Matrix(a.plus(b)),
-            (Values::Rows(a), Values::Rows(b)) => Values::Rows(a + b),
-            _ => unreachable!("components that are added have one form"),
         }
     }
 }
@@ -81,11 +93,13 @@ pub(super) struct Holding {
     parameters: HashMap<Parameter, Held>,
 }
 
-/// Components of one parameter, as far as they are there already.
+/// What is there already of one parameter.
+#[derive(Default)]
 struct Held {
     stream: u32,
     sides: [OnceLock<Values>; 2],
-    sum: OnceLock<Values>,
+    /// Matrices by role.
+    factors: [OnceLock<SharedMatrix>; 3],
 }
 
 impl Holding {
@@ -108,7 +122,7 @@ impl Holding {
             (Party::Two, [c02]) => [None, Some(c02)],
             _ => return Err(wrong()),
         };
-        let held = |stream| Held { stream, sides: Default::default(), sum: OnceLock::new() };
+        let held = |stream| Held { stream, ..Held::default() };
         let parameters = Parameter::all(config).into_iter().zip((0..).map(held)).collect();
         let (seeds, weights) = (seeds.map(|seed| seed.map(Seed::new)), Weights::Stored);
         Ok(Holding { device: device.clone(), party, config: config.clone(), seeds, weights, parameters })
@@ -134,10 +148,27 @@ impl Holding {
             let what = format!("{p:?} has {} values, {} are needed", values.len(), shape.len());
             return Err(SharedModelError::Upload(what));
         }
-        let side = self.seeds.iter().position(Option::is_none);
-        let place = side.and_then(|side| Some(&self.parameters.get(&p)?.sides[side]));
         let unwanted = || SharedModelError::Upload(format!("values of {p:?} for {}", self.party));
-        place.ok_or_else(unwanted)?.set(Values::new(values, p.usage(), shape)).map_err(|_| unwanted())
+        let (Some(held), Some((full, seed))) = (self.parameters.get(&p), self.full()) else {
+            return Err(unwanted());
+        };
+        let values = match p.usage() {
+            Use::Matrix => {
+                let stream = input::component(&self.device, seed.key(), held.stream, shape.len());
+                Words::formula([&values, &stream], |[full, stream]| full + (stream << 1u32))
+            }
+            Use::Table | Use::Rows => values,
+        };
+        held.sides[full as usize].set(Values::new(values, p.usage(), shape)).map_err(|_| unwanted())
+    }
+
+    /// On which side a component came in full, and the seed of the other.
+    fn full(&self) -> Option<(Side, &Seed)> {
+        match &self.seeds {
+            [None, Some(after)] => Some((Side::Before, after)),
+            [Some(before), None] => Some((Side::After, before)),
+            _ => None,
+        }
     }
 
     /// Whether everything has come that comes in full.
@@ -149,56 +180,110 @@ impl Holding {
         }
     }
 
-    /// A component of a parameter; `keep` keeps it for others.
-    fn component(&self, p: Parameter, side: Side, keep: bool) -> Result<Values, SharedModelError> {
-        let held = self.parameters.get(&p).ok_or_else(|| missing(p))?;
-        let (place, seed) = (&held.sides[side as usize], &self.seeds[side as usize]);
-        let expand = |seed: &Seed| {
-            let shape = self.shape(p);
-            if p.usage() == Use::Matrix && self.weights == Weights::Regenerated {
-                return Values::Drawn(DrawnMatrix::new(seed, held.stream, shape.rows, shape.cols));
-            }
-            let words = input::component(&self.device, seed.key(), held.stream, shape.len());
-            Values::new(words, p.usage(), shape)
-        };
-        match (place.get(), seed) {
-            (Some(values), _) => Ok(values.clone()),
-            (None, Some(seed)) if keep => {
-                let values = self.made(expand(seed))?;
-                Ok(place.get_or_init(|| values).clone())
-            }
-            (None, Some(seed)) => Ok(expand(seed)),
-            (None, None) => Err(missing(p)),
-        }
+    fn held(&self, p: Parameter) -> Result<&Held, SharedModelError> {
+        self.parameters.get(&p).ok_or_else(|| missing(p))
     }
 
-    /// Both components together.
-    fn sum(&self, p: Parameter) -> Result<Values, SharedModelError> {
-        let held = self.parameters.get(&p).ok_or_else(|| missing(p))?;
-        if let Some(sum) = held.sum.get() {
-            return Ok(sum.clone());
+    /// The words of a component of a seed.
+    fn stream(&self, p: Parameter, side: Side) -> Result<Words, SharedModelError> {
+        let (held, seed) = (self.held(p)?, self.seeds[side as usize].as_ref());
+        let seed = seed.ok_or_else(|| missing(p))?;
+        Ok(input::component(&self.device, seed.key(), held.stream, self.shape(p).len()))
+    }
+
+    /// A component of a table or of rows, which is kept.
+    fn component(&self, p: Parameter, side: Side) -> Result<Values, SharedModelError> {
+        let place = &self.held(p)?.sides[side as usize];
+        if let Some(values) = place.get() {
+            return Ok(values.clone());
         }
-        let sum = self.component(p, Side::Before, false)?.plus(&self.component(p, Side::After, false)?);
-        let sum = self.made(sum)?;
-        Ok(held.sum.get_or_init(|| sum).clone())
+        let values = self.made(Values::new(self.stream(p, side)?, p.usage(), self.shape(p)))?;
+        Ok(place.get_or_init(|| values).clone())
+    }
+
+    /// The components of rows: a role's half of λ and Δ, or the dealer's λ1 and λ0.
+    fn rows(&self, p: Parameter, role: Role) -> Result<[Words; 2], SharedModelError> {
+        let side = Side::of_lambda(role);
+        let rows = |side| match self.component(p, side)? {
+            Values::Rows(words) => Ok(words),
+            Values::Matrix(_) => Err(missing(p)),
+        };
+        Ok([rows(side)?, rows(side.other())?])
+    }
+
+    /// What a role multiplies by, as components times numbers, of which the first is stored at parties 1 and 2.
+    fn terms(&self, p: Parameter, role: Role) -> Result<Vec<(u64, Component)>, SharedModelError> {
+        let [own, other] = coefficients(role);
+        let coefficient = |side| if side == Side::of_lambda(role) { own } else { other };
+        let (held, shape) = (self.held(p)?, self.shape(p));
+        let drawn = |seed| Component::Drawn(DrawnMatrix::new(seed, held.stream, shape.rows, shape.cols));
+        let Some((full, seed)) = self.full() else {
+            let of = |side| {
+                let seed = self.seeds[side as usize].as_ref().ok_or_else(|| missing(p))?;
+                Ok((coefficient(side), drawn(seed)))
+            };
+            return [Side::Before, Side::After].map(of).into_iter().collect();
+        };
+        let Some(Values::Matrix(m)) = held.sides[full as usize].get() else { return Err(missing(p)) };
+        // a·c + b·s = a·(c + 2·s) + (b − 2·a)·s.
+        let [a, b] = [full, full.other()].map(coefficient);
+        let rest = b.wrapping_sub(a.wrapping_mul(2));
+        let rest = (rest != 0).then(|| (rest, drawn(seed)));
+        Ok([(a, Component::Stored(m.clone()))].into_iter().chain(rest).collect())
+    }
+
+    /// What a role multiplies by.
+    fn factor(&self, p: Parameter, role: Role) -> Result<SharedMatrix, SharedModelError> {
+        let place = &self.held(p)?.factors[role.index()];
+        if let Some(matrix) = place.get() {
+            return Ok(matrix.clone());
+        }
+        let terms = self.terms(p, role)?;
+        let terms = if self.weights == Weights::Regenerated { terms } else { vec![self.stored(p, terms)?] };
+        let matrix = SharedMatrix::of(p.scale(), terms);
+        Ok(place.get_or_init(|| matrix).clone())
+    }
+
+    /// One stored matrix, times 1 or −1, in the place of a sum of components.
+    fn stored(
+        &self,
+        p: Parameter,
+        terms: Vec<(u64, Component)>,
+    ) -> Result<(u64, Component), SharedModelError> {
+        let shape = self.shape(p);
+        let packed = |words: &Words| Matrix::new(words, shape.rows, shape.cols);
+        let matrix = match &terms[..] {
+            [_] => return Ok(terms.into_iter().next().expect("one term")),
+            [(a, Component::Stored(m)), (b, _)] => {
+                let (full, _) = self.full().ok_or_else(|| missing(p))?;
+                let stream = self.stream(p, full.other())?;
+                // The sign of a stays outside: −E + 3·s = −(E − 3·s).
+                let (sign, b) = if *a == u64::MAX { (*a, b.wrapping_neg()) } else { (1, *b) };
+                let stream = packed(&(stream * b));
+                let mut sum = m.plus(&stream);
+                drop(stream);
+                if *a == 2 {
+                    sum = sum.plus(m);
+                }
+                return Ok((sign, Component::Stored(self.made(sum)?)));
+            }
+            [(a, _), (b, _)] => {
+                let [before, after] = [self.stream(p, Side::Before)?, self.stream(p, Side::After)?];
+                let sum = Words::formula([&before, &after], |[before, after]| before * *a + after * *b);
+                drop([before, after]);
+                packed(&sum)
+            }
+            _ => return Err(missing(p)),
+        };
+        Ok((1, Component::Stored(self.made(matrix)?)))
     }
 
     /// What the device made, if it did: what it failed to make has no content, and is not kept for other sessions.
-    fn made(&self, values: Values) -> Result<Values, SharedModelError> {
+    fn made<T>(&self, values: T) -> Result<T, SharedModelError> {
         match self.device.status() {
             Ok(()) => Ok(values),
             Err(e) => Err(SharedModelError::Device { party: self.party, what: e.to_string() }),
         }
-    }
-
-    /// What a role takes of a parameter: the dealer λ alone; an evaluator its half of λ, and Δ.
-    fn values(&self, p: Parameter, role: Role) -> Result<(Values, Option<Values>), SharedModelError> {
-        let component = |side, keep| self.component(p, side, keep);
-        Ok(match role {
-            Role::Dealer => (self.sum(p)?, None),
-            Role::P1 => (component(Side::Before, true)?, Some(component(Side::After, true)?)),
-            Role::P2 => (component(Side::After, true)?, Some(component(Side::Before, true)?)),
-        })
     }
 
     /// The model as this party computes with it in a role.
@@ -228,42 +313,16 @@ impl Parts<SecureValues> for Reading<'_> {
     fn table(&mut self) -> Result<SharedTable, SharedModelError> {
         let p = Parameter::Embedding;
         // λ1 and λ0; λ1 and Δ; λ0 and Δ.
-        let sides = match self.role {
-            Role::Dealer | Role::P2 => [Side::After, Side::Before],
-            Role::P1 => [Side::Before, Side::After],
-        };
-        let matrix = |side| match self.holding.component(p, side, true)? {
+        let side = Side::of_lambda(self.role);
+        let matrix = |side| match self.holding.component(p, side)? {
             Values::Matrix(m) => Ok(m),
-            _ => Err(missing(p)),
+            Values::Rows(_) => Err(missing(p)),
         };
-        Ok(SharedTable::of([matrix(sides[0])?, matrix(sides[1])?], p.scale()))
+        Ok(SharedTable::of([matrix(side)?, matrix(side.other())?], p.scale()))
     }
 
     fn matrix(&mut self, p: Parameter) -> Result<SharedMatrix, SharedModelError> {
-        let component = |side| self.holding.component(p, side, true);
-        if self.holding.weights == Weights::Regenerated {
-            let [own, other] = match self.role {
-                Role::Dealer | Role::P1 => [Side::Before, Side::After],
-                Role::P2 => [Side::After, Side::Before],
-            };
-            let kept = |side| match component(side)? {
-                Values::Matrix(m) => Ok(Component::Stored(m)),
-                Values::Drawn(d) => Ok(Component::Drawn(d)),
-                Values::Rows(_) => Err(missing(p)),
-            };
-            return Ok(SharedMatrix::of_components(p.scale(), self.role, [kept(own)?, kept(other)?]));
-        }
-        let (by_lambda, by_delta) = match self.role {
-            Role::Dealer => (self.holding.sum(p)?, None),
-            Role::P1 => (component(Side::After)?, Some(self.holding.sum(p)?)),
-            Role::P2 => (component(Side::Before)?, Some(component(Side::After)?)),
-        };
-        let matrix = |values| match values {
-            Values::Matrix(m) => Ok(m),
-            _ => Err(missing(p)),
-        };
-        let by_delta = by_delta.map(matrix).transpose()?;
-        Ok(SharedMatrix::stored(p.scale(), matrix(by_lambda)?, by_delta))
+        self.holding.factor(p, self.role)
     }
 
     fn bits(&self, p: Parameter) -> u32 {
@@ -271,14 +330,12 @@ impl Parts<SecureValues> for Reading<'_> {
     }
 
     fn rows(&mut self, p: Parameter) -> Result<Share, SharedModelError> {
-        let shape = self.holding.shape(p);
-        match self.holding.values(p, self.role)? {
-            (Values::Rows(lambda), Some(Values::Rows(delta))) => {
-                Ok(Share { shape, scale: p.scale(), delta: Some(delta), lambda })
-            }
-            (Values::Rows(lambda), None) => Ok(Share { shape, scale: p.scale(), delta: None, lambda }),
-            _ => Err(missing(p)),
-        }
+        let [own, other] = self.holding.rows(p, self.role)?;
+        let (delta, lambda, first) = match self.role {
+            Role::Dealer => (None, &own + &other, Some(own)),
+            Role::P1 | Role::P2 => (Some(other), own, None),
+        };
+        Ok(Share { shape: self.holding.shape(p), scale: p.scale(), delta, lambda, first })
     }
 
     fn norm(&mut self, n: NormId) -> Arc<NormTable> {
@@ -309,19 +366,27 @@ mod tests {
         kernels::cpu::Cpu::best()
     }
 
-    /// The words of a value, a matrix row by row.
+    /// The words of a matrix, row by row, of its product with the unit matrix.
+    fn entries(apply: impl Fn(&Words) -> Words, (n, k): (usize, usize)) -> Vec<u64> {
+        let unit = (0..k * k).map(|i| u64::from(i / k == i % k)).collect();
+        let columns = apply(&Words::upload(&device(), unit)).to_vec();
+        (0..n * k).map(|i| columns[i % k * n + i / k]).collect()
+    }
+
     fn words(v: &Values) -> Vec<u64> {
-        let of = |component: Component| {
-            let (n, k) = (component.outputs(), component.inputs());
-            let unit = (0..k * k).map(|i| u64::from(i / k == i % k)).collect();
-            let columns = component.apply(&Words::upload(&device(), unit)).to_vec();
-            (0..n * k).map(|i| columns[i % k * n + i / k]).collect()
-        };
         match v {
             Values::Rows(w) => w.to_vec(),
-            Values::Matrix(m) => of(Component::Stored(m.clone())),
-            Values::Drawn(d) => of(Component::Drawn(d.clone())),
+            Values::Matrix(m) => entries(|x| m.apply(x), (m.outputs(), m.inputs())),
         }
+    }
+
+    fn factor(holding: &Holding, p: Parameter, role: Role) -> Vec<u64> {
+        let m = holding.factor(p, role).unwrap();
+        entries(|x| m.apply(x, 64), (m.outputs(), m.inputs()))
+    }
+
+    fn scaled(words: &[u64], by: u64) -> Vec<u64> {
+        words.iter().map(|w| w.wrapping_mul(by)).collect()
     }
 
     fn sum(parts: &[&Vec<u64>]) -> Vec<u64> {
@@ -358,75 +423,91 @@ mod tests {
         })
     }
 
-    /// Whatever a party makes of its share in any role is a sum of its own two components, and the roles' parts are those
-    /// of one sharing, whoever deals.
+    /// Whatever a party makes of its share in any role is made of its own two components, and the roles' parts are those
+    /// of one sharing, whoever deals and however a party keeps them.
     #[test]
     fn no_party_ever_has_the_third_component() {
         let configs = [ModelConfig::toy(), ModelConfig::toy_gpt2(), ModelConfig::toy_bert()];
         for config in configs {
             let mut source = RandomModel::new(config.clone(), 3).unwrap();
             let holdings = holdings(&config, &mut source);
+            let drawing = self::holdings(&config, &mut source).map(|h| h.keeping(Weights::Regenerated));
             for (i, p) in Parameter::all(&config).into_iter().enumerate() {
                 let (w, c) = components(&mut source, i, p);
                 // The component that two parties hold is the one that the third lacks.
                 let of = |a: Party, b: Party| &c[3 - a.index() - b.index()];
                 for dealer in Party::ALL {
                     let [p0, p1, p2] = Role::ALL.map(|role| role.party(dealer));
-                    let at = |party: Party| {
-                        let (lambda, delta) = holdings[party.index()].values(p, party.role(dealer)).unwrap();
-                        (words(&lambda), delta.as_ref().map(words))
-                    };
-                    let (lambda, none) = at(p0);
-                    assert!(none.is_none(), "the dealer has a Δ of {p:?}");
-                    assert_eq!(lambda, sum(&[of(p0, p1), of(p0, p2)]), "{p:?} at the dealer {dealer}");
-                    assert_eq!(
-                        at(p1),
-                        (of(p0, p1).clone(), Some(of(p1, p2).clone())),
-                        "{p:?}, dealer {dealer}"
-                    );
-                    assert_eq!(
-                        at(p2),
-                        (of(p0, p2).clone(), Some(of(p1, p2).clone())),
-                        "{p:?}, dealer {dealer}"
-                    );
-                    assert_eq!(sum(&[&lambda, of(p1, p2)]), w, "{p:?} is not shared");
-                }
-                for party in Party::ALL {
-                    let lacks = &c[party.index()];
-                    let others: Vec<_> = (0..3).filter(|&i| i != party.index()).map(|i| &c[i]).collect();
-                    let forbidden =
-                        [lacks.clone(), sum(&[lacks, others[0]]), sum(&[lacks, others[1]]), w.clone()];
-                    let holding = &holdings[party.index()];
-                    for role in Role::ALL {
-                        let (lambda, delta) = holding.values(p, role).unwrap();
-                        for value in [Some(lambda), delta].into_iter().flatten() {
-                            assert!(!forbidden.contains(&words(&value)), "{party} knows too much of {p:?}");
+                    let (lambda1, lambda0, delta) = (of(p0, p1), of(p0, p2), of(p1, p2));
+                    assert_eq!(sum(&[lambda1, lambda0, delta]), w, "{p:?} is not shared");
+                    let what = format!("{p:?}, dealer {dealer}");
+                    if p.usage() == Use::Matrix {
+                        let minus = scaled(lambda1, u64::MAX);
+                        let (first, second) = (scaled(lambda1, 2), scaled(lambda0, 2));
+                        let expected =
+                            [sum(&[lambda0, &minus]), sum(&[delta, &first]), sum(&[delta, &second])];
+                        for (role, expected) in Role::ALL.into_iter().zip(expected) {
+                            let party = role.party(dealer).index();
+                            assert_eq!(factor(&holdings[party], p, role), expected, "{what}, {role}");
+                            assert_eq!(factor(&drawing[party], p, role), expected, "{what}, {role}, drawn");
                         }
+                        continue;
                     }
-                    for side in [Side::Before, Side::After] {
-                        let value = words(&holding.component(p, side, true).unwrap());
-                        assert!(others.contains(&&value), "{party} holds something else of {p:?}");
+                    let at = |party: Party, side| words(&holdings[party.index()].component(p, side).unwrap());
+                    assert_eq!(
+                        [at(p0, Side::After), at(p0, Side::Before)],
+                        [lambda1.clone(), lambda0.clone()]
+                    );
+                    assert_eq!([at(p1, Side::Before), at(p1, Side::After)], [lambda1.clone(), delta.clone()]);
+                    assert_eq!([at(p2, Side::After), at(p2, Side::Before)], [lambda0.clone(), delta.clone()]);
+                    if p.usage() == Use::Rows {
+                        let at = |role: Role| {
+                            let own = holdings[role.party(dealer).index()].rows(p, role).unwrap();
+                            own.map(|words| words.to_vec())
+                        };
+                        assert_eq!(at(Role::Dealer), [lambda1.clone(), lambda0.clone()], "{what}");
+                        assert_eq!(at(Role::P1), [lambda1.clone(), delta.clone()], "{what}");
+                        assert_eq!(at(Role::P2), [lambda0.clone(), delta.clone()], "{what}");
                     }
+                }
+                // What is there at a party of a component that came in full: of a matrix with its own stream.
+                for party in Party::ALL {
+                    let holding = &holdings[party.index()];
+                    let Some((full, _)) = holding.full() else { continue };
+                    let kept = words(holding.parameters[&p].sides[full as usize].get().unwrap());
+                    let stream = &c[if party == Party::One { 2 } else { 1 }];
+                    let expected = match p.usage() {
+                        Use::Matrix => sum(&[&c[0], &scaled(stream, 2)]),
+                        Use::Table | Use::Rows => c[0].clone(),
+                    };
+                    assert_eq!(kept, expected, "{p:?} at {party}");
                 }
             }
         }
     }
 
-    /// What is drawn where it is used is what would be stored, and only what comes in full is stored.
+    /// Only what comes in full is stored where components are drawn; else one matrix a role, and one for both where they are
+    /// the same.
     #[test]
-    fn regenerated_components_are_those_that_would_be_stored() {
+    fn what_is_stored() {
         let config = ModelConfig::toy();
         let mut source = RandomModel::new(config.clone(), 3).unwrap();
-        let stored = holdings(&config, &mut source);
-        let drawn = holdings(&config, &mut source).map(|h| h.keeping(Weights::Regenerated));
-        for (stored, drawn) in stored.iter().zip(&drawn) {
-            for p in Parameter::all(&config) {
-                for side in [Side::Before, Side::After] {
-                    let [a, b] = [stored, drawn].map(|h| h.component(p, side, true).unwrap());
-                    assert_eq!(words(&a), words(&b), "{p:?} at {}", drawn.party);
-                    let expected = p.usage() == Use::Matrix && drawn.seeds[side as usize].is_some();
-                    assert_eq!(matches!(b, Values::Drawn(_)), expected, "{p:?} at {}", drawn.party);
-                }
+        let p = Parameter::Down(1);
+        for holding in holdings(&config, &mut source) {
+            let home = holding.party.role(Party::Zero);
+            for role in Role::ALL {
+                let stored = holding.stored(p, holding.terms(p, role).unwrap()).unwrap();
+                let Component::Stored(m) = stored.1 else { panic!("{role} of {}", holding.party) };
+                let kept = holding.full().map(|(full, _)| holding.parameters[&p].sides[full as usize].get());
+                let same = matches!(kept, Some(Some(Values::Matrix(kept))) if kept.is(&m));
+                assert_eq!(same, holding.full().is_some() && role == home, "{role} of {}", holding.party);
+            }
+            let drawing = holding.keeping(Weights::Regenerated);
+            for role in Role::ALL {
+                let terms = drawing.terms(p, role).unwrap();
+                let stored = terms.iter().filter(|(_, c)| matches!(c, Component::Stored(_))).count();
+                assert_eq!(stored, usize::from(drawing.full().is_some()));
+                assert_eq!(terms.len(), if role == home && drawing.full().is_some() { 1 } else { 2 });
             }
         }
     }
@@ -452,12 +533,8 @@ mod tests {
         let config = ModelConfig::toy();
         let p = Parameter::Qkv(0);
         let made = |holding: &Holding| {
-            let all = [
-                holding.component(p, Side::Before, true),
-                holding.component(p, Side::After, true),
-                holding.sum(p),
-            ];
-            all.into_iter().collect::<Result<Vec<Values>, SharedModelError>>()
+            let all = Role::ALL.map(|role| holding.factor(p, role));
+            all.into_iter().collect::<Result<Vec<SharedMatrix>, SharedModelError>>()
         };
         let on = |driver: &Arc<Failing>| {
             let device: Device = Arc::new(Cuda::with_driver(driver.clone()));
@@ -466,7 +543,7 @@ mod tests {
         };
         let all = Arc::new(Failing::lacking_after(u64::MAX, shim.clone()));
         let (holding, device) = on(&all);
-        let want: Vec<Words> = made(&holding).unwrap().iter().map(|v| product(&device, v)).collect();
+        let want: Vec<Words> = made(&holding).unwrap().iter().map(|m| product(&device, m)).collect();
         let want: Vec<Vec<u64>> = want.iter().map(Words::to_vec).collect();
         device.status().unwrap();
         let counted = Arc::new(Failing::lacking_after(u64::MAX, shim.clone()));
@@ -479,7 +556,7 @@ mod tests {
             // The next session.
             device.begin();
             let again = made(&holding).unwrap_or_else(|e| panic!("allocation {n}: {e}"));
-            let again: Vec<Vec<u64>> = again.iter().map(|v| product(&device, v).to_vec()).collect();
+            let again: Vec<Vec<u64>> = again.iter().map(|m| product(&device, m).to_vec()).collect();
             device.status().unwrap_or_else(|e| panic!("allocation {n}: {e}"));
             assert!(again == want, "allocation {n}: something without content was kept");
         }
@@ -489,17 +566,13 @@ mod tests {
                 assert!(error.to_string().contains("driver error 719"), "{n}: {error}");
                 assert!(device.status().is_err());
                 let held = &holding.parameters[&p];
-                assert!(held.sum.get().is_none(), "operation {n}: the sum was kept");
+                assert!(held.factors.iter().any(|f| f.get().is_none()), "operation {n}: all were kept");
             }
         }
     }
 
-    /// A value's words times ones, so that a matrix is read through its products.
-    fn product(device: &Device, v: &Values) -> Words {
-        match v {
-            Values::Rows(w) => w.clone(),
-            Values::Matrix(m) => m.apply(&Words::upload(device, (1..=m.inputs() as u64).collect())),
-            Values::Drawn(_) => panic!("nothing is drawn in these tests"),
-        }
+    /// A product with all of a matrix' words.
+    fn product(device: &Device, m: &SharedMatrix) -> Words {
+        m.apply(&Words::upload(device, (1..=m.inputs() as u64).collect()), 64)
     }
 }

@@ -222,7 +222,7 @@ impl PartySession {
                 let (tokens, parts) = (&tokens, &parts);
                 async move {
                     let a = Secure::new(cx);
-                    let mut sequences = sequences(&a, caches, parts);
+                    let mut sequences = sequences(caches, parts);
                     let rows = match r.work {
                         Work::Outputs(rows) => rows,
                         _ => OutputRows::Last,
@@ -271,16 +271,12 @@ impl PartySession {
 }
 
 /// The sequences that a pass is about, each cut to what it keeps.
-fn sequences<'c>(
-    a: &Secure<'_>,
-    caches: &'c mut [Cache<SecureValues>],
-    parts: &[Part],
-) -> Vec<Sequence<'c, SecureValues>> {
+fn sequences<'c>(caches: &'c mut [Cache<SecureValues>], parts: &[Part]) -> Vec<Sequence<'c, SecureValues>> {
     let mut caches = caches.iter_mut().enumerate();
     let sequence = |part: &Part| {
         let found = caches.find(|(i, _)| *i == part.sequence);
         let (_, cache) = found.expect("parts in ascending order, of sequences that there are");
-        cache.cut(a, part.keep);
+        cache.cut(part.keep);
         Sequence { cache, count: part.count, segment: part.segment }
     };
     parts.iter().map(sequence).collect()

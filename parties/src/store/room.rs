@@ -107,7 +107,7 @@ impl Room {
         Ok(weights)
     }
 
-    /// Keeps room for the keys and values of a session in this role of `sequences` sequences of `context` tokens.
+    /// Keeps room for the keys and values of a session of `sequences` sequences of `context` tokens.
     ///
     /// # Errors
     /// What is needed and what is free.
@@ -115,9 +115,9 @@ impl Room {
         &self,
         device: &Device,
         c: &ModelConfig,
-        (role, context, sequences): (Role, usize, usize),
+        (context, sequences): (usize, usize),
     ) -> Result<Promise, String> {
-        let whole = MemoryPlan::cache(c, role, context).saturating_mul(sequences as u64);
+        let whole = MemoryPlan::cache(c, context).saturating_mul(sequences as u64);
         // Locked until it is promised: two sessions that are opened at once may not both be given the same room.
         let mut promised = self.promised.lock();
         self.check(device, whole, 0, *promised)?;
@@ -227,12 +227,12 @@ mod tests {
     #[test]
     fn room_is_promised_once() {
         let c = ModelConfig::toy();
-        let session = MemoryPlan::cache(&c, Role::P1, 100);
+        let session = MemoryPlan::cache(&c, 100);
         let Some(shim) = kernels_shim::Shim::new(kernels_shim::Order::Forward) else { return };
         let shim = shim.capacity(2 * session - 1);
         let device: Device = std::sync::Arc::new(kernels::cuda::Cuda::with_driver(std::sync::Arc::new(shim)));
         let room = room();
-        let open = || room.for_session(&device, &c, (Role::P1, 100, 1));
+        let open = || room.for_session(&device, &c, (100, 1));
         let both = std::thread::scope(|s| [0; 2].map(|_| s.spawn(open)).map(|t| t.join().unwrap()));
         assert_eq!(both.iter().filter(|r| r.is_ok()).count(), 1, "{both:?}");
         let refused = both.iter().find_map(|r| r.as_ref().err()).expect("one is refused");
@@ -257,15 +257,15 @@ mod tests {
         let plan = Plan::typical(&c);
         let tables = plan.tables(&Cpu::best(), &c);
         room.for_model(&cpu, &c, &tables, plan.longest).unwrap();
-        room.for_session(&cpu, &c, (Role::P1, 100, 1)).unwrap();
+        room.for_session(&cpu, &c, (100, 1)).unwrap();
         if available().is_none() {
             return;
         }
-        // 16 layers of 2^17 values a token for a million tokens: 34 TB.
+        // 16 layers of 2^17 values a token for a million tokens: 17 TB.
         let vast = ModelConfig { layers: 16, kv_heads: 64, heads: 64, head_dim: 1024, ..c };
-        let error = room.for_session(&cpu, &vast, (Role::P1, 500_000, 2)).unwrap_err();
+        let error = room.for_session(&cpu, &vast, (500_000, 2)).unwrap_err();
         assert!(
-            error.contains("P1 needs 33554.43 GB more of main memory") && error.contains("are free"),
+            error.contains("P1 needs 16777.22 GB more of main memory") && error.contains("are free"),
             "{error}"
         );
     }

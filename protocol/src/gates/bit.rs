@@ -31,7 +31,7 @@ pub fn bit_times_modulo(cx: &Cx, b: &Masked, x: &Share, bits: u32) -> Result<Pro
         }
         _ => None,
     };
-    Ok(Product { shape: x.shape, scale: x.scale, half })
+    Ok(Product { shape: x.shape, scale: x.scale, bits, half })
 }
 
 /// Declared cost for `n` elements modulo 2^bits.

@@ -335,7 +335,7 @@ async fn sum(cx: &Cx<'_>, tokens: usize, keys: Option<&EmbeddingKeys>, table: &S
         let mask = pads.p1.as_ref().or(pads.p2.as_ref()).expect("an evaluator knows its own");
         cx.reduce(rows.half(cx.is_p1(), &dealt, shown, mask))
     });
-    reshare(cx, Product { shape: rows.0, scale: table.scale, half }).await
+    reshare(cx, Product { shape: rows.0, scale: table.scale, bits: cx.ring().bits(), half }).await
 }
 
 /// x · E^T for rows x that the parties hold as a share, for example one-hot rows at scale 0:
@@ -353,7 +353,7 @@ pub fn matmul(cx: &Cx, x: &Share, table: &SharedTable) -> Result<Product> {
         let own = if cx.is_p1() { delta + &x.lambda } else { x.lambda.clone() };
         cx.reduce(both(delta, &own) + theta)
     });
-    Ok(Product { shape, scale: x.scale + table.scale, half })
+    Ok(Product { shape, scale: x.scale + table.scale, bits: cx.ring().bits(), half })
 }
 
 /// Bytes that a party holds at the most in [`embed`] beside the table: the bits of all tokens' keys of one component, twice,

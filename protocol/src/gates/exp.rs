@@ -149,5 +149,5 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
         }
         _ => None,
     };
-    truncate(cx, Product { shape: u.shape, scale: OUT_SCALE, half }, OUT_SCALE - scale).await
+    truncate(cx, Product { shape: u.shape, scale: OUT_SCALE, bits: 64, half }, OUT_SCALE - scale).await
 }

@@ -9,7 +9,7 @@
 
 use super::lut::{deal_constants, line, one_hot_bytes, select};
 use super::table::{Table, TableSpec};
-use super::truncate::{cost_from, truncate_from};
+use super::truncate::{cost_from, truncate};
 use crate::{Cost, Cx, Product, Result, Share, bytes, join};
 use kernels::Words;
 use std::future::ready;
@@ -48,9 +48,9 @@ pub async fn gated_when(
             (line(opened, [a, b, c]) * delta + line(opened, [d, e, f])).low(ring)
         })
     });
-    let z = Product { shape: u.shape, scale: table.spec.out_scale() + u.scale, half };
+    let z = Product { shape: u.shape, scale: table.spec.out_scale() + u.scale, bits, half };
     let shift = z.scale - scale;
-    truncate_from(cx, z, bits, shift).await
+    truncate(cx, z, shift).await
 }
 
 /// Declared cost for `n` elements, u at `u_scale`.

@@ -57,6 +57,7 @@ pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Resu
     if bits == 0 {
         return Ok(super::product::reshare(cx, z).await?.into());
     }
+    assert!(k <= z.bits, "{k} bits of a product that is known to {}", z.bits);
     let item = Item { bits: k, ..ring_item(cx, op, Purpose::Result, n) };
     let low_item = ring_item(cx, op, Purpose::Theta, n);
     let bit_item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };
@@ -64,9 +65,13 @@ pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Resu
 
     let own = cx.is_dealer().then(|| Words::formulas([&opened.lambda], |[l]| [l >> f, l >> (k - 1)]));
     let [own_low, own_bit] = own.map_or([None, None], |own| own.map(Some));
-    let dealt = |item, own: &Option<Words>| cx.deal(item, || own.clone().expect("the dealer made it"));
-    let low = dealt(low_item, &own_low)?.or(own_low);
-    let bit = dealt(bit_item, &own_bit)?.or(own_bit);
+    let mut first = None;
+    let dealt = cx.deal_beside_pad(low_item, |pad| {
+        first = Some(pad.clone());
+        own_low.clone().expect("the dealer made it")
+    })?;
+    let low = dealt.or(own_low);
+    let bit = cx.deal(bit_item, || own_bit.clone().expect("the dealer made it"))?.or(own_bit);
 
     let (constant, ring) = (1u64.wrapping_sub(1 << (k - 2 - f)), cx.ring().bits());
     let known = opened.delta.as_ref().map(|d| {
@@ -76,7 +81,7 @@ pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Resu
         })
     });
     let [delta, factor] = known.map_or([None, None], |known| known.map(Some));
-    let low = Share { shape, scale, delta, lambda: low.expect("λ, or a half of it") };
+    let low = Share { shape, scale, delta, lambda: low.expect("λ, or a half of it"), first };
     let carry = Carry { factor, bit: bit.expect("the bit, or a half of it"), bits };
     Ok(Lifted { low, carry: Some(carry) })
 }
@@ -116,7 +121,7 @@ pub fn times(
     };
 
     let (Some(theta), Some(delta), Some(a_delta)) = (theta, x.delta, &a.low.delta) else {
-        return Ok(Product { shape, scale, half: None });
+        return Ok(Product { shape, scale, bits: ring, half: None });
     };
     let mut inputs = vec![delta, own, spread(a_delta), spread(&a.low.lambda), Input::from(&theta)];
     if let (Some(masked), Some(Carry { factor: Some(factor), bit, .. })) = (&masked, &a.carry) {
@@ -133,7 +138,7 @@ pub fn times(
         };
         vec![rest.iter().fold(product + plus.1, |sum, &half| sum + half).low(ring)]
     });
-    Ok(Product { shape, scale, half: half.into_iter().next() })
+    Ok(Product { shape, scale, bits: ring, half: half.into_iter().next() })
 }
 
 /// Declared cost of [`open`] for `n` elements.

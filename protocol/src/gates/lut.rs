@@ -161,7 +161,7 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Table) -> Result<Product> 
         let [value, slope] = selected.opened();
         Words::formula([value, slope, &a, &b, &c], |[v, s, a, b, c]| line([v, s], [a, b, c]).low(bits))
     });
-    Ok(Product { shape: x.shape, scale: table.spec.out_scale(), half })
+    Ok(Product { shape: x.shape, scale: table.spec.out_scale(), bits, half })
 }
 
 /// f(x) at `scale`, three exchanges. Range of x: [`TableSpec::range`].

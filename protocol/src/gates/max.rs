@@ -115,7 +115,8 @@ pub async fn coarse_max(
     // The top reached level is W − missed − W/2 − 1; one more makes M centred.
     let centre = if cx.is_p1() { w as u64 / 2 } else { 0 };
     let half = missed.map(|m| Words::formula([&m], |[m]| ((-m + centre) << shift).low(ring)));
-    reshare_modulo(cx, Product { shape: Shape::new(rows, 1), scale: x.scale, half }, bits).await
+    let z = Product { shape: Shape::new(rows, 1), scale: x.scale, bits, half };
+    reshare_modulo(cx, z, bits).await
 }
 
 /// Halves of Σ over levels of Π_b flag_b, modulo 2^width.

@@ -1,4 +1,4 @@
-//! Products of shares: element-wise, dot products, batched and weight matrices.
+//! Products of shares: element-wise, dot products, and products of matrices.
 //!
 //! For a bilinear map f, with x = λx + Δx and y = λy + Δy,
 //! ```text
@@ -7,12 +7,26 @@
 //! The dealer deals shares of the last term; P1 computes f(Δx, Δy + λy1) + f(λx1, Δy), P2 f(Δx, λy0) + f(λx0, Δy).
 //! That is a 2-of-2 sharing of the product at no exchange. Resharing it (MT0) takes one.
 //! Source: masked evaluation of ASTRA (Chaudhari et al., CCSW 2019) on replicated shares (Araki et al., CCS 2016).
+//!
+//! Where f is expensive, a product of matrices, each party computes it once instead of twice at each evaluator: of
+//! [`Factor`]s, u1 = Δ + 2·λ1 and u0 = Δ + 2·λ0, the mean of which is the value, and d = λ1 − λ0, half of their difference,
+//! ```text
+//! f(u1, u1') + f(u0, u0') = 2·(f(x, y) + f(d, d'))
+//! ```
+//! as mean times mean is the mean of the products less the product of the half differences. The sum is even, so that
+//! both products have the same lowest bit, and half of it is ⌈f(u1, u1')/2⌉ + ⌊f(u0, u0')/2⌋, exactly. The dealer deals shares of
+//! −f(d, d'). What is halved is known modulo one power of two less: in the ring of 64 bits to 63 bits ([`factor_bits`]).
+//! Source: own composition ([decision 24](../../../docs/decisions/0024-one-product-a-party.md)).
 
-use crate::weights::{Form, together};
-use crate::{Cost, Cx, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
+use crate::{Cost, Cx, Factor, Group, Item, Op, Product, Purpose, Result, Shape, Share, SharedMatrix, bytes};
 use kernels::{GemmBatch, Indices, Input, Words};
 use std::borrow::Cow;
 use std::ops::Range;
+
+/// Low bits of a product of [`Factor`]s that are known in a ring of so many: words have 64, and one of them is halved away.
+pub const fn factor_bits(ring_bits: u32) -> u32 {
+    if ring_bits < 63 { ring_bits } else { 63 }
+}
 
 /// An item of ring elements.
 pub(crate) fn ring_item(cx: &Cx, op: Op, purpose: Purpose, n: usize) -> Item {
@@ -27,50 +41,61 @@ pub fn bilinear(
     shape: Shape,
     f: impl Fn(&Words, &Words) -> Words,
 ) -> Result<Product> {
-    bilinear_parts(cx, x, &[y], shape, cx.ring().bits(), |_, a, b| f(a, b))
+    bilinear_modulo(cx, x, y, shape, cx.ring().bits(), f)
 }
 
-/// The halves of f_0(x, y_0), f_1(x, y_1), …, one after the other, as one product: `f(i, x, y_i)`. The parts of y lie in
-/// buffers of their own, as the keys and values of several sequences do. All modulo 2^bits, for a result that is only needed,
-/// and factors that are only known, modulo that. Dealt: `bits` bits an element of the result.
+/// The same modulo 2^bits, for a result that is only needed, and factors that are only known, modulo that. Dealt: `bits` bits
+/// an element of the result.
+pub fn bilinear_modulo(
+    cx: &Cx,
+    x: &Share,
+    y: &Share,
+    shape: Shape,
+    bits: u32,
+    f: impl Fn(&Words, &Words) -> Words,
+) -> Result<Product> {
+    let (op, ring) = (cx.op("product"), cx.ring().bits());
+    let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
+    let theta = cx.deal(item, || cx.reduce(f(&x.lambda, &y.lambda)))?;
+    let half = theta.zip(x.delta.as_ref()).map(|(theta, dx)| {
+        let dy = y.delta.as_ref().expect("an evaluator has Δ of both factors");
+        let cross = if cx.is_p1() { f(dx, &(dy + &y.lambda)) } else { f(dx, &y.lambda) };
+        let own = f(&x.lambda, dy);
+        Words::formula([&cross, &own, &theta], |[cross, own, theta]| (cross + own + theta).low(ring))
+    });
+    Ok(Product { shape, scale: x.scale + y.scale, bits, half })
+}
+
+/// The halves of f_0(x, y_0), f_1(x, y_1), …, one after the other, as one product: `f(i, x, y_i)`, one product of matrices at
+/// each party. The parts of y lie in buffers of their own, as the keys and values of several sequences do. All modulo 2^bits,
+/// for a result that is only needed, and factors that are only known, modulo that, [`factor_bits`] at most. Dealt: `bits`
+/// bits an element of the result.
 ///
 /// # Panics
 /// If y has no part, or parts of different scales.
-pub fn bilinear_parts(
+pub fn of_factors(
     cx: &Cx,
-    x: &Share,
-    y: &[&Share],
+    x: &Factor,
+    y: &[&Factor],
     shape: Shape,
     bits: u32,
     f: impl Fn(usize, &Words, &Words) -> Words,
 ) -> Result<Product> {
     assert!(y.iter().all(|part| part.scale == y[0].scale), "parts of different scales");
+    let bits = bits.min(factor_bits(cx.ring().bits()));
     let op = cx.op("product");
     let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
-    let theta =
-        cx.deal(item, || cx.reduce(joined(y.iter().enumerate().map(|(i, y)| f(i, &x.lambda, &y.lambda)))))?;
-    let half = theta.zip(x.delta.as_ref()).map(|(theta, dx)| {
-        let parts = |(i, y): (usize, &&Share)| {
-            let dy = y.delta.as_ref().expect("an evaluator has Δ of both factors");
-            let cross = if cx.is_p1() { f(i, dx, &(dy + &y.lambda)) } else { f(i, dx, &y.lambda) };
-            (cross, f(i, &x.lambda, dy))
-        };
-        let ring = cx.ring().bits();
-        match y {
-            [y] => {
-                let (cross, own) = parts((0, y));
-                Words::formula([&cross, &own, &theta], |[cross, own, theta]| (cross + own + theta).low(ring))
-            }
-            several => {
-                let part = |y| {
-                    let (cross, own) = parts(y);
-                    cross + own
-                };
-                cx.reduce(joined(several.iter().enumerate().map(part)) + theta)
-            }
-        }
-    });
-    Ok(Product { shape, scale: x.scale + y[0].scale, half })
+    let own = joined(y.iter().enumerate().map(|(i, y)| f(i, &x.words, &y.words)));
+    let theta = cx.deal(item, || Words::formula([&own], |[own]| (-own).low(bits)))?;
+    let half = theta.map(|theta| halved(cx, (&own).into(), &theta, bits));
+    Ok(Product { shape, scale: x.scale + y[0].scale, bits, half })
+}
+
+/// An evaluator's half of a product of factors, from its own product and its share of what the dealer has dealt.
+fn halved(cx: &Cx, own: Input<'_>, theta: &Words, bits: u32) -> Words {
+    // The products have the same lowest bit: one of them is rounded up, the other one down.
+    let up = u64::from(cx.is_p1());
+    Words::formula([own, theta.into()], |[own, theta]| (((own + up) >> 1) + theta).low(bits))
 }
 
 /// One after the other; a single one is not copied.
@@ -89,7 +114,7 @@ pub fn multiply(cx: &Cx, x: &Share, y: &Share) -> Result<Product> {
 pub fn scale_columns(cx: &Cx, x: &Share, c: &Share, bits: u32) -> Result<Product> {
     assert_eq!(x.shape.cols, c.len(), "one factor a column");
     let rows = x.shape.rows;
-    bilinear_parts(cx, x, &[c], x.shape, bits, |_, x, c| {
+    bilinear_modulo(cx, x, c, x.shape, bits, |x, c| {
         Words::formula([x.into(), c.for_cols(rows)], |[x, c]| x * c)
     })
 }
@@ -110,31 +135,26 @@ pub fn square_sum(cx: &Cx, x: &Share) -> Result<Product> {
         });
         Words::formula([&cross.sum_rows(cols), &theta], |[sum, theta]| (sum + theta).low(ring))
     });
-    Ok(Product { shape, scale: 2 * x.scale, half })
+    Ok(Product { shape, scale: 2 * x.scale, bits: ring, half })
 }
 
-/// Many small matrix products at once (attention).
+/// Many small matrix products at once, in the full ring.
 pub fn batched(cx: &Cx, x: &Share, y: &Share, batch: &GemmBatch, shape: Shape) -> Result<Product> {
     bilinear(cx, x, y, shape, |a, b| a.gemm_batch(b, batch))
 }
 
-/// x · W^T for a shared weight matrix: two products with weights for each evaluator, one for the dealer. That with λ is
-/// made for several runs at once where more like this one are expected ([`Session::expect_more`](crate::Session)).
-/// ```text
-/// P1: (λw1 + Δw)·Δx + Δw·λx1    P2: λw0·Δx + Δw·λx0    P0 deals λw·λx
-/// ```
-/// With a component that is drawn instead of stored ([`SharedMatrix::of_components`]) an evaluator computes both in one
-/// pass, P1 as λw1·Δx + Δw·(Δx + λx1): each word is read or drawn once, and drawing takes longer than reading, so that
-/// nothing would be gained by making one of them ahead.
+/// x · W^T for a shared weight matrix, one product at each party, modulo 2^[`factor_bits`]. The dealer's is made for several
+/// runs at once where more like this one are expected ([`Session::expect_more`](crate::Session)).
 pub fn matmul(cx: &Cx, x: &Share, w: &SharedMatrix) -> Result<Product> {
-    matmul_modulo(cx, x, w, cx.ring().bits())
+    matmul_modulo(cx, x, w, factor_bits(cx.ring().bits()))
 }
 
 /// The same modulo 2^bits. Dealt: `bits` bits an element of the result.
 pub fn matmul_modulo(cx: &Cx, x: &Share, w: &SharedMatrix, bits: u32) -> Result<Product> {
     let (shape, op) = (Shape::new(x.shape.rows, w.outputs()), cx.op("matmul"));
-    let own = own_products(cx, op, x, w, bits);
-    with_theta(cx, op, own.into(), (shape, 0..shape.cols), x.scale + w.scale, bits)
+    let bits = bits.min(factor_bits(cx.ring().bits()));
+    let own = cx.by_factor(op, w, &Factor::from(x).words, bits + 1);
+    with_theta(cx, op, Cow::Owned(own), (shape, 0..shape.cols), x.scale + w.scale, bits)
 }
 
 /// The same cut into blocks of columns, each modulo a power of two of its own.
@@ -145,60 +165,38 @@ pub fn matmul_blocks<const B: usize>(
     blocks: [(Range<usize>, u32); B],
 ) -> Result<[Product; B]> {
     let whole = Shape::new(x.shape.rows, w.outputs());
-    let blocks = blocks.map(|block| (block, cx.op("matmul")));
-    let bits = blocks.iter().map(|((_, bits), _)| *bits).max().expect("a block");
-    let own = own_products(cx, blocks[0].1, x, w, bits);
-    let block = |((range, bits), op): ((Range<usize>, u32), Op)| {
-        with_theta(cx, op, own.as_slice().into(), (whole, range), x.scale + w.scale, bits)
-    };
+    let most = factor_bits(cx.ring().bits());
+    let blocks = blocks.map(|(range, bits)| (range, bits.min(most), cx.op("matmul")));
+    let bits = blocks.iter().map(|(_, bits, _)| *bits).max().expect("a block");
+    let own = cx.by_factor(blocks[0].2, w, &Factor::from(x).words, bits + 1);
+    let block =
+        |(range, bits, op)| with_theta(cx, op, Cow::Borrowed(&own), (whole, range), x.scale + w.scale, bits);
     let all: Vec<Product> = blocks.into_iter().map(block).collect::<Result<_>>()?;
     Ok(all.try_into().expect("as many products as blocks"))
 }
 
-/// What a party can compute of x · W^T alone, as far as it counts modulo 2^bits: the product of the masks, or summands of an
-/// evaluator's part of all others.
-fn own_products(cx: &Cx, op: Op, x: &Share, w: &SharedMatrix, bits: u32) -> Vec<Words> {
-    match &w.form {
-        Form::Apart { by_delta, by_lambda } => {
-            let of_lambda = cx.by_mask(op, by_lambda, &x.lambda, bits);
-            match (&x.delta, by_delta) {
-                (Some(delta), Some(by_delta)) => vec![by_delta.apply_in_step(delta, bits), of_lambda],
-                _ => vec![of_lambda],
-            }
-        }
-        Form::Together { lambda, delta, p1 } => {
-            let x_delta = x.delta.as_ref().expect("an evaluator has Δ of its input");
-            vec![together(lambda, delta, *p1, [x_delta, &x.lambda])]
-        }
-    }
-}
-
-/// Some columns of a product, or all if it is given away, of which the dealer deals the masks'.
+/// Some columns of a product with weights, or all if this party's product is given away, of which the dealer deals its own.
 fn with_theta(
     cx: &Cx,
     op: Op,
-    mut own: Cow<'_, [Words]>,
+    own: Cow<'_, Words>,
     (whole, range): (Shape, Range<usize>),
     scale: u32,
     bits: u32,
 ) -> Result<Product> {
     let shape = Shape::new(whole.rows, range.len());
     let item = Item { bits, ..ring_item(cx, op, Purpose::Theta, shape.len()) };
-    let places = column_places(whole, range.clone());
-    let theta = cx.deal(item, || match &mut own {
-        Cow::Owned(own) => own.remove(0),
-        Cow::Borrowed(own) => columns(&own[0], whole, range),
-    })?;
-    let half = theta.map(|theta| {
-        let ring = cx.ring().bits();
-        let inputs: Vec<_> =
-            [Input::from(&theta)].into_iter().chain(own.iter().map(|w| w.at(&places))).collect();
-        Words::formulas_of(&inputs, |terms| {
-            vec![terms[1..].iter().fold(terms[0], |sum, &own| sum + own).low(ring)]
-        })
-        .remove(0)
-    });
-    Ok(Product { shape, scale, half })
+    if cx.is_dealer() {
+        // The matrix is the other way round at the dealer, so that this is −f(d, d').
+        cx.deal(item, || match own {
+            Cow::Owned(own) => own,
+            Cow::Borrowed(own) => columns(own, whole, range),
+        })?;
+        return Ok(Product { shape, scale, bits, half: None });
+    }
+    let theta = cx.deal(item, || unreachable!("an evaluator"))?.expect("an evaluator's share");
+    let half = halved(cx, own.at(&column_places(whole, range)), &theta, bits);
+    Ok(Product { shape, scale, bits, half: Some(half) })
 }
 
 /// Where the words of some columns are.
@@ -217,7 +215,7 @@ pub fn columns(w: &Words, shape: Shape, range: Range<usize>) -> Words {
 /// A share as a 2-of-2 value, so that it can be added to products: P1 holds Δ + λ1, P2 λ0.
 pub fn halves(cx: &Cx, x: &Share) -> Product {
     let half = x.delta.as_ref().map(|d| if cx.is_p1() { d + &x.lambda } else { x.lambda.clone() });
-    Product { shape: x.shape, scale: x.scale, half }
+    Product { shape: x.shape, scale: x.scale, bits: cx.ring().bits(), half }
 }
 
 /// Reshares a 2-of-2 value without truncation (MT0). |z| < 2^63.
@@ -229,14 +227,14 @@ pub async fn reshare(cx: &Cx<'_>, z: Product) -> Result<Share> {
 
 /// Reshares what is only needed modulo 2^bits; the words of the result are below 2^bits.
 pub async fn reshare_modulo(cx: &Cx<'_>, z: Product, bits: u32) -> Result<Share> {
+    assert!(bits <= z.bits, "{bits} bits of a product that is known to {}", z.bits);
     let op = cx.op("reshare");
     let item = Item { bits, ..ring_item(cx, op, Purpose::Result, z.shape.len()) };
-    Ok(cx.open(item, z.half).await?.share(z.shape, z.scale))
+    cx.open_share(item, z.half, z.shape, z.scale).await
 }
 
 /// ⌊x / 2^d⌋, give or take one, modulo 2^(k−d): both summands of x = λ + Δ drop their low bits, and the dealer deals new
-/// halves of its own. No exchange. Products of the result hold modulo 2^(k−d) as well, which is what
-/// [`truncate_from`](super::truncate::truncate_from) expects. Dealt: 8 bytes an element.
+/// halves of its own. No exchange. Products of the result hold modulo 2^(k−d) as well. Dealt: 8 bytes an element.
 pub fn drop_low(cx: &Cx, x: &Share, d: u32) -> Result<Share> {
     assert!(d <= x.scale, "dropping below scale 0");
     let op = cx.op("drop low bits");
@@ -244,8 +242,12 @@ pub fn drop_low(cx: &Cx, x: &Share, d: u32) -> Result<Share> {
     let bits = cx.ring().bits();
     let delta = x.delta.as_ref().map(|v| Words::formula([v], |[v]| (v.low(bits) >> d) + 1));
     let own = Words::formula([&x.lambda], |[v]| v.low(bits) >> d);
-    let dealt = cx.deal(ring_item(cx, op, Purpose::Theta, x.len()), || own.clone())?;
-    Ok(Share { shape: x.shape, scale: x.scale - d, delta, lambda: dealt.unwrap_or(own) })
+    let mut first = None;
+    let dealt = cx.deal_beside_pad(ring_item(cx, op, Purpose::Theta, x.len()), |pad| {
+        first = Some(pad.clone());
+        own.clone()
+    })?;
+    Ok(Share { shape: x.shape, scale: x.scale - d, delta, lambda: dealt.unwrap_or(own), first })
 }
 
 /// Declared cost of the halves of a product with `n` results.

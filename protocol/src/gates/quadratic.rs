@@ -10,12 +10,12 @@
 //!
 //! A quadratic errs by f'''·w³/192 on a window of width w, a line by f''·w²/16, so entries may be four times as wide.
 //! All of it is computed modulo 2^k, where 2^k holds the result and little more: openings, masks and constants have k
-//! bits, and [`truncate_from`] lifts the result to the full ring, exactly.
+//! bits, and [`truncate`] lifts the result to the full ring, exactly.
 //! Sources: as for [`lut`](super::lut); piecewise polynomials on shares: NFGen (Fan et al., CCS 2022).
 
 use super::lut::{Read, deal_constants, half, one_hot_bytes, read};
 use super::table::{TableSpec, centre, rounded};
-use super::truncate::{cost_from, truncate_from};
+use super::truncate::{cost_from, truncate};
 use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes, join};
 use kernels::{Device, Ring, Tables, Term, Words};
 
@@ -143,12 +143,12 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
             },
         )
     });
-    Ok(Product { shape: x.shape, scale: t.out_scale(), half })
+    Ok(Product { shape: x.shape, scale: t.out_scale(), bits, half })
 }
 
 /// f(x) at `scale`, three exchanges.
 pub async fn lookup(cx: &Cx<'_>, x: &Share, table: &Quadratic, scale: u32) -> Result<Share> {
     let y = evaluate(cx, x, table).await?;
     let f = y.scale - scale;
-    truncate_from(cx, y, table.bits, f).await
+    truncate(cx, y, f).await
 }

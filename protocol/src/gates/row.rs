@@ -254,8 +254,8 @@ async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable, plus: impl Fn(u32) -> 
     assert_eq!(s.low.scale, table.in_scale, "row gate for another scale");
     let (op, rows, shape) = (cx.op("row gate"), s.low.len(), s.low.shape);
     let (slopes, intercepts) = coefficients(cx, op, &s.low, table)?.unzip();
-    let slopes = cx.open(ring_item(cx, op, Purpose::Slope, rows * table.bands.len()), slopes).await?;
-    let slopes = slopes.share(Shape::new(table.bands.len(), rows), 0);
+    let item = ring_item(cx, op, Purpose::Slope, rows * table.bands.len());
+    let slopes = cx.open_share(item, slopes, Shape::new(table.bands.len(), rows), 0).await?;
     let line = |(b, band): (usize, &Band)| {
         let own = b * rows..(b + 1) * rows;
         let slope = slopes.at(&Indices::grid(own.start, [(1, 0), (rows, 1)]), shape);

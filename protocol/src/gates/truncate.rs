@@ -17,30 +17,26 @@ use super::product::{reshare_cost, reshare_modulo};
 use crate::{Cost, Cx, Group, Item, Product, Purpose, Result, Share, bytes};
 use kernels::{Ring, Term, Words};
 
-/// Truncates by `f` bits and reshares. |z| < 2^(k−2).
-/// Cost: two exchanges of 1 bit and 8 bytes an element each way; the dealer sends f bits an element to P2.
+/// Truncates a value known modulo 2^k by `f` bits, lifts the result to the ring and reshares: the wrap bit is needed modulo
+/// 2^(f + ring bits − k). |z| < 2^(k−2).
+/// Cost: two exchanges of 1 bit and 8 bytes an element each way; the dealer sends f + ring bits − k bits an element to P2.
 pub async fn truncate(cx: &Cx<'_>, z: Product, f: u32) -> Result<Share> {
-    truncate_from(cx, z, cx.ring().bits(), f).await
+    truncate_to(cx, z, f, cx.ring().bits()).await
 }
 
-/// Truncates a value that is only known modulo 2^k, k no more than the ring's bits, and lifts the result to the ring:
-/// the wrap bit is then needed modulo 2^(f + ring bits − k). |z| < 2^(k−2); same exchanges as [`truncate`].
-pub async fn truncate_from(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Share> {
-    truncate_between(cx, z, k, f, cx.ring().bits()).await
-}
-
-/// Truncates a value that is only known modulo 2^k to one that is only needed modulo 2^bits. There W·2^(k−f) vanishes if
+/// Truncates a value known modulo 2^k to one that is only needed modulo 2^bits. There W·2^(k−f) vanishes if
 /// bits ≤ k − f: both evaluators drop their low bits, one exchange of `bits` bits is enough, nothing is dealt, and z may be
 /// any number. Else |z| < 2^(k−2) and the exchanges of [`truncate`]. The words of the result are below 2^bits.
-pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32) -> Result<Share> {
+pub async fn truncate_to(cx: &Cx<'_>, z: Product, f: u32, bits: u32) -> Result<Share> {
     assert!(f <= z.scale, "truncation below scale 0");
     let (shape, scale, n, ring) = (z.shape, z.scale - f, z.shape.len(), cx.ring().bits());
+    let k = z.bits;
     assert!(k <= ring && bits <= ring && f < k, "truncation by {f} of {k} bits");
     if bits <= k - f {
         // Without the low bits the halves lose 0 or 1; the 1 makes the rounding unbiased.
         let centre = u64::from(cx.is_p1() && f > 0);
         let half = z.half.map(|z| Words::formula([&z], |[z]| (z.low(k) >> f) + centre));
-        return reshare_modulo(cx, Product { shape, scale, half }, bits).await;
+        return reshare_modulo(cx, Product { shape, scale, bits, half }, bits).await;
     }
     assert!(f <= k - 2, "truncation by {f} of {k} bits");
     let wrap_bits = f + bits - k;
@@ -73,7 +69,7 @@ pub async fn truncate_between(cx: &Cx<'_>, z: Product, k: u32, f: u32, bits: u32
         }
         _ => None,
     };
-    reshare_modulo(cx, Product { shape, scale, half }, bits).await
+    reshare_modulo(cx, Product { shape, scale, bits, half }, bits).await
 }
 
 /// 1 − 2b.
@@ -91,12 +87,12 @@ pub fn cost(n: usize, f: u32, ring_bits: u32) -> Cost {
     cost_from(n, ring_bits, f, ring_bits)
 }
 
-/// Declared cost of [`truncate_from`] for `n` elements.
+/// Declared cost of [`truncate`] of a value known modulo 2^k for `n` elements.
 pub fn cost_from(n: usize, k: u32, f: u32, ring_bits: u32) -> Cost {
     cost_between(n, k, f, ring_bits)
 }
 
-/// Declared cost of [`truncate_between`] for `n` elements.
+/// Declared cost of [`truncate_to`] of a value known modulo 2^k for `n` elements.
 pub fn cost_between(n: usize, k: u32, f: u32, bits: u32) -> Cost {
     let open = reshare_cost(n, bits);
     if bits <= k - f {

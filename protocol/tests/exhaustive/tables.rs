@@ -7,7 +7,7 @@ use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::table::{Table, TableSpec};
 use protocol::gates::{exp, glu, lut, product, truncate};
 use protocol::testing::World;
-use protocol::{KeyId, Purpose, Role, Shape};
+use protocol::{KeyId, Product, Purpose, Role, Shape};
 
 /// A small table that differs in every entry.
 fn small_table(entries: usize, shift: u32, phase_bits: u32, drop: u32) -> Table {
@@ -104,6 +104,8 @@ fn quadratic_look_up_of_all_values() {
                 let table = table.clone();
                 Box::pin(async move {
                     let value = quadratic::evaluate(&cx, &x[0], &table).await?;
+                    // All bits, those that mean nothing as well.
+                    let value = Product { bits: cx.ring().bits(), ..value };
                     Ok(vec![product::reshare(&cx, value).await?])
                 })
             },
@@ -177,6 +179,8 @@ fn quadratic_look_up_views() {
                 let table = table.clone();
                 Box::pin(async move {
                     let value = quadratic::evaluate(&cx, &x[0], &table).await?;
+                    // All bits, those that mean nothing as well.
+                    let value = Product { bits: cx.ring().bits(), ..value };
                     Ok(vec![product::reshare(&cx, value).await?])
                 })
             },

@@ -4,7 +4,7 @@ use super::common::{self, Case, all, flat, hash, solve_views};
 use super::{EVALUATORS, all_masks, singles};
 use kernels::Ring;
 use protocol::gates::{lift, product, truncate};
-use protocol::{Cx, KeyId, Purpose, Role, Shape, Share};
+use protocol::{Cx, Factor, KeyId, Purpose, Role, Shape, Share};
 
 #[test]
 fn reshare() {
@@ -95,6 +95,36 @@ fn multiply_then_truncate() {
     }
 }
 
+/// One product at each party, for every value and, as a share takes part in several products, twice with the same masks.
+#[test]
+fn product_of_factors() {
+    for bits in [3, 4] {
+        let ring = Ring::new(bits);
+        let case = Case {
+            seed: 230_000 + 1000 * u64::from(bits),
+            ring,
+            inputs: &[(1, 0), (1, 0)],
+            inner: &flat,
+            program: &|cx, x| {
+                Box::pin(async move {
+                    let [a, b] = [&x[0], &x[1]].map(Factor::from);
+                    let of = |a: &Factor, b: &Factor| {
+                        product::of_factors(&cx, a, &[b], a.shape, 64, |_, a, b| a * b)
+                    };
+                    let (ab, bb) = (of(&a, &b)?, of(&b, &b)?);
+                    Ok(vec![product::reshare(&cx, ab).await?, product::reshare(&cx, bb).await?])
+                })
+            },
+        };
+        let right = |x: &[u64], out: &[Vec<u64>]| {
+            assert_eq!([out[0][0], out[1][0]], [x[0] * x[1], x[1] * x[1]].map(|z| ring.reduce(z)), "{x:?}");
+        };
+        for (party, dealt) in EVALUATORS.into_iter().zip([0, 2 * bits]) {
+            assert_eq!(case.assert_views_uniform(party, &all(ring, 2), 3, right), 2 * bits + dealt);
+        }
+    }
+}
+
 /// One λ in two dealt products, and the same halves opened twice, whole and truncated.
 #[test]
 fn masks_of_operands_and_halves_may_be_used_again() {
@@ -137,7 +167,7 @@ fn truncation_between_rings() {
             inner: &flat,
             program: &move |cx, x| {
                 Box::pin(async move {
-                    let y = truncate::truncate_between(&cx, product::halves(&cx, &x[0]), k, f, to).await?;
+                    let y = truncate::truncate_to(&cx, product::halves(&cx, &x[0]).modulo(k), f, to).await?;
                     let words = y.delta.iter().chain([&y.lambda]);
                     words.for_each(|w| assert!(w.to_vec().iter().all(|w| w >> to == 0)));
                     // Known modulo 2^to: at the upper end of the ring it is a share like others.
@@ -217,7 +247,7 @@ fn square_of_shortened_inputs() {
             Box::pin(async move {
                 let y = product::drop_low(&cx, &x[0], 1)?;
                 let z = product::multiply(&cx, &y, &y)?;
-                Ok(vec![y, truncate::truncate_from(&cx, z, 3, 0).await?])
+                Ok(vec![y, truncate::truncate(&cx, z.modulo(3), 0).await?])
             })
         },
     };

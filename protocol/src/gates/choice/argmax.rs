@@ -80,7 +80,7 @@ pub async fn argmax(cx: &Cx<'_>, x: &Share) -> Result<Share> {
         let (won, path) = join(contest, path(cx, &wins, rows, n)).await?;
         both(cx, &path, &won, &group_of(rows, n, last, early.iter().map(|l| l.1).product()))?
     };
-    reshare(cx, Product { shape: x.shape, scale: 0, half }).await
+    reshare(cx, Product { shape: x.shape, scale: 0, bits: cx.ring().bits(), half }).await
 }
 
 /// Whether each element is the first of the highest of its group. Three exchanges.
@@ -147,7 +147,7 @@ async fn winners(cx: &Cx<'_>, won: &Masked, x: &Share, a: usize) -> Result<Share
     let z = bit_times_modulo(cx, won, x, bits)?.linear(shape, |w| w.sum_segments(&segments).low(bits));
     let op = cx.op("winner");
     let item = Item { op, purpose: Purpose::Result, index: 0, n: shape.len(), bits, group: Group::Add };
-    Ok(cx.open(item, z.half).await?.share(shape, x.scale))
+    cx.open_share(item, z.half, shape, x.scale).await
 }
 
 /// For each element of rows of n, the place of its group among rows of m; `size` elements are a group's.

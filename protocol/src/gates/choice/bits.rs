@@ -141,7 +141,7 @@ pub(super) async fn uniform(cx: &Cx<'_>, n: usize, bits: u32) -> Result<Share> {
         let weighted = Words::formula([(&w).into(), weights.for_cols(n)], |[bit, weight]| bit * weight);
         cx.reduce(weighted.sum_rows(bits as usize))
     });
-    reshare(cx, Product { shape: Shape::new(n, 1), scale: 0, half }).await
+    reshare(cx, Product { shape: Shape::new(n, 1), scale: 0, bits: cx.ring().bits(), half }).await
 }
 
 /// Declared cost of [`uniform`].
@@ -152,5 +152,6 @@ pub(super) fn uniform_cost(n: usize, bits: u32, ring_bits: u32) -> Cost {
 /// A matrix of ones at scale 0 that everybody knows.
 pub(super) fn ones(cx: &Cx, shape: Shape) -> Share {
     let zeros = Words::zeros(cx.device(), shape.len());
-    Share { shape, scale: 0, delta: (!cx.is_dealer()).then(|| &zeros + 1), lambda: zeros }
+    let [delta, first] = [!cx.is_dealer(), cx.is_dealer()].map(|known| known.then(|| zeros.clone()));
+    Share { shape, scale: 0, delta, lambda: zeros, first }.add_public(1)
 }

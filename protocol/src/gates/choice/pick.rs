@@ -48,7 +48,7 @@ pub(super) async fn pick(cx: &Cx<'_>, w: &Share, bits: u32, r: &Share, noise_bit
         let own = index(&|row, i| if i + 1 == m { end } else { at(row, i) });
         cx.reduce(g.gather(&before) - g.gather(&own))
     });
-    reshare(cx, Product { shape: w.shape, scale: 0, half }).await
+    reshare(cx, Product { shape: w.shape, scale: 0, bits: cx.ring().bits(), half }).await
 }
 
 /// Declared cost of [`pick`].

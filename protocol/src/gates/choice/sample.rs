@@ -150,7 +150,7 @@ async fn in_range(cx: &Cx<'_>, u: &Share) -> Result<Share> {
     let z = bit_times_modulo(cx, &inside, &y, BITS)?;
     let op = cx.op("range");
     let item = Item { op, purpose: Purpose::Result, index: 0, n: u.len(), bits: BITS, group: Group::Add };
-    Ok(cx.open(item, z.half).await?.share(u.shape, FRACTION).add_public(1 << FRACTION))
+    Ok(cx.open_share(item, z.half, u.shape, FRACTION).await?.add_public(1 << FRACTION))
 }
 
 /// e^(v − M'), M' − 1/2 ≤ max(v) < M' + 1/2. Six exchanges.

@@ -68,8 +68,7 @@ pub(super) const RESOLUTION: u64 = {
 pub(super) async fn threshold(cx: &Cx<'_>, v: &Share, k: usize, row_of: &Indices) -> Result<Share> {
     let rows = v.shape.rows;
     let zeros = Words::zeros(cx.device(), rows);
-    let delta = v.delta.is_some().then(|| zeros.clone());
-    let mut base = Share { shape: Shape::new(rows, 1), scale: v.scale, delta, lambda: zeros };
+    let mut base = v.linear(Shape::new(rows, 1), |_| zeros.clone());
     for (i, step) in STEPS.iter().enumerate() {
         let cx = cx.scope(&format!("step {}", i + 1));
         let reached = reached(&cx, &v.sub_spread(&base, row_of), k, step).await?;
@@ -80,7 +79,7 @@ pub(super) async fn threshold(cx: &Cx<'_>, v: &Share, k: usize, row_of: &Indices
         });
         let op = cx.op("base");
         let item = Item { op, purpose: Purpose::Result, index: 0, n: rows, bits: BITS, group: Group::Add };
-        base = base.add(&cx.open(item, half).await?.share(base.shape, base.scale));
+        base = base.add(&cx.open_share(item, half, base.shape, base.scale).await?);
     }
     Ok(base)
 }
@@ -105,7 +104,7 @@ async fn reached(cx: &Cx<'_>, v: &Share, k: usize, step: &Step) -> Result<Option
             let below = below.sum_rows(n);
             if cx.is_p1() { -below + n as u64 } else { -below }.low(bits)
         });
-        Ok(cx.open(item(Purpose::Result, rows), half).await?.share(Shape::new(rows, 1), 0))
+        cx.open_share(item(Purpose::Result, rows), half, Shape::new(rows, 1), 0).await
     }))
     .await?;
     let counts = counts.into_iter().reduce(|a, b| a.append_rows(&b)).expect("a step has thresholds");

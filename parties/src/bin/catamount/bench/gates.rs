@@ -21,7 +21,7 @@ use protocol::gates::softmax::{self, EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables}
 use protocol::gates::table::{gelu, silu};
 use protocol::gates::{glu, product, quadratic, truncate};
 use protocol::testing::World;
-use protocol::{Cost, Cx, Key, Ledger, Result, Role, Shape, Share, SharedMatrix};
+use protocol::{Cost, Cx, Key, Ledger, Masked, Result, Role, Shape, Share, SharedMatrix};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -234,7 +234,9 @@ impl Inputs {
             programs: programs(x, |cx, x| {
                 Box::pin(async move {
                     let mut bits = compare::less_than(&cx, &x, &[0], Window::EXACT31).await?;
-                    Ok(bits.remove(0).share(x.shape, 0))
+                    let Masked { delta, lambda } = bits.remove(0);
+                    // A masked bit in a share's place: nothing is computed with it.
+                    Ok(Share { shape: x.shape, scale: 0, delta, lambda, first: None })
                 })
             }),
         });
@@ -321,25 +323,29 @@ impl Inputs {
     }
 
     fn truncated_product(&self, shape: Shape) -> Made {
-        let (t, square) = (shape.rows, Shape::new(WIDTH, WIDTH));
+        let (t, square, known) = (shape.rows, Shape::new(WIDTH, WIDTH), product::factor_bits(RING));
         let weights = self.share(square, SCALE, 0.05);
         let mut inputs = self
             .share(shape, SCALE, 4.0)
             .into_iter()
             .zip(weights)
-            .zip(Role::ALL)
-            .map(|((x, w), role)| (x, Arc::new(SharedMatrix::new(&w, role == Role::P1))));
+            .map(|(x, w)| (x, Arc::new(SharedMatrix::new(&w))));
         let inputs = [(); 3].map(|()| inputs.next().expect("three parties"));
         Made {
             name: "truncated product with weights",
             size: format!("{t} × {WIDTH} by {WIDTH} × {WIDTH}"),
-            declared: product::product_cost(shape.len(), RING).then(truncate::cost(shape.len(), SCALE, RING)),
+            declared: product::product_cost(shape.len(), known).then(truncate::cost_from(
+                shape.len(),
+                known,
+                SCALE,
+                RING,
+            )),
             local: Local {
                 weights: (t * square.len()) as u64,
                 read: 8 * square.len() as u64,
                 ..Local::default()
             }
-            .bilinear(),
+            .of_factors(),
             programs: programs(inputs, |cx, (x, w)| {
                 Box::pin(async move { truncate::truncate(&cx, product::matmul(&cx, &x, &w)?, SCALE).await })
             }),

@@ -186,25 +186,25 @@ mod tests {
         let mut cost = Ledger { exchanges, ..Ledger::default() };
         cost.sent[0][2] = dealt;
         (cost.sent[1][2], cost.sent[2][1]) = (exchanged, exchanged);
-        Expected { cost, local: local.bilinear() }
+        Expected { cost, local: local.of_factors() }
     }
 
     #[test]
     fn the_floor_is_the_longest_of_work_waiting_and_the_fullest_link() {
-        // 5 times 2 · 10^8 products: 500 ms. Reading overlaps, and takes less.
+        // Three times 2 · 10^8 products: 300 ms. Reading overlaps, and takes less.
         let heavy = Local { weights: 150_000_000, attention: 50_000_000, read: 1000, ..Local::default() };
         let floor = rates().floor(&expected(heavy, 0, 0, 1));
-        assert!((floor.total_ms - 500.0).abs() < 0.01, "{floor:?}");
-        // Four of five parts are the evaluators': 400 ms, and they wait for 200 exchanges.
+        assert!((floor.total_ms - 300.0).abs() < 0.01, "{floor:?}");
+        // Two of three parts are the evaluators': 200 ms, and they wait for 200 exchanges.
         let floor = rates().floor(&expected(heavy, 0, 0, 200));
-        assert!((floor.total_ms - 600.0).abs() < 0.01, "{floor:?}");
+        assert!((floor.total_ms - 400.0).abs() < 0.01, "{floor:?}");
         // Those that are low take half as long.
         let low = Local { low: 100_000_000, ..heavy };
         let floor = rates().floor(&expected(low, 0, 0, 1));
-        assert!((floor.total_ms - 375.0).abs() < 0.01, "{floor:?}");
-        // Weights that are read for little: 5 · 8 · 10^7 bytes.
+        assert!((floor.total_ms - 225.0).abs() < 0.01, "{floor:?}");
+        // Weights that are read for little: 3 · 8 · 10^7 bytes.
         let read = Local { weights: 1, read: 80_000_000, ..Local::default() };
-        assert!((rates().floor(&expected(read, 0, 0, 0)).total_ms - 100.0).abs() < 0.01);
+        assert!((rates().floor(&expected(read, 0, 0, 0)).total_ms - 60.0).abs() < 0.01);
         // 10^6 bytes: 10 ms on the link; 0.5 ms of sending and receiving, 1 ms of random words.
         let floor = rates().floor(&expected(Local::default(), 1_000_000, 0, 0));
         assert!((floor.bytes_ms - 0.5).abs() < 1e-9 && (floor.random_ms - 1.0).abs() < 1e-9, "{floor:?}");
