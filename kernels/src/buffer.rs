@@ -1,19 +1,19 @@
 //! Host buffers that are used again.
 //!
 //! A gate makes and drops dozens of buffers of many megabytes. Given back to the system each time, they would come back as
-//! fresh pages, which the kernel clears one by one: a fifth of the time of a pass. Each thread therefore keeps what it drops,
-//! within bounds, and takes from there.
+//! fresh pages, which the kernel clears one by one: a fifth of the time of a pass. The process therefore keeps what is dropped,
+//! within bounds, and takes from there: whichever thread it was, as each session has a thread of its own.
 //!
 //! Large ones ask for huge pages: in pages of 4 KiB, a core reads weights at two thirds of what its memory gives, as it waits
 //! for translations of addresses (23 instead of 36 GB/s on a Zen 4, in a virtual machine).
 
-use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shorter buffers are left to the allocator, which keeps them anyway.
 const SMALL: usize = 1 << 13;
-/// Words that a thread keeps at most (256 MiB).
-const KEPT: usize = 1 << 25;
+/// Words that are kept at most (1 GiB).
+const KEPT: usize = 1 << 27;
 
 /// Words (4 MiB) from which on huge pages (2 MiB) are worth asking for.
 const HUGE: usize = 1 << 19;
@@ -52,14 +52,17 @@ pub fn keep_freed_memory() -> bool {
     false
 }
 
-/// `n` zeros that no thread keeps for later.
+/// `n` zeros that nobody keeps for later.
 pub(crate) fn lasting(n: usize) -> Vec<u64> {
     // Fresh pages are zero.
     in_huge_pages(vec![0; n])
 }
 
-thread_local! {
-    static FREE: RefCell<Free> = const { RefCell::new(Free { buffers: Vec::new(), words: 0 }) };
+static FREE: Mutex<Free> = Mutex::new(Free { buffers: Vec::new(), words: 0 });
+
+/// What is free is right whatever panics beside it.
+fn free() -> MutexGuard<'static, Free> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Free {
@@ -69,10 +72,11 @@ struct Free {
 }
 
 impl Free {
-    /// A buffer for `n` words, not much longer, with words of its last use in it: `n` of them if there is such a one.
+    /// A buffer for `n` words, hardly longer, with words of its last use in it: `n` of them if there is such a one. Cut to much
+    /// less it would have to be cleared again for the next use of its kind.
     fn take(&mut self, n: usize) -> Option<Vec<u64>> {
         let from = self.buffers.partition_point(|b| b.capacity() < n);
-        let mut fitting = self.buffers[from..].iter().take_while(|b| b.capacity() / 4 <= n);
+        let mut fitting = self.buffers[from..].iter().take_while(|b| b.capacity() / 5 * 4 <= n);
         let full = fitting.clone().position(|b| b.len() >= n);
         let at = from + full.or(fitting.next().map(|_| 0))?;
         let buffer = self.buffers.remove(at);
@@ -82,7 +86,7 @@ impl Free {
 
     fn keep(&mut self, buffer: Vec<u64>) {
         let words = buffer.capacity();
-        if words > KEPT / 2 {
+        if words > KEPT / 8 {
             return;
         }
         while self.words + words > KEPT {
@@ -104,7 +108,7 @@ pub(crate) fn empty(n: usize) -> Vec<u64> {
 
 /// A buffer for `n` words that has been in use.
 fn used(n: usize) -> Option<Vec<u64>> {
-    if n < SMALL { None } else { FREE.try_with(|f| f.borrow_mut().take(n)).ok().flatten() }
+    if n < SMALL { None } else { free().take(n) }
 }
 
 /// `n` words of any value, for whoever writes all of them: to clear them first takes a tenth of the time of ChaCha12.
@@ -137,8 +141,8 @@ pub(crate) fn concat(parts: &[&[u64]]) -> Vec<u64> {
     all
 }
 
-/// Words in main memory. What was made here serves, once dropped, the thread that drops it again; what came from outside
-/// goes back to the system, or a thread that uploads again and again would hoard.
+/// Words in main memory. What was made here serves again, once dropped; what came from outside goes back to the system, or who
+/// uploads again and again would hoard.
 #[derive(Debug)]
 pub struct Buffer {
     words: Vec<u64>,
@@ -181,9 +185,7 @@ impl Clone for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.ours && self.words.capacity() >= SMALL {
-            let words = std::mem::take(&mut self.words);
-            // At the end of a thread there is nothing to keep it for.
-            let _ = FREE.try_with(|f| f.borrow_mut().keep(words));
+            free().keep(std::mem::take(&mut self.words));
         }
     }
 }
@@ -192,80 +194,76 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
-    /// Buffers and words that this thread keeps.
-    fn kept() -> (usize, usize) {
-        FREE.with(|f| {
-            let f = f.borrow();
-            assert_eq!(f.words, f.buffers.iter().map(Vec::capacity).sum::<usize>());
-            assert!(f.buffers.is_sorted_by_key(Vec::capacity));
-            (f.buffers.len(), f.words)
-        })
+    fn pool() -> Free {
+        Free { buffers: vec![], words: 0 }
+    }
+
+    /// Buffers and words that are kept.
+    fn kept(f: &Free) -> (usize, usize) {
+        assert_eq!(f.words, f.buffers.iter().map(Vec::capacity).sum::<usize>());
+        assert!(f.buffers.is_sorted_by_key(Vec::capacity));
+        (f.buffers.len(), f.words)
     }
 
     #[test]
-    fn what_is_dropped_serves_again_and_is_zero() {
-        std::thread::spawn(|| {
-            let first = Buffer::ours(vec![7; 2 * SMALL]);
-            let place = first.as_ptr();
-            drop(first);
-            assert_eq!(kept(), (1, 2 * SMALL));
-            let second = zeroed(SMALL + 1);
-            assert_eq!(second.as_ptr(), place);
-            assert!(second.iter().all(|w| *w == 0) && second.len() == SMALL + 1);
-            assert_eq!(kept(), (0, 0));
-            let copy = Buffer::ours(second).clone();
-            assert_eq!(kept(), (1, 2 * SMALL));
-            drop(copy);
-            // Too long for so little, and too short for so much.
-            assert_eq!(zeroed(10 * SMALL).len(), 10 * SMALL);
-            drop(Buffer::ours(vec![1; 100 * SMALL]));
-            drop(Buffer::from(vec![1; 5 * SMALL]));
-            let before = kept();
-            drop(zeroed(4 * SMALL));
-            assert_eq!(kept(), before);
-        })
-        .join()
-        .unwrap();
+    fn what_is_dropped_serves_again() {
+        let mut pool = pool();
+        let first = vec![7; 5 * SMALL];
+        let place = first.as_ptr();
+        pool.keep(first);
+        assert_eq!(kept(&pool), (1, 5 * SMALL));
+        // Too long for so little, and too short for so much.
+        assert!(pool.take(4 * SMALL - 1).is_none() && pool.take(5 * SMALL + 1).is_none());
+        let second = pool.take(4 * SMALL).expect("a buffer that fits");
+        assert_eq!((second.as_ptr(), second.len(), kept(&pool)), (place, 5 * SMALL, (0, 0)));
     }
 
     #[test]
-    fn words_to_be_written_are_neither_cleared_nor_missing() {
-        std::thread::spawn(|| {
-            drop(Buffer::ours(vec![7; 2 * SMALL]));
-            let shorter = unwritten(SMALL);
-            assert!(shorter.len() == SMALL && shorter.iter().all(|w| *w == 7));
-            drop(Buffer::ours(shorter));
-            let longer = unwritten(2 * SMALL);
-            assert_eq!((longer.len(), longer[SMALL - 1], longer[SMALL]), (2 * SMALL, 7, 0));
-            // What has as many words as are wanted comes before what has not, although that is not as long.
-            let (mut short, full) = (vec![7; 2 * SMALL], vec![8; 3 * SMALL]);
-            short.truncate(SMALL);
-            drop([short, full].map(Buffer::ours));
-            assert!(unwritten(2 * SMALL).iter().all(|w| *w == 8));
-            // Whoever wants nothing, or zeros, finds no trace of it.
-            let none = empty(SMALL);
-            assert!(none.is_empty() && none.capacity() >= 2 * SMALL);
-            drop(Buffer::ours(vec![7; 2 * SMALL]));
-            assert!(zeroed(2 * SMALL).iter().all(|w| *w == 0));
-            assert_eq!(unwritten(3), [0, 0, 0]);
-        })
-        .join()
-        .unwrap();
+    fn what_has_as_many_words_as_are_wanted_comes_first() {
+        let mut pool = pool();
+        let (mut short, full) = (vec![7; 5 * SMALL], vec![8; 6 * SMALL]);
+        short.truncate(SMALL);
+        pool.keep(short);
+        pool.keep(full);
+        assert_eq!(pool.take(5 * SMALL).expect("the longer one")[0], 8);
+        assert_eq!(pool.take(5 * SMALL).expect("the other one").len(), SMALL);
+    }
+
+    /// All through what all threads share.
+    #[test]
+    fn words_to_be_written_have_any_value_and_zeros_are_zero() {
+        for n in [3, SMALL, 3 * SMALL + 1, 100 * SMALL] {
+            for _ in 0..3 {
+                drop(Buffer::ours(vec![7; n]));
+                drop(Buffer::ours(vec![7; n]));
+                assert_eq!(unwritten(n).len(), n);
+                assert!(zeroed(n).iter().all(|w| *w == 0) && zeroed(n).len() == n);
+                let none = empty(n);
+                assert!(none.is_empty() && none.capacity() >= n);
+                let copy = Buffer::ours(vec![9; n]).clone();
+                assert!(copy.len() == n && copy.iter().all(|w| *w == 9));
+            }
+        }
+        // One that was cut is as long as is wanted again.
+        let mut cut = vec![7; 50 * SMALL];
+        cut.truncate(1);
+        drop(Buffer::ours(cut));
+        assert_eq!(unwritten(50 * SMALL).len(), 50 * SMALL);
     }
 
     #[test]
     fn no_more_is_kept_than_allowed() {
-        std::thread::spawn(|| {
-            let new = |words| Buffer::ours(Vec::with_capacity(words));
-            let many: Vec<Buffer> = (0..40).map(|_| new(KEPT / 16)).collect();
-            drop(many);
-            assert_eq!(kept().1, KEPT);
-            drop(new(KEPT));
-            drop(Buffer::ours(vec![0; 8]));
-            assert_eq!(kept().1, KEPT);
-        })
-        .join()
-        .unwrap();
+        let mut pool = pool();
+        (0..40).for_each(|_| pool.keep(Vec::with_capacity(KEPT / 16)));
+        assert_eq!(kept(&pool).1, KEPT);
+        pool.keep(Vec::with_capacity(KEPT));
+        assert_eq!(kept(&pool).1, KEPT);
+        // What is too short for anybody, and what came from outside.
+        let place = {
+            let outside = Buffer::from(vec![5; 77 * SMALL]);
+            outside.as_ptr()
+        };
+        assert!(free().buffers.iter().all(|b| b.as_ptr() != place));
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
