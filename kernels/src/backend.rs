@@ -270,13 +270,13 @@ pub trait Backend: Send + Sync + Debug {
         c
     }
     /// A product with a matrix that nobody keeps, and one beside it if `beside` is (X, S):
-    /// `C[m×n] = Y[m×k] · R^T + X[m×k] · S^T`. R's n × k words, row by row, are the sums of the streams' first words, and
-    /// made where they are used; S is from `pack_matrix`. With weights one of whose components is such a stream, a product
-    /// of shares takes half the memory, and with few rows it reads half as much.
+    /// `C[m×n] = Y[m×k] · R^T + X[m×k] · S^T`. R's n × k words, row by row, are the stream's first words, and
+    /// made where they are used; S is from `pack_matrix`. So weights one of whose components is such a stream take half the
+    /// memory, and with few rows a product reads half as much.
     fn gemm_regenerated(
         &self,
         y: &Storage,
-        streams: &[KeyStream<'_>],
+        stream: &KeyStream<'_>,
         beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage;

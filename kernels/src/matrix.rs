@@ -119,7 +119,7 @@ impl Matrix {
         let m = x.len() / self.k;
         assert!(x.len() == m * self.k && y.len() == x.len(), "input width");
         let (shape, beside) = ([m, self.k, self.n], Some((&x.data, &*self.data)));
-        y.with(y.device.gemm_regenerated(&y.data, &[stream], beside, shape))
+        y.with(y.device.gemm_regenerated(&y.data, &stream, beside, shape))
     }
 }
 

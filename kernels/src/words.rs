@@ -191,11 +191,11 @@ impl Words {
         parts[0].with(parts[0].device.concat(&data))
     }
 
-    /// `self[m×k] · R^T = [m×n]`, where R's n × k words are sums of the streams': see [`crate::Backend::gemm_regenerated`].
-    pub fn by_streams(&self, streams: &[KeyStream<'_>], n: usize, k: usize) -> Words {
+    /// `self[m×k] · R^T = [m×n]`, where R's n × k words are the stream's: see [`crate::Backend::gemm_regenerated`].
+    pub fn by_stream(&self, stream: &KeyStream<'_>, n: usize, k: usize) -> Words {
         let m = self.len() / k;
         assert_eq!(self.len(), m * k, "input width");
-        self.with(self.device.gemm_regenerated(&self.data, streams, None, [m, k, n]))
+        self.with(self.device.gemm_regenerated(&self.data, stream, None, [m, k, n]))
     }
 
     /// Many small products.

@@ -63,8 +63,8 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };
     let stored = d.pack_matrix(&b, 16, 4);
     // In registers, and in panels.
-    keep(&d.gemm_regenerated(&b, &[made; 2], Some((&a, &stored)), [4, 16, 4]));
-    keep(&d.gemm_regenerated(&b, &[made; 2], Some((&a, &d.pack_matrix(&words(16), 4, 4))), [16, 4, 4]));
+    keep(&d.gemm_regenerated(&b, &made, Some((&a, &stored)), [4, 16, 4]));
+    keep(&d.gemm_regenerated(&b, &made, Some((&a, &d.pack_matrix(&words(16), 4, 4))), [16, 4, 4]));
     let strides = Strides { row: 4, col: 1 };
     let (m, n, k, c_row, c_len) = (4, 4, 4, 4, 20);
     let batch = GemmBatch { m, n, k, a: strides, b: strides, c_row, offsets: vec![[0, 16, 2]], c_len };

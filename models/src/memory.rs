@@ -73,8 +73,7 @@ impl Holder {
         self.party.role(Party::Zero)
     }
 
-    /// What products hold beside inputs and results, at most: what is made of the largest matrix at a time, and the same
-    /// filled up with zeros, or of a second seed.
+    /// What products hold beside inputs and results, at most: what is made of the largest matrix at a time.
     fn scratch(&self, c: &ModelConfig) -> u64 {
         match self.weights {
             Weights::Stored => 0,
@@ -83,8 +82,7 @@ impl Holder {
                 let many = |p: &Parameter| p.usage() == Use::Matrix && *p != Parameter::Output;
                 let matrices = Parameter::all(c).into_iter().filter(many);
                 let largest = matrices.map(|p| p.len(c)).max().unwrap_or(0);
-                let seeds = if self.party == Party::Zero { 2 } else { 1 };
-                8 * seeds * largest.min(MADE_AT_ONCE) as u64
+                8 * largest.min(MADE_AT_ONCE) as u64
             }
         }
     }

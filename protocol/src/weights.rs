@@ -98,7 +98,7 @@ impl Component {
     pub fn apply(&self, x: &Words) -> Words {
         match self {
             Component::Stored(m) => m.apply(x),
-            Component::Drawn(d) => x.by_streams(&[d.stream()], d.n, d.k),
+            Component::Drawn(d) => x.by_stream(&d.stream(), d.n, d.k),
         }
     }
 }

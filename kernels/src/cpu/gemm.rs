@@ -253,12 +253,12 @@ impl Product<'_> {
 /// Words of a stream that are made together.
 const MADE: usize = 1 << 15;
 
-/// C += Y · R^T, where R's words, row by row, are sums of the streams': some outputs at a time.
+/// C += Y · R^T, where R's words, row by row, are the stream's: some outputs at a time.
 pub(super) fn add_regenerated(
     lanes: &dyn Lanes,
     c: &mut [u64],
     y: &[u64],
-    streams: &[KeyStream<'_>],
+    stream: &KeyStream<'_>,
     [m, k, n]: [usize; 3],
 ) {
     assert_eq!(y.len(), m * k, "left matrix of {m} × {k}");
@@ -271,15 +271,8 @@ pub(super) fn add_regenerated(
         let (from, outputs) = (i * each, part.len() / m);
         // Streams are made from every sixteenth block on.
         let start = from * k / KeyStream::LEAST_PIECE * KeyStream::LEAST_PIECE;
-        let mut words = buffer::zeroed((from + outputs) * k - start);
-        if let Some((first, others)) = streams.split_first() {
-            draw(lanes, first, start, &mut words);
-            let mut more = buffer::unwritten(if others.is_empty() { 0 } else { words.len() });
-            for stream in others {
-                draw(lanes, stream, start, &mut more);
-                words.iter_mut().zip(&more).for_each(|(sum, w)| *sum = sum.wrapping_add(*w));
-            }
-        }
+        let mut words = buffer::unwritten((from + outputs) * k - start);
+        draw(lanes, stream, start, &mut words);
         let rows = &words[from * k - start..];
         if m < lanes.tile_rows() {
             for (out, row) in part.chunks_exact_mut(m).zip(rows.chunks_exact(k)) {

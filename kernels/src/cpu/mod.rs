@@ -248,7 +248,7 @@ impl Backend for Cpu {
     fn gemm_regenerated(
         &self,
         y: &Storage,
-        streams: &[KeyStream<'_>],
+        stream: &KeyStream<'_>,
         beside: Option<(&Storage, &Storage)>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
@@ -256,7 +256,7 @@ impl Backend for Cpu {
             Some((x, stored)) => gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64),
             None => buffer::zeroed(m * n),
         };
-        gemm::add_regenerated(self.lanes, &mut c, y.host(), streams, [m, k, n]);
+        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
         host(c)
     }
 

@@ -35,7 +35,7 @@
 use super::driver::{Arg, Launch};
 use super::stream::stream_args;
 use super::{Cuda, DeviceWords};
-use crate::backend::{GemmBatch, KeyStream, MADE_AT_ONCE, Storage, Strides, Zip};
+use crate::backend::{GemmBatch, KeyStream, MADE_AT_ONCE, Storage, Strides};
 
 /// Inputs of one step of the tensor cores.
 const DEPTH: usize = 32;
@@ -166,30 +166,28 @@ impl Cuda {
     pub(super) fn regenerated(
         &self,
         y: &Storage,
-        streams: &[KeyStream<'_>],
+        stream: &KeyStream<'_>,
         beside: Option<(&Storage, &Storage)>,
         [m, k, n]: [usize; 3],
     ) -> Storage {
         assert_eq!(self.words(y).len(), m * k, "left matrix of {m} × {k}");
         let whole_blocks = m > 0 && n > 0 && k > 0 && k.is_multiple_of(8);
         let zeros = || self.core.zeroed("gemm_regenerated", m * n);
-        let (c, alone) = match (beside, streams) {
-            (Some((x, stored)), [first, others @ ..]) if whole_blocks && m <= BESIDE.len() => {
-                let c = zeros();
-                let beside = [x, stored].map(|s| self.words(s));
-                self.add_in_registers(&c, self.words(y), first, Some(beside), [m, k, n]);
-                (self.made(c), others)
-            }
-            (Some((x, stored)), streams) => (self.product(x, stored, m, k, n), streams),
-            (None, streams) => (self.made(zeros()), streams),
+        if let (Some((x, stored)), true) = (beside, whole_blocks && m <= BESIDE.len()) {
+            let c = zeros();
+            let beside = [x, stored].map(|s| self.words(s));
+            self.add_in_registers(&c, self.words(y), stream, Some(beside), [m, k, n]);
+            return self.made(c);
+        }
+        let c = match beside {
+            Some((x, stored)) => self.product(x, stored, m, k, n),
+            None => self.made(zeros()),
         };
         let sums = self.words(&c);
         if whole_blocks && m <= ALONE.len() {
-            alone
-                .iter()
-                .for_each(|stream| self.add_in_registers(sums, self.words(y), stream, None, [m, k, n]));
+            self.add_in_registers(sums, self.words(y), stream, None, [m, k, n]);
         } else {
-            self.add_in_panels(sums, y, alone, [m, k, n]);
+            self.add_in_panels(sums, y, stream, [m, k, n]);
         }
         // Nothing that failed since keeps a content.
         match c {
@@ -223,8 +221,7 @@ impl Cuda {
     }
 
     /// C += Y · R^T, with R made some outputs at a time and then multiplied as if it were stored.
-    fn add_in_panels(&self, c: &DeviceWords, y: &Storage, streams: &[KeyStream<'_>], [m, k, n]: [usize; 3]) {
-        let Some((one, others)) = streams.split_first() else { return };
+    fn add_in_panels(&self, c: &DeviceWords, y: &Storage, stream: &KeyStream<'_>, [m, k, n]: [usize; 3]) {
         if m == 0 || k == 0 {
             return;
         }
@@ -232,11 +229,7 @@ impl Cuda {
         let outputs = (MADE_AT_ONCE / k.next_multiple_of(DEPTH) / 64 * 64).max(64);
         for first in (0..n).step_by(outputs) {
             let count = outputs.min(n - first);
-            let made = self.stream(one, first * k, count * k, u64::MAX);
-            for other in others {
-                let more = self.stream(other, first * k, count * k, u64::MAX);
-                self.zip_into(Zip::Add, &made, &more, &made);
-            }
+            let made = self.stream(stream, first * k, count * k, u64::MAX);
             let panel = self.padded(&made, count, k).unwrap_or(made);
             let part = self.product(y, &self.made(panel), m, k, count);
             let args = [self.words(&part).arg(), count.into(), c.arg(), n.into(), first.into(), m.into()];

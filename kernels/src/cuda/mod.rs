@@ -218,11 +218,11 @@ impl Backend for Cuda {
     fn gemm_regenerated(
         &self,
         y: &Storage,
-        streams: &[KeyStream<'_>],
+        stream: &KeyStream<'_>,
         beside: Option<(&Storage, &Storage)>,
         shape: [usize; 3],
     ) -> Storage {
-        self.regenerated(y, streams, beside, shape)
+        self.regenerated(y, stream, beside, shape)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {

@@ -208,7 +208,7 @@ fn drawn(stream: &KeyStream<'_>, n: usize) -> Vec<u64> {
     (0..n.div_ceil(stream.piece)).flat_map(piece).collect()
 }
 
-/// A stored matrix and a stream's, a stream's alone, and the sum of two streams: rows that blocks of a stream cross and
+/// A stored matrix and a stream's, and a stream's alone: rows that blocks of a stream cross and
 /// rows that they do not, rows within a piece and beyond, several parts of the inputs, and enough work for all threads.
 pub(crate) fn regenerated(device: &Device) {
     let mut r = Numbers(48);
@@ -228,10 +228,10 @@ pub(crate) fn regenerated(device: &Device) {
     for (i, (k, n)) in sizes.into_iter().enumerate() {
         for m in [1, 2 + i % 3, 5 + i] {
             let (x, y, w) = (r.words(m * k), r.words(m * k), r.words(n * k));
-            let keys: [[u8; 32]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| r.next() as u8));
+            let key: [u8; 32] = std::array::from_fn(|_| r.next() as u8);
             let piece = KeyStream::LEAST_PIECE << (2 * i % 9);
-            let streams = keys.each_ref().map(|key| KeyStream { key, nonce: r.next() >> 1, piece });
-            let made = streams.each_ref().map(|s| drawn(s, n * k));
+            let stream = KeyStream { key: &key, nonce: r.next() >> 1, piece };
+            let made = drawn(&stream, n * k);
             let product = |at: usize, x: &[u64], w: &[u64]| {
                 let (i, j) = (at / n, at % n);
                 (0..k).fold(0u64, |s, l| s.wrapping_add(x[i * k + l].wrapping_mul(w[j * k + l])))
@@ -242,19 +242,16 @@ pub(crate) fn regenerated(device: &Device) {
             };
             let (matrix, [x_up, y_up]) =
                 (Matrix::new(&up(device, &w), n, k), [&x, &y].map(|v| up(device, v)));
-            let both = |at| product(at, &x, &w).wrapping_add(product(at, &y, &made[0]));
-            check(matrix.apply_beside(&x_up, &y_up, streams[0]), &both, "one beside a stored matrix");
-            let alone = |at| product(at, &y, &made[0]);
-            check(y_up.by_streams(&streams[..1], n, k), &alone, "one");
-            let sum = |at| alone(at).wrapping_add(product(at, &y, &made[1]));
-            check(y_up.by_streams(&streams, n, k), &sum, "the sum of two");
+            let both = |at| product(at, &x, &w).wrapping_add(product(at, &y, &made));
+            check(matrix.apply_beside(&x_up, &y_up, stream), &both, "one beside a stored matrix");
+            check(y_up.by_stream(&stream, n, k), &|at| product(at, &y, &made), "one alone");
         }
     }
     let stream = KeyStream { key: &[1; 32], nonce: 2, piece: KeyStream::LEAST_PIECE };
     for (m, k, n) in [(0, 8, 3), (2, 0, 3), (2, 8, 0), (9, 0, 3), (9, 8, 0)] {
         let (x, w) = (device.zeros(m * k), device.pack_matrix(&device.zeros(n * k), k, n));
         for beside in [None, Some((&x, &w))] {
-            let c = device.gemm_regenerated(&x, &[stream; 2], beside, [m, k, n]);
+            let c = device.gemm_regenerated(&x, &stream, beside, [m, k, n]);
             assert_eq!(*device.download(&c), vec![0; m * n]);
         }
     }
@@ -302,7 +299,7 @@ pub(crate) fn regenerated_in_panels(device: &Device) {
         .chunks_exact(k)
         .map(|row| row.iter().zip(&x).fold(0u64, |s, (w, x)| s.wrapping_add(w.wrapping_mul(*x))))
         .collect();
-    assert!(up(device, &x).by_streams(&[stream], n, k).to_vec() == want);
+    assert!(up(device, &x).by_stream(&stream, n, k).to_vec() == want);
 }
 
 pub(crate) fn properties(device: &Device) {

@@ -36,7 +36,7 @@ pub(crate) fn buffers(device: &Device) {
             Matrix::new(&b.slice(0..128 * 130), 130, 128).apply_bits(&a.slice(0..N / 8))
         }),
         ("regenerated product", |a, _| {
-            a.by_streams(&[KeyStream { key: &[3; 32], nonce: 5, piece: 1 << 10 }], 67, 64)
+            a.by_stream(&KeyStream { key: &[3; 32], nonce: 5, piece: 1 << 10 }, 67, 64)
         }),
     ];
     let mut r = Numbers(90);

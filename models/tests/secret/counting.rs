@@ -170,14 +170,14 @@ impl Backend for Counting {
     fn gemm_regenerated(
         &self,
         y: &Storage,
-        streams: &[KeyStream<'_>],
+        stream: &KeyStream<'_>,
         beside: Option<(&Storage, &Storage)>,
         mkn: [usize; 3],
     ) -> Storage {
-        let ([m, k, n], stored, made) = (mkn, usize::from(beside.is_some()), streams.len());
-        self.count(k, n, (stored + made) * m * k * n, stored * k * n);
-        self.counts.lock().unwrap().random += (8 * made * k * n) as u64;
-        self.inner.gemm_regenerated(y, streams, beside, mkn)
+        let ([m, k, n], stored) = (mkn, usize::from(beside.is_some()));
+        self.count(k, n, (stored + 1) * m * k * n, stored * k * n);
+        self.counts.lock().unwrap().random += (8 * k * n) as u64;
+        self.inner.gemm_regenerated(y, stream, beside, mkn)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
