@@ -12,6 +12,8 @@ use protocol::Result;
 
 /// Fractional bits of activations and weights.
 pub const SCALE: u32 = 18;
+/// Fractional bits of attention's values: one less, for the bit that a sum of them must leave free.
+pub const VALUE_SCALE: u32 = SCALE - 1;
 
 /// A matrix of one token a row, cut and put together by rows.
 pub trait ByRows: Clone {

@@ -5,7 +5,7 @@
 //! |Wq|·|Wk|·d (spectral norms, rotations do not change them). The first norm sees embeddings only, all of which the
 //! owner knows.
 
-use crate::algebra::{Algebra, Linear, SCALE};
+use crate::algebra::{Algebra, Linear, SCALE, VALUE_SCALE};
 use crate::checkpoint::{CheckpointError, Family, ModelConfig, TensorSource};
 use crate::float::{Float, FloatParts, Mat, Observations, Seen, complete};
 use crate::folded::Folding;
@@ -174,9 +174,9 @@ pub fn calibrate(
             pooler = Some(TablePlan::covering(range_log2, Step::Pooler, None));
         }
     }
-    // Σ e·v at 39 fractional bits must stay below 2^61 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
+    // Σ e·v at 38 fractional bits must stay below 2^61 for e < 1.001·e^4. (A coarse maximum that is one bucket too low, once
     // in 10^5 rows, allows e^8; then all scores of a long row would also have to be equal for an overflow.)
-    let fits = 2f64.powi(PRODUCT_BITS as i32 - 2 - (EXP_SCALE + SCALE) as i32)
+    let fits = 2f64.powi(PRODUCT_BITS as i32 - 2 - (EXP_SCALE + VALUE_SCALE) as i32)
         / (1.001 * 4f64.exp() * largest_value);
     below("attention values".into(), 64.0, fits)?;
     let ranges = Watched { seen: &seen, c: &c, path: String::new() };
@@ -220,14 +220,16 @@ impl Watched<'_> {
 
 /// Proven bounds of one layer, for every input: a normalised row has length √d at most.
 struct Bounds {
-    /// Of queries, keys and values.
-    qkv: f64,
+    /// Of queries and keys.
+    query: f64,
     /// Of scores.
     score: f64,
     /// Of values.
     value: f64,
     /// Of the first half of the feed-forward block; of its gate, where there is one.
     up: f64,
+    /// Of a gate's other factor as well.
+    all_up: f64,
     /// Of attention outputs, for values as above.
     o: f64,
     /// Longest row of the last matrix, and its largest bias.
@@ -245,10 +247,11 @@ impl Bounds {
         let value = rows_bound(qkv, q + kv..q + 2 * kv, length);
         let up_rows = if c.family == Family::Llama { 0..c.d_ff } else { 0..l.up.weight.rows };
         Bounds {
-            qkv: row_bound(qkv, length),
+            query: rows_bound(qkv, 0..q + kv, length),
             score: score_bound_of(qkv, c),
             value,
             up: rows_bound(&l.up, up_rows, length),
+            all_up: row_bound(&l.up, length),
             o: largest_sum(&l.o.weight.data, l.o.weight.cols) * value + magnitude(&l.o.bias),
             down: (largest_row(&l.down.weight.data, l.down.weight.cols), magnitude(&l.down.bias)),
             residual: magnitude(&l.attention_gain).max(magnitude(&l.feed_forward_gain)) * length,
@@ -261,13 +264,14 @@ impl Bounds {
     fn certify(&self, i: usize, plan: &LayerPlan, c: &ModelConfig) -> Result<(), CalibrationError> {
         let limit = |fractional_bits: u32| 2f64.powi(PRODUCT_BITS as i32 - 2 - fractional_bits as i32);
         let name = |what: &str| format!("{what} of layer {i}");
-        let qkv = name("queries, keys and values");
-        if c.rotary.is_some() {
-            below(qkv, self.qkv * 2f64.sqrt(), limit(2 * SCALE + ANGLE_SCALE))?;
-        } else {
-            below(qkv, self.qkv, limit(2 * SCALE))?;
-        }
-        below(name("the feed-forward input"), self.up, limit(2 * SCALE))?;
+        // Of two rotated numbers one may get as large as both are long; values have the scale of rotated ones.
+        let (longer, scale) = match c.rotary {
+            Some(_) => (2f64.sqrt(), 2 * SCALE + ANGLE_SCALE),
+            None => (1.0, 2 * SCALE),
+        };
+        below(name("queries and keys"), self.query * longer, limit(scale))?;
+        below(name("attention values"), self.value, limit(scale))?;
+        below(name("the feed-forward input"), self.all_up, limit(2 * SCALE))?;
         let [o, down] = self.outputs(&plan.activation, c);
         let [o_bits, down_bits] = plan.output_bits;
         below(name("attention outputs"), o, output_limit(o_bits))?;

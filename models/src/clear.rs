@@ -3,7 +3,7 @@
 //! maximum falls in its lower bucket.
 //! A value outside a gate's range is an error that names the gate.
 
-use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, Values};
+use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, VALUE_SCALE, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::folded::{Folding, ParameterSource};
@@ -281,10 +281,16 @@ impl Algebra for Clear {
             Some(r) => (r.apply(&self.device, &self.upload(&y)).to_vec(), ANGLE_SCALE),
             None => (y.data, 0),
         };
-        let data = self.scope("qkv").truncated_product(turned, 2 * SCALE + angle, SCALE + angle)?;
-        let y = Ints { data, ..y };
+        let turned = Ints { data: turned, ..y };
+        let part = |from, to, scale| {
+            let part = turned.columns(from, to);
+            let double = 2 * SCALE + angle;
+            let data = self.scope("qkv").truncated_product(part.data, double, double - scale)?;
+            Ok(Ints { data, ..part })
+        };
         let (q, kv) = s.widths();
-        let (queries, new) = (self.upload(&y.columns(0, q)), y.columns(q, q + kv));
+        let (queries, new) = (self.upload(&part(0, q, SCALE)?), part(q, q + kv, SCALE)?);
+        let values = part(q + kv, q + 2 * kv, VALUE_SCALE)?;
         let append =
             |(kept, b): (&Option<&Ints>, &Block)| new.rows(b.queries.start, b.queries.end).below(*kept);
         let keys: Vec<Ints> = kept.iter().zip(&s.blocks).map(append).collect();
@@ -293,7 +299,7 @@ impl Algebra for Clear {
         };
         let flat = keys.iter().zip(&s.blocks).flat_map(flat).collect();
         let scores = Ints::new(s.scores(), 1, self.scope("scores").truncated(flat, 2 * SCALE, SCALE)?);
-        Ok(Scored { scores, keys, values: y.columns(q + kv, q + 2 * kv) })
+        Ok(Scored { scores, keys, values })
     }
 
     async fn exponentials(&self, x: &Ints, s: &AttentionShape, t: &Arc<SoftmaxTables>) -> Result<Ints> {
@@ -322,7 +328,11 @@ impl Algebra for Clear {
             square.gemm_batch(&self.upload(v), &s.value_products(b)).to_vec()
         };
         let z = v.iter().zip(&s.blocks).flat_map(sums).collect();
-        let sums = self.scope("values").truncated_product(z, EXP_SCALE + SCALE, EXP_SCALE)?;
+        let sums = self.scope("values").truncated_product(
+            z,
+            EXP_SCALE + VALUE_SCALE,
+            EXP_SCALE + VALUE_SCALE - SCALE,
+        )?;
         let r = self.scope("softmax").reciprocal_sums(e, s, t).await?;
         let z = sums.iter().zip(s.row_of_output.iter()).map(|(v, i)| v.wrapping_mul(r.data[i])).collect();
         let data = self.scope("divide").truncated(z, SCALE + RECIPROCAL_SCALE, RECIPROCAL_SCALE)?;

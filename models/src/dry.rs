@@ -1,7 +1,7 @@
 //! Cost alone: the same program on shapes, charging every gate's declared cost round by round. Parts that run side by
 //! side share their exchanges here exactly as in the protocol.
 
-use crate::algebra::{Act, Algebra, ByRows, Linear, SCALE, Scored, Values};
+use crate::algebra::{Act, Algebra, ByRows, Linear, SCALE, Scored, VALUE_SCALE, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::checkpoint::ModelConfig;
 use crate::model::{ActivationId, Back, Cache, Model, NormId, OutputRows, Parts, Pass, Sequence, Span};
@@ -421,6 +421,7 @@ impl Algebra for Dry {
             Ok(())
         };
         let values = async {
+            let drop = drop + SCALE - VALUE_SCALE;
             qkv.charge(truncate::cost_from(y.rows * kv, PRODUCT_BITS, drop, RING)).await;
             Ok(())
         };
@@ -447,7 +448,8 @@ impl Algebra for Dry {
         let (y, table) = (Shape::new(s.queries(), s.heads * s.head_dim), t.reciprocal(s.longest()));
         self.scope("values").attention(s);
         let sums = async {
-            self.scope("values").product_truncated(y.len(), PRODUCT_BITS, EXP_SCALE).await;
+            let drop = EXP_SCALE + VALUE_SCALE - SCALE;
+            self.scope("values").product_truncated(y.len(), PRODUCT_BITS, drop).await;
             Ok(())
         };
         let reciprocals = async {

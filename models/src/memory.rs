@@ -1,8 +1,7 @@
 //! What a party holds of a model and of a session, before any of it is there.
 //!
-//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight for each role that a party plays,
-//! and at parties 1 and 2 one more if their role where party 0 deals is not among them; two of the embedding table at all
-//! parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
+//! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight for each role that a party plays;
+//! two of the embedding table at all parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
 //! and none at party 0, whatever they play. What a pass needs beside them is estimated from the declared
 //! cost: the gate that moves most bytes also holds most, twice as many at its peak (found by measuring;
 //! `models/tests/memory_plan.rs` holds the plan against measured peaks).
@@ -51,15 +50,21 @@ impl Holder {
     fn components(&self, usage: Use) -> u64 {
         match (usage, self.weights, self.plays) {
             (Use::Table, ..) => 2,
-            // Each role's model has copies of its own beside them.
-            (Use::Rows, ..) => 2 + 2 * self.roles(),
+            // Each role's model has copies of its own, beside the components if there are several.
+            (Use::Rows, _, Some(_)) => 2,
+            (Use::Rows, _, None) => 2 + 2 * self.roles(),
             (Use::Matrix, Weights::Regenerated, _) => u64::from(self.party != Party::Zero),
-            (Use::Matrix, Weights::Stored, Some(role))
-                if self.party != Party::Zero && role != self.home() =>
-            {
-                2
-            }
             (Use::Matrix, Weights::Stored, _) => self.roles(),
+        }
+    }
+
+    /// The same while they are made, before what its role does not need goes.
+    fn components_at_first(&self, usage: Use) -> u64 {
+        let elsewhere = self.party != Party::Zero && self.plays.is_some_and(|role| role != self.home());
+        match (usage, self.weights) {
+            (Use::Rows, _) => 2 + 2 * self.roles(),
+            (Use::Matrix, Weights::Stored) if elsewhere => 2,
+            _ => self.components(usage),
         }
     }
 
@@ -98,7 +103,7 @@ impl Holder {
         let (mut loaded, mut most) = (tables, 0);
         for (p, size) in sizes() {
             waiting -= size.min(waiting);
-            let held = self.components(p.usage());
+            let held = self.components_at_first(p.usage());
             let made = match p.usage() {
                 Use::Matrix if ready => held,
                 // The last of them, beside the others: of two streams.

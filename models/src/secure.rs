@@ -1,6 +1,6 @@
 //! The protocol: dealer and evaluators run the same program on their parts of the shares.
 
-use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, Values};
+use crate::algebra::{Algebra, ByRows, Linear, SCALE, Scored, VALUE_SCALE, Values};
 use crate::attention::{AttentionShape, Block};
 use crate::plan::{FACTOR_SCALE, FunctionTable};
 use crate::rotary::{ANGLE_SCALE, Rotation};
@@ -204,8 +204,8 @@ impl Algebra for Secure<'_> {
             Ok((truncate_to(&own.cx, z, SCALE, t.score_bits()).await?, keys))
         };
         // Values are not needed before the weighted sum: where they take an exchange more, scores do not wait.
-        let ((scores, keys), values) =
-            join(scored, truncate(&qkv.cx, part(q + kv, q + 2 * kv), drop)).await?;
+        let values = truncate(&qkv.cx, part(q + kv, q + 2 * kv), y.scale - VALUE_SCALE);
+        let ((scores, keys), values) = join(scored, values).await?;
         Ok(Scored { scores, keys, values: (&values).into() })
     }
 
@@ -231,7 +231,7 @@ impl Algebra for Secure<'_> {
             scattered.as_ref().unwrap_or(e).gemm_batch(v, &products[i])
         })?;
         let reciprocals = softmax::reciprocal_sums(&softmax, e, &s.offsets, t);
-        let (sums, r) = join(truncate(&values, z, EXP_SCALE), reciprocals).await?;
+        let (sums, r) = join(truncate(&values, z, EXP_SCALE + VALUE_SCALE - SCALE), reciprocals).await?;
         let z = row::product(&divide, &sums, &r, |r| r.at(&s.row_of_output))?;
         truncate(&divide, z, RECIPROCAL_SCALE).await
     }

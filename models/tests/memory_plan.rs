@@ -56,10 +56,11 @@ fn check(c: ModelConfig, pass: usize) {
     let tables = public.plan.tables(&cpu, &c);
     let demand = Demand { context: pass + 4, pass, sequences: 1 };
     let mut wrong = vec![];
-    // Party 0 deals in all sessions, or there is none who does.
+    // Party 0 deals in all sessions, or there is none who does; or another one, so that parts are not those where party 0 deals.
     let cases = Party::ALL.into_iter().flat_map(|party| {
         let every = move |dealer| [Weights::Stored, Weights::Regenerated].map(|w| (party, dealer, w));
-        [Some(Party::Zero), None].into_iter().flat_map(every)
+        let other = (party, Some(Party::One), Weights::Stored);
+        [Some(Party::Zero), None].into_iter().flat_map(every).chain([other])
     });
     for (party, dealer, weights) in cases {
         let plays = dealer.map(|dealer| party.role(dealer));

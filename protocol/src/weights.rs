@@ -140,6 +140,7 @@ impl SharedMatrix {
     /// # Panics
     /// If there is none, or if they are of different shapes.
     pub fn of(scale: u32, terms: Vec<(u64, Component)>) -> SharedMatrix {
+        assert!(!terms.is_empty(), "a matrix of no component");
         let shape = |(_, c): &(u64, Component)| (c.outputs(), c.inputs());
         assert!(terms.iter().all(|term| shape(term) == shape(&terms[0])), "components of different shapes");
         SharedMatrix { scale, terms }

@@ -53,7 +53,7 @@ fn declared_costs_are_measured_at_odd_sizes() {
         for (k, f) in [(64, 0), (64, 5), (50, 0), (50, 5)] {
             let o = w.run(share(&w, n, F), |cx, x| {
                 Box::pin(async move {
-                    let lifted = lift::open(&cx, product::halves(&cx, &x), k, f).await?;
+                    let lifted = lift::open(&cx, product::halves(&cx, &x).modulo(k), f).await?;
                     lift::times(&cx, (&x).into(), &lifted, |a| a.into(), (None, 0))
                 })
             });

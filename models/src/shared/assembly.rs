@@ -81,7 +81,7 @@ impl Assembly {
     }
 
     /// All parameters are there. If one party deals in all sessions, `dealer` says so: the share is then made ready for
-    /// this party's part now, and the dealer keeps nothing that only evaluators need.
+    /// this party's part now, and nothing is kept that only other parts need.
     ///
     /// # Errors
     /// A parameter is missing.
@@ -105,11 +105,8 @@ impl Assembly {
             building: Mutex::default(),
         };
         if let Some(dealer) = dealer {
-            let role = model.party.role(dealer);
-            model.playing(role)?;
-            if role == Role::Dealer {
-                model.holding = None;
-            }
+            model.playing(model.party.role(dealer))?;
+            model.holding = None;
         }
         Ok(model)
     }
@@ -125,7 +122,7 @@ pub struct PartyModel {
     /// For choosing tokens.
     pub(super) sampling: Arc<SampleTables>,
     party: Party,
-    /// None where only the dealer's part is kept.
+    /// None where only one part is kept.
     holding: Option<Holding>,
     tables: PlanTables,
     /// As each role computes with it.
@@ -138,7 +135,7 @@ impl PartyModel {
     /// reading all weights a few times.
     ///
     /// # Errors
-    /// What it takes is not kept: the party was told that it always deals. Or its device failed; it may be asked again.
+    /// What it takes is not kept: the party was told who always deals. Or its device failed; it may be asked again.
     pub fn playing(&self, role: Role) -> Result<&Model<SecureValues>, SharedModelError> {
         let place = &self.roles[role.index()];
         // Whoever comes meanwhile waits: nothing is made twice.
@@ -147,7 +144,8 @@ impl PartyModel {
             return Ok(model);
         }
         let Some(holding) = &self.holding else {
-            let what = format!("{} keeps of this model what it needs to deal", self.party);
+            let what =
+                format!("{} keeps of this model what another part needs than that of {role}", self.party);
             return Err(SharedModelError::Unsuitable(what));
         };
         let model = holding.model(role, &self.tables)?;

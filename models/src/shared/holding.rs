@@ -159,7 +159,8 @@ impl Holding {
             }
             Use::Table | Use::Rows => values,
         };
-        held.sides[full as usize].set(Values::new(values, p.usage(), shape)).map_err(|_| unwanted())
+        let values = self.made(Values::new(values, p.usage(), shape))?;
+        held.sides[full as usize].set(values).map_err(|_| unwanted())
     }
 
     /// On which side a component came in full, and the seed of the other.
@@ -193,6 +194,7 @@ impl Holding {
 
     /// A component of a table or of rows, which is kept.
     fn component(&self, p: Parameter, side: Side) -> Result<Values, SharedModelError> {
+        assert_ne!(p.usage(), Use::Matrix, "of a matrix other words are kept");
         let place = &self.held(p)?.sides[side as usize];
         if let Some(values) = place.get() {
             return Ok(values.clone());

@@ -57,12 +57,13 @@ impl Masks {
 }
 
 impl Session {
-    /// After the next run that begins, as many like it are expected: its products with masks are made for these as well.
+    /// After the next run that begins, as many like it are expected: the dealer's products with masks are made for these as
+    /// well. Nothing comes of it at an evaluator.
     pub fn expect_more(&mut self, runs: usize) {
         self.expected = runs as u64;
     }
 
-    /// Products that had been made ahead when they were needed.
+    /// Products that had been made ahead when they were needed: the dealer's.
     pub fn made_ahead(&self) -> u64 {
         lock(&self.masks).used
     }
@@ -96,9 +97,11 @@ impl Core<'_> {
 
     fn by_factor(&mut self, op: u64, w: &SharedMatrix, factor: &Words, bits: u32) -> Words {
         let s = &*self.session;
+        if s.role != Role::Dealer {
+            return w.apply(factor, bits);
+        }
         let mut masks = lock(&s.masks);
-        if s.role != Role::Dealer || s.expected == 0 && masks.made.is_empty() {
-            drop(masks);
+        if s.expected == 0 && masks.made.is_empty() {
             return w.apply(factor, bits);
         }
         let words = factor.to_vec();

@@ -102,7 +102,6 @@ pub(super) fn begin(s: &mut Session, net: &mut dyn Network, start: Start) -> Res
             Some(how) if (s.next_run..RUNS).contains(&run) => {
                 s.next_run = run + 1;
                 if how == Start::Anew || start == Start::Ahead {
-                    lock(&s.masks).begin(run);
                     return Ok(run);
                 }
                 unused = Some(run);

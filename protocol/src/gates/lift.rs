@@ -38,10 +38,10 @@ impl From<Share> for Lifted {
 }
 
 /// Truncates a value known modulo 2^k by `f` bits. |z| < 2^(k−2). Cost: [`cost`].
-pub async fn open(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
-    let offset = raise(cx, k, f);
+pub async fn open(cx: &Cx<'_>, z: Product, f: u32) -> Result<Lifted> {
+    let offset = raise(cx, z.bits, f);
     let half = z.half.map(|z| if offset == 0 { z } else { z + offset });
-    open_raised(cx, Product { half, ..z }, k, f).await
+    open_raised(cx, Product { half, ..z }, f).await
 }
 
 /// What this party adds to its half of z so that it is one of Z.
@@ -50,14 +50,14 @@ pub(crate) fn raise(cx: &Cx, k: u32, f: u32) -> u64 {
 }
 
 /// [`open`] of a z whose half has it already.
-pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, k: u32, f: u32) -> Result<Lifted> {
+pub(crate) async fn open_raised(cx: &Cx<'_>, z: Product, f: u32) -> Result<Lifted> {
+    let k = z.bits;
     assert!(f <= z.scale && k <= cx.ring().bits() && f + 2 <= k, "truncation by {f} of {k} bits");
     let (shape, scale, n, op) = (z.shape, z.scale - f, z.shape.len(), cx.op("lift"));
     let bits = f + cx.ring().bits() - k;
     if bits == 0 {
         return Ok(super::product::reshare(cx, z).await?.into());
     }
-    assert!(k <= z.bits, "{k} bits of a product that is known to {}", z.bits);
     let item = Item { bits: k, ..ring_item(cx, op, Purpose::Result, n) };
     let low_item = ring_item(cx, op, Purpose::Theta, n);
     let bit_item = Item { op, purpose: Purpose::Bit, index: 0, n, bits, group: Group::Add };

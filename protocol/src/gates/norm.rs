@@ -117,7 +117,7 @@ async fn factor(cx: &Cx<'_>, x: &Share, t: &NormTable) -> Result<Vec<Lifted>> {
         0 => statistic(cx, x, t.kind)?,
         d => statistic(cx, &drop_low(cx, x, d)?, t.kind)?,
     };
-    let s = lift::open(cx, z, cx.ring().bits() - t.input_drop, t.statistic_drop).await?;
+    let s = lift::open(cx, z.modulo(cx.ring().bits() - t.input_drop), t.statistic_drop).await?;
     row::factors(&cx.scope("factor"), &s, &t.row, t.factor_scale).await
 }
 

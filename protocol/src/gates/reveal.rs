@@ -40,7 +40,7 @@ impl Reveal {
 /// An evaluator's message to the client; the dealer has none.
 pub fn reveal(cx: &Cx, z: Product, to: Reveal) -> Option<Words> {
     let op = cx.op("reveal");
-    assert!(z.scale >= to.scale && z.scale - to.scale + to.bits <= cx.ring().bits(), "revealed window");
+    assert!(z.scale >= to.scale && z.scale - to.scale + to.bits <= z.bits, "revealed window");
     let item = Item {
         op,
         purpose: Purpose::Output,

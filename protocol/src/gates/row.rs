@@ -229,7 +229,7 @@ pub async fn factors(cx: &Cx<'_>, s: &Lifted, table: &RowTable, scale: u32) -> R
     let lines = lines(cx, s, table, |line_scale| lift::raise(cx, ring, line_scale - scale)).await?;
     join_all(lines.into_iter().map(|z| {
         let f = z.scale - scale;
-        lift::open_raised(cx, z, ring, f)
+        lift::open_raised(cx, z, f)
     }))
     .await
 }

@@ -202,7 +202,7 @@ fn product_with_a_lifted_value() {
         let ring = Ring::new(bits);
         let program: common::Program<'_> = &move |cx: Cx<'_>, x: Vec<Share>| {
             Box::pin(async move {
-                let lifted = lift::open(&cx, product::halves(&cx, &x[0]), k, f).await?;
+                let lifted = lift::open(&cx, product::halves(&cx, &x[0]).modulo(k), f).await?;
                 let z = lift::times(&cx, (&x[1]).into(), &lifted, |a| a.into(), (None, 0))?;
                 Ok(vec![product::reshare(&cx, z).await?])
             })

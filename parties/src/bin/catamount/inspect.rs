@@ -5,9 +5,11 @@ use crate::model;
 use crate::output::{JsonArgument, megabytes};
 use models::checkpoint::{Head, ModelConfig};
 use models::dry::{Dry, Work};
+use models::memory::{Demand, Holder, MemoryPlan};
 use models::model::{Cache, OutputRows};
-use models::parameter::{Parameter, Use};
-use models::plan::Plan;
+use models::parameter::Parameter;
+use models::plan::{Plan, PlanTables};
+use models::shared::Weights;
 use parties::relay::NetworkModel;
 use protocol::Party;
 use serde::Serialize;
@@ -45,10 +47,9 @@ struct Figures {
 struct ShareSize {
     party: Party,
     disk_bytes: u64,
-    /// To play every role, to deal only, and to evaluate only.
+    /// To play every role, and where party 0 always deals.
     memory_bytes: u64,
-    memory_deals_bytes: u64,
-    memory_evaluates_bytes: u64,
+    memory_one_dealer_bytes: u64,
 }
 
 impl Inspect {
@@ -63,7 +64,8 @@ impl Inspect {
         );
         let plan = Plan::typical(&config);
         let device = kernels::cpu::Cpu::best();
-        let dry = Dry::model(&config, &plan.tables(&device, &config));
+        let tables = plan.tables(&device, &config);
+        let dry = Dry::model(&config, &tables);
         let mut cache = Cache::new(&config);
         let pass = Dry::pass(&dry, self.tokens, &mut cache, OutputRows::Last);
         let next = config.is_decoder().then(|| Dry::pass(&dry, 1, &mut cache, OutputRows::Last));
@@ -71,7 +73,7 @@ impl Inspect {
         let figures = Figures {
             family: config.family.name(),
             parameters: Parameter::all(&config).into_iter().map(|p| p.len(&config) as u64).sum(),
-            shares: Party::ALL.map(|party| share_size(&config, party)).into(),
+            shares: Party::ALL.map(|party| share_size(&config, &tables, party)).into(),
             tokens: self.tokens,
             pass: part(&pass),
             next_token: next.as_ref().map(part),
@@ -98,12 +100,11 @@ impl Inspect {
         say(format!("{:.1} M numbers to share", f.parameters as f64 / 1e6));
         for s in &f.shares {
             say(format!(
-                "share of {}: {} on disk, {} in memory ({} to deal only, {} to evaluate only)",
+                "share of {}: {} on disk, {} in memory ({} where P0 always deals)",
                 s.party,
                 megabytes(s.disk_bytes),
                 megabytes(s.memory_bytes),
-                megabytes(s.memory_deals_bytes),
-                megabytes(s.memory_evaluates_bytes)
+                megabytes(s.memory_one_dealer_bytes)
             ));
         }
         say(format!("{} tokens: {}", f.tokens, f.pass));
@@ -115,23 +116,18 @@ impl Inspect {
     }
 }
 
-fn share_size(c: &ModelConfig, party: Party) -> ShareSize {
+fn share_size(c: &ModelConfig, tables: &PlanTables, party: Party) -> ShareSize {
     // Party 0 stores two seeds, the others one and the component that none of them gives.
-    let seeds = party == Party::Zero;
-    let (mut disk, mut deals, mut evaluates, mut both) = (if seeds { 64 } else { 32 }, 0, 0, 0);
-    for p in Parameter::all(c) {
-        let component = 8 * p.len(c) as u64;
-        disk += if seeds { 0 } else { component };
-        evaluates += 2 * component;
-        let table = p.usage() == Use::Table;
-        deals += if table { 2 * component } else { component };
-        both += if table { 2 * component } else { 3 * component };
-    }
+    let full: u64 = Parameter::all(c).into_iter().map(|p| 8 * p.len(c) as u64).sum();
+    let memory = |plays| {
+        let holder = Holder { party, plays, weights: Weights::Stored };
+        let demand = Demand { context: 1, pass: 1, sequences: 1 };
+        MemoryPlan::new(c, tables, holder, demand, 0).model()
+    };
     ShareSize {
         party,
-        disk_bytes: disk,
-        memory_bytes: both,
-        memory_deals_bytes: deals,
-        memory_evaluates_bytes: evaluates,
+        disk_bytes: if party == Party::Zero { 64 } else { 32 + full },
+        memory_bytes: memory(None),
+        memory_one_dealer_bytes: memory(Some(party.role(Party::Zero))),
     }
 }
