@@ -131,8 +131,9 @@ impl Clear {
     ) -> Result<Ints> {
         let sums = self.upload(e).sum_segments(&s.offsets).to_vec();
         let table = t.reciprocal(s.longest());
-        self.check("sum", &sums, EXP_SCALE, table.low, table.high)?;
-        let data = sums.into_iter().map(|v| table.clear(v, RECIPROCAL_SCALE)).collect();
+        let (low, high) = table.range();
+        self.check("sum", &sums, EXP_SCALE, low, high)?;
+        let data = sums.into_iter().map(|v| table.clear(v, s.score_rows())).collect();
         Ok(Ints::new(s.score_rows(), 1, data))
     }
 

@@ -264,16 +264,19 @@ impl Dry {
             None => Dry::pass(model, 1, &mut cache, OutputRows::Last),
             Some(choice) => Dry::choosing_pass(model, tokens, &mut cache, choice),
         };
-        pass.ledger.exchanges - Dry::exchanges_by_layer(model).iter().sum::<u64>()
+        pass.ledger.exchanges - Dry::exchanges_by_layer(model, &[1]).iter().sum::<u64>()
     }
 
-    /// Exchanges of each layer in a pass of one token.
-    pub fn exchanges_by_layer(model: &Model<Dry>) -> Vec<u64> {
-        let pass = Pass::new(&model.config, vec![Span { first: 0, count: 1, segment: None }]);
+    /// Exchanges of each layer in a pass over sequences of so many tokens.
+    pub fn exchanges_by_layer(model: &Model<Dry>, counts: &[usize]) -> Vec<u64> {
+        let spans = counts.iter().map(|&count| Span { first: 0, count, segment: None }).collect();
+        let pass = Pass::new(&model.config, spans);
+        let x = Shape::new(counts.iter().sum(), model.config.d_model);
         let exchanges = |layer: &crate::model::Layer<Dry>| {
             let dry = Dry::default();
-            let x = Shape::new(1, model.config.d_model);
-            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut [&mut None], &pass));
+            let mut none: Vec<_> = counts.iter().map(|_| None).collect();
+            let mut kept: Vec<_> = none.iter_mut().collect();
+            dry.exchanging(layer.forward(&dry, model.config.family, x, &mut kept, &pass));
             dry.charged().ledger.exchanges
         };
         model.layers.iter().map(exchanges).collect()
@@ -453,12 +456,11 @@ impl Algebra for Dry {
             Ok(())
         };
         let reciprocals = async {
-            let cost = table.factors_cost(s.score_rows(), (RING, 0), RECIPROCAL_SCALE, RING);
-            self.scope("softmax/reciprocal").charge(cost).await;
+            self.scope("softmax/reciprocal").charge(table.cost(s.score_rows(), RING)).await;
             Ok(())
         };
         join(sums, reciprocals).await?;
-        let divided = table.product_cost(y.len(), RECIPROCAL_SCALE, RING);
+        let divided = table.product_cost(y.len(), s.score_rows(), RING);
         self.scope("divide").charge(divided.then(truncate::cost(y.len(), RECIPROCAL_SCALE, RING))).await;
         Ok(y)
     }

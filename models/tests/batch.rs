@@ -12,7 +12,8 @@ use models::dry::Dry;
 use models::float::{Float, complete};
 use models::model::{Cache, Model, OutputRows, Sequence};
 use protocol::gates::max::Levels;
-use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
+use protocol::gates::reciprocal::MANY;
+use protocol::gates::softmax::{EXP_SCALE, SoftmaxTables};
 use read::{all_tokens, difference, largest, numbers};
 use secret::{Shared, Step, Turn, run_batches, share};
 
@@ -186,9 +187,11 @@ fn reciprocals_of_short_rows_are_the_same_by_the_tables_of_long_ones() {
         let steps = 10_000;
         for i in 0..=steps {
             let sum = (low * (high / low).powf(f64::from(i) / f64::from(steps)) * unit) as u64;
-            let by = |length| tables.reciprocal(length).clear(sum, RECIPROCAL_SCALE);
-            assert_eq!(by(short), by(2 * short), "sum {sum} of a row of {short}");
-            assert_eq!(by(short), by(4096));
+            for rows in [1, MANY] {
+                let by = |length| tables.reciprocal(length).clear(sum, rows);
+                assert_eq!(by(short), by(2 * short), "sum {sum} of a row of {short}");
+                assert_eq!(by(short), by(4096));
+            }
         }
     }
 }

@@ -177,7 +177,7 @@ fn masked_softmax(scores: &[u64], t: &SoftmaxTables, numbers: &mut Numbers) -> V
             ((z.wrapping_add(dither)) as i64 >> (OUT_SCALE - EXP_SCALE)) as u64
         })
         .collect();
-    let r = t.reciprocal(scores.len()).clear(e.iter().sum(), RECIPROCAL_SCALE);
+    let r = t.reciprocal(scores.len()).clear(e.iter().sum(), 1);
     let unit = 2f64.powi((EXP_SCALE + RECIPROCAL_SCALE) as i32);
     e.iter().map(|&e| e as f64 * r as f64 / unit).collect()
 }

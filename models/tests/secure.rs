@@ -51,7 +51,7 @@ fn check(config: ModelConfig, passes: &[Vec<u32>], seed: u64) {
                 "declared cost"
             );
         }
-        println!("exchanges by layer: {:?}", Dry::exchanges_by_layer(&dry));
+        println!("exchanges by layer: {:?}", Dry::exchanges_by_layer(&dry, &[1]));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use kernels::Ring;
 use protocol::gates::quadratic::{self, Quadratic};
+use protocol::gates::reciprocal::{MANY, Reciprocals};
 use protocol::gates::row::RowTable;
 use protocol::gates::softmax::SoftmaxTables;
 use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
@@ -323,11 +324,56 @@ fn row_gates() {
     }
 }
 
+/// Of few sums and of many, which take a step of Newton's method: as factors of a product with 2^15.
+#[test]
+fn reciprocals() {
+    let w = World::new(11);
+    let (scale, low, high) = (softmax::EXP_SCALE, (-4f64).exp(), 32768.0);
+    // A comparison with the lowest threshold may come late: sums of a softmax lie above.
+    let table = Reciprocals::new(w.device(), scale, (1.0 / 64.0, high));
+    for (rows, exchanges) in [(MANY - 1, 2), (MANY, 4), (40 * MANY, 4)] {
+        let mut v: Vec<f64> =
+            reals(&w, 1, rows, low.ln(), (high * 0.999).ln()).iter().map(|l| l.exp()).collect();
+        (v[0], v[1]) = (low, high * 0.9999);
+        let times = w.share(&vec![1 << 15; rows], Shape::new(rows, 1), 0, 7);
+        let inputs: Vec<_> = column(&w, &v, scale, 3).into_iter().zip(times).collect();
+        let o = w.run(inputs.try_into().unwrap(), |cx, (s, times): (Share, Share)| {
+            let table = table.clone();
+            Box::pin(async move {
+                let r = table.factors(&cx, &s).await?;
+                row::product(&cx, &times, &r, |r| r.into())
+            })
+        });
+        let (mut worst, mut apart) = (0f64, 0f64);
+        for (s, y) in v.iter().zip(w.open_product(&o.results)) {
+            let units = 2f64.powi(softmax::RECIPROCAL_SCALE as i32) / s;
+            let y = y as i64 as f64 / 32768.0;
+            // Beside roundings of a reciprocal by a unit or two, and of the sum.
+            worst = worst.max(((y - units).abs() - 2.0) / units - 2f64.powi(-(scale as i32)) / s);
+            apart = apart.max(((y - table.clear(fix(*s, scale), rows) as f64).abs() - 4.0) / units);
+        }
+        println!("reciprocals of {rows} sums: {worst:.2e}, {apart:.2e} from those in the clear");
+        assert!(worst < if rows < MANY { 4e-4 } else { 8e-5 }, "{rows} rows: relative error {worst}");
+        assert!(
+            apart < if rows < MANY { 5e-4 } else { 1e-4 },
+            "{rows} rows: {apart} from those in the clear"
+        );
+        let declared = table.cost(rows, 64);
+        assert_eq!(declared.exchanges(), exchanges);
+        assert_cost(&o, declared.then(table.product_cost(rows, rows, 64)));
+    }
+}
+
 #[test]
 fn whole_softmax() {
+    check_softmax(64, 100, 10);
+    // Many rows.
+    check_softmax(MANY, 30, 12);
+}
+
+fn check_softmax(rows: usize, cols: usize, exchanges: u64) {
     let w = World::new(9);
     let tables = SoftmaxTables::new(w.device(), 36, max::Levels::new(64), 128);
-    let (rows, cols) = (64, 100);
     let noise = reals(&w, 1, rows * cols, -30., 30.);
     let shift = reals(&w, 2, rows, -85., 85.);
     let v: Vec<f64> =
@@ -349,7 +395,7 @@ fn whole_softmax() {
     }
     println!("softmax: max error {worst:.2e}, exchanges {}", o.ledger.exchanges);
     assert!(worst < 5e-4, "softmax error {worst}");
-    assert_eq!(o.ledger.exchanges, 10);
+    assert_eq!(o.ledger.exchanges, exchanges);
 }
 
 #[test]

@@ -133,25 +133,27 @@ fn softmax_with_false_zeros() {
 #[test]
 fn row_gates_at_every_threshold() {
     let device = World::new(0).device().clone();
+    let reciprocal = |segments| {
+        RowTable::new(&device, softmax::EXP_SCALE, (1.0 / 64.0, 8.0 * 4096.0), segments, |s| 1.0 / s)
+    };
+    // Eighths of an octave from the lower end on, and the largest error. In the first eighth what few pieces compare less closely is
+    // taken to be below the range.
     let tables = [
-        (
-            "1/S",
-            RowTable::new(&device, softmax::EXP_SCALE, (1.0 / 64.0, 8.0 * 4096.0), 16, |s| 1.0 / s),
-            softmax::RECIPROCAL_SCALE,
-        ),
-        ("rms", NormTable::new(&device, NormKind::Rms, 64, 18, 1e-5, 1e-3, 1e3).row, 16),
-        ("layer", NormTable::new(&device, NormKind::Layer, 64, 18, 1e-5, 1e-3, 1e3).row, 26),
+        ("1/S", reciprocal(16), softmax::RECIPROCAL_SCALE, 0, 1e-3),
+        ("1/S in few pieces", reciprocal(4), softmax::RECIPROCAL_SCALE, 1, 2f64.powi(-7)),
+        ("rms", NormTable::new(&device, NormKind::Rms, 64, 18, 1e-5, 1e-3, 1e3).row, 16, 0, 1e-3),
+        ("layer", NormTable::new(&device, NormKind::Layer, 64, 18, 1e-5, 1e-3, 1e3).row, 26, 0, 1e-3),
     ];
-    for (i, (name, table, out)) in tables.into_iter().enumerate() {
+    for (i, (name, table, out, first, most)) in tables.into_iter().enumerate() {
         let unit = 2f64.powi(table.in_scale as i32);
         let f = |s: f64| match name {
-            "1/S" => 1.0 / s,
+            "1/S" | "1/S in few pieces" => 1.0 / s,
             "rms" => 1.0 / (s / 64.0 + 1e-5).sqrt(),
             _ => 1.0 / ((s / 4096.0 + 1e-5).sqrt() * 64.0),
         };
         let octaves = (table.high / table.low).log2();
         let mut values = vec![];
-        for j in 0..(octaves * 8.0) as u32 {
+        for j in first..(octaves * 8.0) as u32 {
             let t = (table.low * 2f64.powf(f64::from(j) / 8.0) * unit) as u64;
             values.extend([t - 1, t, t + 1, t + t / 37].map(|s| vec![s]));
         }
@@ -183,7 +185,7 @@ fn row_gates_at_every_threshold() {
             worst.get().0,
             worst.get().1
         );
-        assert!(worst.get().0 < 1e-3, "{name}: {:?}", worst.get());
+        assert!(worst.get().0 < most, "{name}: {:?}", worst.get());
     }
 }
 

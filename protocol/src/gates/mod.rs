@@ -15,6 +15,7 @@ pub mod max;
 pub mod norm;
 pub mod product;
 pub mod quadratic;
+pub mod reciprocal;
 pub mod reveal;
 pub mod row;
 pub mod softmax;

@@ -23,9 +23,14 @@ const LEAST_SLOPE: f64 = 64.0;
 /// in vain a node of the tree for each threshold.
 const OCTAVES: u32 = 3;
 
-/// Low bits of S that the comparison with a threshold ignores, both in units: 2^7 of what is compared are left at least.
-fn ignored(threshold: u64) -> u32 {
-    threshold.max(1).ilog2().saturating_sub(7) / OCTAVES * OCTAVES
+/// Bits behind its leading one that the comparison with a threshold looks at, at the least: an eighth of a segment.
+fn compared(segments: u32) -> u32 {
+    segments.ilog2() + 3
+}
+
+/// Low bits of S that the comparison with a threshold ignores, both in units.
+fn ignored(threshold: u64, segments: u32) -> u32 {
+    threshold.max(1).ilog2().saturating_sub(compared(segments)) / OCTAVES * OCTAVES
 }
 
 /// A range of segments whose lines share one scale. Lines are zero outside their band, and the function is the sum of
@@ -63,7 +68,7 @@ impl RowTable {
     /// `segments` pieces an octave. The relative error for 1/√S is about 0.03 / segments², for 1/S 0.06 / segments².
     ///
     /// # Panics
-    /// If the range does not fit the ring at this scale.
+    /// If the range does not fit the ring at this scale, or if `segments` is not a power of two.
     pub fn new(
         device: &Device,
         in_scale: u32,
@@ -84,12 +89,13 @@ impl RowTable {
         f: impl Fn(f64) -> f64,
     ) -> RowTable {
         let unit = pow2(in_scale as i32);
+        assert!(segments.is_power_of_two(), "{segments} pieces an octave");
         assert!(
             0.0 < low && low < high && high * unit < pow2(54),
             "row gate range {low}..{high} at 2^{in_scale}"
         );
-        // At least 2^7 units of 2^drop at the low end: what a comparison loses is below 1/5 of a segment of 1/16 octave.
-        let drop = ((low * unit).log2() - 7.0).floor().max(0.0) as u32;
+        // At the low end too an eighth of a segment of the lower octave: what a comparison loses is below 1/5 of a segment.
+        let drop = ((low * unit).log2() - f64::from(compared(segments))).floor().max(0.0) as u32;
         // Beyond the range the function stays constant as far as comparisons reach: up to 16 times `high` where S is known
         // as far, and down to minus as much. There S wraps.
         let top = (high * unit).log2().ceil() as u32;
@@ -100,7 +106,7 @@ impl RowTable {
         let at = |j: usize| low * libm::exp2(j as f64 / f64::from(segments));
         let mut thresholds: Vec<u64> = (0..=count).map(|j| (at(j) / step).floor() as u64).collect();
         thresholds.dedup();
-        let ignored: Vec<u32> = thresholds.iter().map(|&t| ignored(t)).collect();
+        let ignored: Vec<u32> = thresholds.iter().map(|&t| ignored(t, segments)).collect();
         // No S below `high` may be taken for one of the constant above.
         if let (Some(end), Some(ignored)) = (thresholds.last_mut(), ignored.last()) {
             *end += (1 << ignored) - 1;
@@ -184,14 +190,22 @@ impl RowTable {
 
     /// Declared cost of [`evaluate`] for `rows` elements.
     pub fn cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
-        let truncated = |f| super::truncate::cost(rows, f, ring_bits);
-        self.lines_cost(rows, (ring_bits, 0), ring_bits).then(self.each_band(scale, truncated))
+        self.lines_cost(rows, (ring_bits, 0), ring_bits).then(self.sum_cost(rows, scale, ring_bits))
+    }
+
+    /// Declared cost of [`sum`] for `rows` elements.
+    pub(crate) fn sum_cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
+        self.each_band(scale, |f| super::truncate::cost(rows, f, ring_bits))
     }
 
     /// Declared cost of [`factors`] for `rows` statistics that were truncated `from` k bits by f.
     pub fn factors_cost(&self, rows: usize, from: (u32, u32), scale: u32, ring_bits: u32) -> Cost {
-        let opened = |f| lift::cost(rows, ring_bits, f, ring_bits);
-        self.lines_cost(rows, from, ring_bits).then(self.each_band(scale, opened))
+        self.lines_cost(rows, from, ring_bits).then(self.lifted_cost(rows, scale, ring_bits))
+    }
+
+    /// Declared cost of [`lifted`] for `rows` elements.
+    pub(crate) fn lifted_cost(&self, rows: usize, scale: u32, ring_bits: u32) -> Cost {
+        self.each_band(scale, |f| lift::cost(rows, ring_bits, f, ring_bits))
     }
 
     /// Declared cost of [`product`] for `n` results.
@@ -199,7 +213,8 @@ impl RowTable {
         self.each_band(scale, |f| lift::times_cost(n, ring_bits, f, ring_bits))
     }
 
-    fn lines_cost(&self, rows: usize, (k, f): (u32, u32), ring_bits: u32) -> Cost {
+    /// Declared cost of [`lines`] for `rows` elements.
+    pub(crate) fn lines_cost(&self, rows: usize, (k, f): (u32, u32), ring_bits: u32) -> Cost {
         let product = |_| lift::times_cost(rows, k, f, ring_bits);
         let slopes = Cost::round(bytes(rows * self.bands.len(), ring_bits));
         self.thresholds.cost(rows, ring_bits).then(slopes).then(self.each_band(0, product))
@@ -215,12 +230,26 @@ impl RowTable {
 /// f(S) at `scale` for a column S. Three exchanges.
 pub async fn evaluate(cx: &Cx<'_>, s: &Share, table: &RowTable, scale: u32) -> Result<Share> {
     let lines = lines(cx, &s.clone().into(), table, |_| 0).await?;
+    sum(cx, lines, scale).await
+}
+
+/// The bands' lines at `scale`, added up. Two exchanges.
+pub(crate) async fn sum(cx: &Cx<'_>, lines: Vec<Product>, scale: u32) -> Result<Share> {
     let values = join_all(lines.into_iter().map(|z| {
         let f = z.scale - scale;
         truncate(cx, z, f)
     }))
     .await?;
     Ok(values.into_iter().reduce(|a, b| a.add(&b)).expect("at least one band"))
+}
+
+/// The bands' lines at `scale` as factors. One exchange.
+pub(crate) async fn lifted(cx: &Cx<'_>, lines: Vec<Product>, scale: u32) -> Result<Vec<Lifted>> {
+    join_all(lines.into_iter().map(|z| {
+        let f = z.scale - scale;
+        lift::open(cx, z, f)
+    }))
+    .await
 }
 
 /// f(S) at `scale` as a factor of products, one summand a band. Two exchanges.
@@ -250,7 +279,12 @@ pub fn product(
 }
 
 /// Slope · S + intercept in each band, at its own scale, and what this party adds at that. One exchange.
-async fn lines(cx: &Cx<'_>, s: &Lifted, table: &RowTable, plus: impl Fn(u32) -> u64) -> Result<Vec<Product>> {
+pub(crate) async fn lines(
+    cx: &Cx<'_>,
+    s: &Lifted,
+    table: &RowTable,
+    plus: impl Fn(u32) -> u64,
+) -> Result<Vec<Product>> {
     assert_eq!(s.low.scale, table.in_scale, "row gate for another scale");
     let (op, rows, shape) = (cx.op("row gate"), s.low.len(), s.low.shape);
     let (slopes, intercepts) = coefficients(cx, op, &s.low, table)?.unzip();

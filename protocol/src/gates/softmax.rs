@@ -6,18 +6,16 @@
 use super::exp::{self, ExpTable};
 use super::lift::Lifted;
 use super::max::{Levels, coarse_max};
-use super::row::{self, RowTable};
+use super::reciprocal::Reciprocals;
+use super::row;
 use super::truncate::truncate;
 use crate::{Cx, Result, Share};
 use kernels::{Device, Indices, Segments};
 
 /// Fractional bits of exponentials. A row's largest may be e^−4, so it has three bits more than activations.
 pub const EXP_SCALE: u32 = 21;
-/// Fractional bits of the reciprocal of their sum.
-pub const RECIPROCAL_SCALE: u32 = 30;
 
-/// Pieces an octave of the reciprocal.
-const SEGMENTS: u32 = 16;
+pub use super::reciprocal::RECIPROCAL_SCALE;
 
 /// Tables of a softmax over scores at one scale.
 #[derive(Clone, Debug)]
@@ -27,7 +25,7 @@ pub struct SoftmaxTables {
     /// Exponential.
     pub exp: ExpTable,
     /// Reciprocals of row sums, by the longest row each is for. Short rows have small sums, and fewer octaves cost less.
-    reciprocals: Vec<(usize, RowTable)>,
+    reciprocals: Vec<(usize, Reciprocals)>,
 }
 
 impl SoftmaxTables {
@@ -41,7 +39,7 @@ impl SoftmaxTables {
             // The largest exponential lies between e^−4 and e^4, so the sum between e^−4 and length·e^4 < length·2^7;
             // the least `high` leaves room for ten leaders of e^8 each, after a false zero.
             let high = (length as f64 * 128.0).max(32768.0);
-            (length, RowTable::new(device, EXP_SCALE, (1.0 / 64.0, high), SEGMENTS, |s| 1.0 / s))
+            (length, Reciprocals::new(device, EXP_SCALE, (1.0 / 64.0, high)))
         };
         SoftmaxTables {
             levels,
@@ -54,7 +52,7 @@ impl SoftmaxTables {
     ///
     /// # Panics
     /// If the tables were made for shorter rows.
-    pub fn reciprocal(&self, length: usize) -> &RowTable {
+    pub fn reciprocal(&self, length: usize) -> &Reciprocals {
         let fitting = self.reciprocals.iter().find(|(l, _)| *l >= length);
         &fitting.unwrap_or_else(|| panic!("a row of {length} scores is longer than the softmax's tables")).1
     }
@@ -91,7 +89,7 @@ pub async fn exponentials(
     exp::exp(&cx.scope("exp"), &x.sub_spread(&m, row_of), &t.exp, EXP_SCALE).await
 }
 
-/// 1 / Σ of each row of exponentials, as summands of a factor for [`row::product`]. Two exchanges.
+/// 1 / Σ of each row of exponentials, as summands of a factor for [`row::product`]. Two exchanges, or four for many rows.
 pub async fn reciprocal_sums(
     cx: &Cx<'_>,
     e: &Share,
@@ -99,12 +97,10 @@ pub async fn reciprocal_sums(
     t: &SoftmaxTables,
 ) -> Result<Vec<Lifted>> {
     let longest = offsets.iter().map(|row| row.len()).max().unwrap_or(0);
-    let table = t.reciprocal(longest);
-    let sums = e.sum_segments(offsets).into();
-    row::factors(&cx.scope("reciprocal"), &sums, table, RECIPROCAL_SCALE).await
+    t.reciprocal(longest).factors(&cx.scope("reciprocal"), &e.sum_segments(offsets)).await
 }
 
-/// Softmax of equal rows at scale 18. Ten exchanges.
+/// Softmax of equal rows at scale 18. Ten exchanges, or twelve for many rows.
 pub async fn softmax(cx: &Cx<'_>, x: &Share, t: &SoftmaxTables) -> Result<Share> {
     let (rows, cols) = (x.shape.rows, x.shape.cols);
     let offsets = Segments::even(rows, cols);

@@ -140,18 +140,19 @@ impl CostCommand {
         let most = self.prompt_tokens.saturating_add(self.new_tokens).saturating_add(self.speculate);
         anyhow::ensure!(most <= limit, "{most} tokens, the model takes {limit}; ask for fewer");
         let dry = Dry::model(config, &owned.tables);
-        let (mut answers, first) = Counted::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
+        let prompts = vec![self.prompt_tokens; self.prompts];
+        let (mut answers, first) = Counted::begin(&dry, &prompts);
         let mut all = first;
         for _ in 1..self.new_tokens {
             all.add(&answers.pass(&vec![1; self.prompts], OutputRows::Last));
         }
         let speculative = (self.speculate > 0).then(|| {
-            let (mut answers, _) = Counted::begin(&dry, &vec![self.prompt_tokens; self.prompts]);
+            let (mut answers, _) = Counted::begin(&dry, &prompts);
             answers.pass(&vec![self.speculate + 1; self.prompts], OutputRows::All)
         });
         let figures = Figures {
             network: self.network,
-            exchanges_per_layer: Dry::exchanges_by_layer(&dry).into_iter().max().unwrap_or(0),
+            exchanges_per_layer: Dry::exchanges_by_layer(&dry, &prompts).into_iter().max().unwrap_or(0),
             first_token: Part::of(&first, &self.network),
             all_tokens: Part::of(&all, &self.network),
             speculative_pass: speculative.map(|w| Part::of(&w, &self.network)),

@@ -77,7 +77,7 @@ impl Inspect {
             tokens: self.tokens,
             pass: part(&pass),
             next_token: next.as_ref().map(part),
-            exchanges_by_layer: Dry::exchanges_by_layer(&dry).into_iter().max().unwrap_or(0),
+            exchanges_by_layer: Dry::exchanges_by_layer(&dry, &[self.tokens]).into_iter().max().unwrap_or(0),
             config,
         };
         self.report(&figures);
@@ -111,7 +111,7 @@ impl Inspect {
         if let Some(next) = &f.next_token {
             say(format!("next token: {next}"));
         }
-        say(format!("{} exchanges a layer", f.exchanges_by_layer));
+        say(format!("{} exchanges a layer for {} tokens", f.exchanges_by_layer, f.tokens));
         say("computed for usual ranges; `catamount cost` finds the model's own from its weights".into());
     }
 }

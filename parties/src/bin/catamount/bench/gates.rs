@@ -16,7 +16,7 @@ use protocol::gates::embedding::{self, EmbeddingKeys, SharedTable};
 use protocol::gates::exp;
 use protocol::gates::max::{self, Levels};
 use protocol::gates::norm::{self, NormKind, NormTable};
-use protocol::gates::row;
+use protocol::gates::row::{self, RowTable};
 use protocol::gates::softmax::{self, EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::table::{gelu, silu};
 use protocol::gates::{glu, product, quadratic, truncate};
@@ -268,17 +268,16 @@ impl Inputs {
             }),
         });
         let sums = self.share(Shape::new(scores.rows, 1), EXP_SCALE, 60.0);
-        let (tables, reciprocal) =
-            (softmax.clone(), softmax.reciprocal(t).cost(scores.rows, RECIPROCAL_SCALE, RING));
+        let range = softmax.reciprocal(t).range();
+        let table = Arc::new(RowTable::new(device, EXP_SCALE, range, 16, |s| 1.0 / s));
         gates.push(Made {
             name: "row gate (reciprocal)",
             size: format!("{} row sums", scores.rows),
-            declared: reciprocal.clone(),
+            declared: table.cost(scores.rows, RECIPROCAL_SCALE, RING),
             local: Default::default(),
             programs: programs(sums, move |cx, x| {
-                let t = tables.clone();
-                let longest = x.len() / HEADS;
-                Box::pin(async move { row::evaluate(&cx, &x, t.reciprocal(longest), RECIPROCAL_SCALE).await })
+                let t = table.clone();
+                Box::pin(async move { row::evaluate(&cx, &x, &t, RECIPROCAL_SCALE).await })
             }),
         });
         let (dropped, table) = (EXP_SCALE + RECIPROCAL_SCALE - SCALE, softmax.reciprocal(t));
@@ -287,8 +286,8 @@ impl Inputs {
             size: format!("rows of scores, {}", sized(scores)),
             declared: maximum
                 .then(exponential)
-                .then(table.factors_cost(scores.rows, (RING, 0), RECIPROCAL_SCALE, RING))
-                .then(table.product_cost(scores.len(), RECIPROCAL_SCALE, RING))
+                .then(table.cost(scores.rows, RING))
+                .then(table.product_cost(scores.len(), scores.rows, RING))
                 .then(truncate::cost(scores.len(), dropped, RING)),
             local: Default::default(),
             programs: programs(x, move |cx, x| {
