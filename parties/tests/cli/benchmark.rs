@@ -23,7 +23,7 @@ fn weights_that_the_parties_make_up() {
     assert_eq!(figures["decode_s"].as_array().unwrap().len(), 2);
     let planned = figures["memory"]["parties"].as_array().unwrap();
     let matrices = |party: usize| planned[party]["matrices"].as_u64().unwrap();
-    assert!(matrices(0) > 0 && matrices(1) == 2 * matrices(0) && matrices(2) == matrices(1));
+    assert!(matrices(0) > 0 && matrices(1) == matrices(0) && matrices(2) == matrices(0));
     assert!(
         ended.err.contains("P1 on cpu, weights stored: ") && ended.err.contains("main memory needed"),
         "{}",

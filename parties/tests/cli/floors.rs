@@ -31,15 +31,14 @@ fn floors_are_those_of_the_shape_and_below_what_is_measured() {
     assert_eq!(passes.len(), 2);
     let ((layers, output), table_words) = (matrices(&config), (config.vocab * config.d_model) as u64);
     for (pass, rows, keys) in [(&passes[0], 5, 5), (&passes[1], 1, 6)] {
-        // Once at the dealer and twice at the evaluators; the embedding's two components are read at each party, and summed.
+        // One product at each party; the embedding's two components are read at each, and summed.
         let attention = 2 * (config.layers * config.heads * rows * keys * config.head_dim) as u64;
         let kept = 2 * 8 * (config.layers * config.kv_heads * keys * config.head_dim) as u64;
-        for (party, times) in [1, 2, 2].into_iter().enumerate() {
+        for party in 0..3 {
             let local = &pass["local"][party];
-            let weights = rows as u64 * times * layers + times * output;
-            assert_eq!(number(&local["weights"]), weights, "{pass}");
-            assert_eq!(number(&local["attention"]), times * attention, "{pass}");
-            let read = times * (8 * (layers + output) + kept) + 2 * 8 * table_words;
+            assert_eq!(number(&local["weights"]), rows as u64 * layers + output, "{pass}");
+            assert_eq!(number(&local["attention"]), attention, "{pass}");
+            let read = 8 * (layers + output) + kept + 2 * 8 * table_words;
             assert_eq!(number(&local["read"]), read, "{pass}");
         }
         // The command itself compares exchanges and bytes with those of the run.
