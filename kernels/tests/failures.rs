@@ -62,7 +62,8 @@ fn everything(d: &dyn Backend) -> Vec<Vec<u64>> {
     keep(&d.gemm_bits(&words(4), &d.pack_matrix(&b, 16, 4), 4, 16, 4));
     let made = KeyStream { key: &[3; 32], nonce: 4, piece: KeyStream::LEAST_PIECE };
     let stored = d.pack_matrix(&b, 16, 4);
-    // In registers, and in panels.
+    // In registers, alone and beside a stored matrix, and in panels.
+    keep(&d.gemm_regenerated(&b, &made, None, [4, 16, 4]));
     keep(&d.gemm_regenerated(&b, &made, Some((&a, &stored)), [4, 16, 4]));
     keep(&d.gemm_regenerated(&b, &made, Some((&a, &d.pack_matrix(&words(16), 4, 4))), [16, 4, 4]));
     let strides = Strides { row: 4, col: 1 };

@@ -89,9 +89,12 @@ fn centred(x: &Share, kind: NormKind) -> Share {
         NormKind::Rms => x.clone(),
         NormKind::Layer => {
             let d = x.shape.cols;
-            x.linear(x.shape, |w| {
+            let centre = |w: &Words| {
                 Words::formula([w.into(), w.sum_rows(d).for_rows(d)], |[w, sum]| w * d as u64 - sum)
-            })
+            };
+            // Only lifted factors multiply it, for which the dealer needs λ alone.
+            let (delta, lambda) = (x.delta.as_ref().map(centre), centre(&x.lambda));
+            Share { shape: x.shape, scale: x.scale, delta, lambda, first: None }
         }
     }
 }
