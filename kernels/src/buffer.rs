@@ -15,19 +15,26 @@ const SMALL: usize = 1 << 13;
 /// Words that are kept at most (1 GiB).
 const KEPT: usize = 1 << 27;
 
-/// Words (4 MiB) from which on huge pages (2 MiB) are worth asking for.
-const HUGE: usize = 1 << 19;
+/// Words (1 MiB) from which on huge pages (2 MiB) are worth asking for.
+const HUGE: usize = 1 << 17;
 
-/// Asks for huge pages under a buffer's memory, where it has not been written to yet. Nothing comes of it where the system
-/// has none.
+/// Asks for huge pages under a buffer's memory. Fresh pages are huge from the beginning then; but where the allocator gives memory that
+/// has been in use, as it does for most of a model's weights, its small pages have to be copied together. Nothing comes of either
+/// where the system has no huge pages, or cannot do that (Linux before 6.1).
 fn in_huge_pages(buffer: Vec<u64>) -> Vec<u64> {
     #[cfg(target_os = "linux")]
     if buffer.capacity() >= HUGE {
         const PAGE: usize = 1 << 21;
-        let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE);
-        let end = (buffer.as_ptr() as usize + 8 * buffer.capacity()) / PAGE * PAGE;
-        // SAFETY: the range lies inside memory that this process has mapped, and advice changes no contents.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+        const MADV_COLLAPSE: libc::c_int = 25;
+        // All pages that have a part of it: what else is in them is the allocator's, and as well off.
+        let start = buffer.as_ptr() as usize / PAGE * PAGE;
+        let end = (buffer.as_ptr() as usize + 8 * buffer.capacity()).next_multiple_of(PAGE);
+        for page in (start..end).step_by(PAGE) {
+            for advice in [libc::MADV_HUGEPAGE, MADV_COLLAPSE] {
+                // SAFETY: advice changes no contents; where not all of the page is mapped, it is refused.
+                unsafe { libc::madvise(page as *mut libc::c_void, PAGE, advice) };
+            }
+        }
     }
     buffer
 }

@@ -10,8 +10,7 @@ mod tree;
 
 use super::combine::{Part, Sums};
 use super::lanes::{
-    Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, PanelPairs, Plane, Selection, Step,
-    Tile,
+    Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Planes, Selection, Step, Tile,
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
@@ -27,7 +26,7 @@ pub(super) struct Avx512 {
     /// Whether it has VBMI, permutations of bytes.
     vbmi: bool,
     /// Whether it multiplies tiles of bytes, and is to.
-    tiles: bool,
+    tiles: Option<limbs::Limbs>,
 }
 
 static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
@@ -36,12 +35,12 @@ static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
     let (ifma, vbmi) = (is_x86_feature_detected!("avx512ifma"), is_x86_feature_detected!("avx512vbmi"));
-    all.then_some(Avx512 { ifma, vbmi, tiles: false })
+    all.then_some(Avx512 { ifma, vbmi, tiles: None })
 });
 
 static AMX: LazyLock<Option<Avx512>> = LazyLock::new(|| {
     let Avx512 { ifma, vbmi, .. } = *Avx512::detect()?;
-    limbs::detect().then_some(Avx512 { ifma, vbmi, tiles: true })
+    limbs::Limbs::detect().map(|tiles| Avx512 { ifma, vbmi, tiles: Some(tiles) })
 });
 
 impl Avx512 {
@@ -123,7 +122,9 @@ impl Lanes for Avx512 {
 
     fn multiply_registers(&self, rounds: usize) -> Option<usize> {
         // SAFETY: an `Avx512` exists only after detection, of tiles too.
-        Some(unsafe { if self.tiles { limbs::multiply_registers(rounds) } else { peak::multiply(rounds) } })
+        Some(unsafe {
+            if self.tiles.is_some() { limbs::multiply_registers(rounds) } else { peak::multiply(rounds) }
+        })
     }
 
     fn tile_rows(&self) -> usize {
@@ -181,10 +182,8 @@ impl Lanes for Avx512 {
         Some(if self.ifma && bits <= 52 { rows!(paired_low) } else { rows!(paired) })
     }
 
-    fn by_limbs(&self, a: &[u64], [m, k]: [usize; 2], bits: u32) -> Option<Box<dyn PanelPairs>> {
-        // SAFETY: tiles have been detected.
-        (self.tiles && limbs::faster(m, bits))
-            .then(|| Box::new(unsafe { limbs::Split::new(a, [m, k], bits) }) as _)
+    fn planes(&self) -> Option<&dyn Planes> {
+        self.tiles.as_ref().map(|tiles| tiles as _)
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, first: u64, mask: u64, out: &mut [u64]) {

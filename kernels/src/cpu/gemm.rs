@@ -14,7 +14,8 @@
 //! product, hence 8 multiply-adds a cycle. Modulo 2^52 or less, a product of mantissas adds its sum itself: three
 //! instructions, of which one is a product, hence up to 10.7.
 //!
-//! Where the processor multiplies tiles of bytes, products with many rows are made of those of limbs; see `avx512/limbs.rs`.
+//! Where the processor multiplies tiles of bytes, matrices are packed for these instead, see `avx512/limbs.rs`; what follows is then
+//! for products of matrices that are not packed ([`gemm_batch`]).
 //!
 //! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
 //! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
@@ -24,6 +25,7 @@ use super::par;
 use crate::backend::{GemmBatch, KeyStream, Map};
 use crate::buffer;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Multiply-adds below which one thread is faster.
 const SMALL: usize = 1 << 19;
@@ -42,7 +44,10 @@ pub(super) const fn panel_words(k: usize) -> usize {
     PANEL * (k + 1)
 }
 
-pub(super) fn pack_matrix(b: &[u64], k: usize, n: usize) -> Vec<u64> {
+pub(super) fn pack_matrix(lanes: &dyn Lanes, b: &[u64], k: usize, n: usize) -> Vec<u64> {
+    if let Some(planes) = lanes.planes() {
+        return planes.pack(b, k, n);
+    }
     assert_eq!(b.len(), k * n, "matrix of {n} × {k}");
     // Weights stay: they take no buffer that is longer than they are.
     let mut out = buffer::lasting(n.div_ceil(PANEL) * panel_words(k));
@@ -72,7 +77,10 @@ fn sum_pairs(panel: &mut [u64], k: usize) {
 }
 
 /// The sum of two packed matrices, packed.
-pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
+pub(super) fn add_packed(lanes: &dyn Lanes, a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
+    if let Some(planes) = lanes.planes() {
+        return planes.add(a, b);
+    }
     assert_eq!(a.len(), b.len(), "matrices of different shapes");
     let mut out = buffer::lasting(a.len());
     par::chunks(&mut out, panel_words(k), |p, panel| {
@@ -86,6 +94,9 @@ pub(super) fn add_packed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
 
 /// A · B modulo 2^bits, B packed.
 pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3], bits: u32) -> Vec<u64> {
+    if let Some(planes) = lanes.planes() {
+        return planes.gemm(a, b, [m, k, n], bits);
+    }
     assert_eq!(a.len(), m * k, "left matrix of {m} × {k}");
     assert_eq!(b.len(), n.div_ceil(PANEL) * panel_words(k), "packed matrix of {n} × {k}");
     if m == 0 || n == 0 || k == 0 {
@@ -96,18 +107,13 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3
     let step = lanes.tile_rows();
     let threads = rayon::current_num_threads();
     let parallel = threads > 1 && m * k * n >= SMALL;
-    if let Some(a) = lanes.by_limbs(a, [m, k], bits) {
-        by_panels(parallel, &mut c, [m, n], 2, |p, c, at, c_row| {
-            let cols = (2 * PANEL).min(n - p * PANEL);
-            a.outputs(&b[p * panel_words(k)..][..cols.div_ceil(PANEL) * panel_words(k)], cols, c, at, c_row);
-        });
-        return c;
-    }
     let paired = lanes.paired_tile(bits).filter(|_| m >= PAIRED);
     let product = Product { lanes, paired, a: &Rows::new(a, [m, k], step, paired.is_some()), b, k, n };
     if parallel && m < PAIRED * threads {
         // Few rows: each thread has enough of them for pairs if there are.
-        by_panels(true, &mut c, [m, n], 1, |p, c, at, c_row| product.panel(p, 0, m, c, at, c_row));
+        by_panels(true, &mut c, [m, n], |panels, c, c_row| {
+            panels.clone().for_each(|p| product.panel(p, 0, m, c, (p - panels.start) * PANEL, c_row));
+        });
     } else {
         // Many rows: each thread takes some of them.
         let each = if parallel { m.div_ceil(2 * threads).next_multiple_of(step) } else { m };
@@ -123,32 +129,30 @@ pub(super) fn gemm(lanes: &dyn Lanes, a: &[u64], b: &[u64], [m, k, n]: [usize; 3
     c
 }
 
-/// Calls `f(p, c, at, c_row)` for every `group` panels, which writes the outputs of row i of panels from p on to `c[i·c_row + at]` and
-/// so on. If `parallel`, each thread takes some panels.
-fn by_panels(
+/// Calls `f(panels, c, c_row)`, which writes the outputs of row i of these panels to `c[i·c_row]` and so on. If `parallel`, each
+/// thread takes some panels.
+pub(super) fn by_panels(
     parallel: bool,
     c: &mut [u64],
     [m, n]: [usize; 2],
-    group: usize,
-    f: impl Fn(usize, &mut [u64], usize, usize) + Sync,
+    f: impl Fn(Range<usize>, &mut [u64], usize) + Sync,
 ) {
     let panels = n.div_ceil(PANEL);
-    if !parallel {
-        (0..panels).step_by(group).for_each(|p| f(p, c, p * PANEL, n));
+    let threads = rayon::current_num_threads();
+    if !parallel || threads == 1 {
+        f(0..panels, c, n);
         return;
     }
     // Outputs of a row lie side by side, so each thread fills buffers of its own.
-    let width = group * PANEL;
-    let each = panels.div_ceil(group).div_ceil(4 * rayon::current_num_threads());
-    let mut parts = buffer::unwritten(panels.div_ceil(group) * m * width);
-    parts.par_chunks_mut(each * m * width).enumerate().for_each(|(i, part)| {
-        for (j, part) in part.chunks_exact_mut(m * width).enumerate() {
-            f((i * each + j) * group, part, 0, width);
-        }
+    let each = panels.div_ceil(4 * threads);
+    let width = each * PANEL;
+    let mut parts = buffer::unwritten(panels * m * PANEL);
+    parts.par_chunks_mut(m * width).enumerate().for_each(|(i, part)| {
+        f(i * each..panels.min((i + 1) * each), part, part.len() / m);
     });
     for (i, row) in c.chunks_exact_mut(n).enumerate() {
-        for (row, part) in row.chunks_mut(width).zip(parts.chunks_exact(m * width)) {
-            row.copy_from_slice(&part[i * width..][..row.len()]);
+        for (row, part) in row.chunks_mut(width).zip(parts.chunks(m * width)) {
+            row.copy_from_slice(&part[i * (part.len() / m)..][..row.len()]);
         }
     }
 }
@@ -279,7 +283,7 @@ pub(super) fn add_regenerated(
                 out.iter_mut().zip(y.chunks_exact(k)).for_each(|(c, y)| *c = lanes.dot(y, row));
             }
         } else {
-            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(rows, k, outputs), [m, k, outputs], 64));
+            part.copy_from_slice(&gemm(lanes, y, &pack_matrix(lanes, rows, k, outputs), [m, k, outputs], 64));
         }
     });
     for (i, part) in parts.chunks(each * m).enumerate() {

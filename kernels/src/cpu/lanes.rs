@@ -55,10 +55,19 @@ impl Tile<'_> {
     }
 }
 
-/// A left matrix as the right one's panels are multiplied with it, two at a time.
-pub(super) trait PanelPairs: Sync {
-    /// Writes the `cols` outputs of one or two packed panels, of each row i, to `c[i·c_row + at]` and so on.
-    fn outputs(&self, panels: &[u64], cols: usize, c: &mut [u64], at: usize, c_row: usize);
+/// Where a processor multiplies tiles of bytes: matrices packed for these, and all products with such.
+pub(super) trait Planes: Sync {
+    /// n rows of k words.
+    fn pack(&self, b: &[u64], k: usize, n: usize) -> Vec<u64>;
+
+    /// The sum of two packed matrices, packed.
+    fn add(&self, a: &[u64], b: &[u64]) -> Vec<u64>;
+
+    /// A · B modulo 2^bits, B packed.
+    fn gemm(&self, a: &[u64], b: &[u64], shape: [usize; 3], bits: u32) -> Vec<u64>;
+
+    /// A · B, B packed, for m rows of k bits.
+    fn gemm_bits(&self, a: &[u64], b: &[u64], shape: [usize; 3]) -> Vec<u64>;
 }
 
 /// Rows of bit strings and the tables they select from.
@@ -296,9 +305,8 @@ pub(super) trait Lanes: Send + Sync + Debug {
         None
     }
 
-    /// Where a processor multiplies matrices of bytes, faster so for this many rows: A's m × k words, for a product modulo
-    /// 2^`bits`.
-    fn by_limbs(&self, _a: &[u64], _shape: [usize; 2], _bits: u32) -> Option<Box<dyn PanelPairs>> {
+    /// How matrices are packed and multiplied where that is not [`super::gemm`]'s way.
+    fn planes(&self) -> Option<&dyn Planes> {
         None
     }
 

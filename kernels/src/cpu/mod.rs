@@ -222,11 +222,11 @@ impl Backend for Cpu {
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
-        host(gemm::pack_matrix(b.host(), k, n))
+        host(gemm::pack_matrix(self.lanes, b.host(), k, n))
     }
 
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage {
-        host(gemm::add_packed(a.host(), b.host(), k))
+        host(gemm::add_packed(self.lanes, a.host(), b.host(), k))
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {

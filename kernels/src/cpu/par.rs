@@ -13,12 +13,12 @@ pub(super) fn chunks(out: &mut [u64], size: usize, f: impl Fn(usize, &mut [u64])
     chunks_if(out.len() >= WORDS, out, size, f);
 }
 
-/// Calls `f(i, chunk i)` for each `size` words of `out`, on all threads if `parallel`.
-pub(super) fn chunks_if(
+/// Calls `f(i, chunk i)` for each `size` elements of `out`, on all threads if `parallel`.
+pub(super) fn chunks_if<T: Send>(
     parallel: bool,
-    out: &mut [u64],
+    out: &mut [T],
     size: usize,
-    f: impl Fn(usize, &mut [u64]) + Sync + Send,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
     if size == 0 {
         return;

@@ -33,6 +33,9 @@ pub(super) type Weights = [u64; PANEL];
 struct Sums([[Weights; 1 << GROUP]; GROUPS]);
 
 pub(super) fn gemm_bits(lanes: &dyn Lanes, a: &[u64], b: &[u64], m: usize, k: usize, n: usize) -> Vec<u64> {
+    if let Some(planes) = lanes.planes() {
+        return planes.gemm_bits(a, b, [m, k, n]);
+    }
     let words = k.div_ceil(64);
     assert_eq!(a.len(), m * words, "left matrix of {m} × {k} bits");
     assert_eq!(b.len(), n.div_ceil(PANEL) * gemm::panel_words(k), "packed matrix of {n} × {k}");

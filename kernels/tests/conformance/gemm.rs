@@ -83,18 +83,30 @@ pub(crate) fn many_rows(device: &Device) {
     }
 }
 
-/// The largest words there are, whose products of limbs add up to the largest sums: (−1)·(−1) for each input.
+/// Words whose products of limbs add up to the largest sums, whatever limbs are taken to be: from 0 to 255, or from −128 to 127;
+/// and more inputs than such sums are exact for.
 pub(crate) fn largest_words(device: &Device) {
-    for (m, k, n) in [(16, 512, 16), (17, 4096, 33), (32, 549, 48), (70, 1573, 17)] {
-        let [a, w] = [m * k, n * k].map(|words| up(device, &vec![u64::MAX; words]));
-        let matrix = Matrix::new(&w, n, k);
-        for bits in [64, 63, 57, 56, 55, 52, 49, 48, 41, 40, 33, 32, 25, 17, 16, 9, 8, 7, 1] {
-            let want = k as u64 & u64::MAX >> (64 - bits);
-            assert_eq!(
-                matrix.apply_low(&a, bits).to_vec(),
-                vec![want; m * n],
-                "[{m}×{k}]·[{k}×{n}] modulo 2^{bits}"
-            );
+    let left = [u64::MAX, 0x7f7f_7f7f_7f7f_7f80, 0x7f7f_7f7f_7f7f_7f7f];
+    for (m, k, n) in [
+        (16, 512, 16),
+        (17, 4096, 17),
+        (32, 549, 18),
+        (70, 1573, 17),
+        (1, 16384, 2),
+        (2, 20000, 1),
+        (33, 16500, 2),
+    ] {
+        let matrix = Matrix::new(&up(device, &vec![u64::MAX; n * k]), n, k);
+        for left in left {
+            let a = up(device, &vec![left; m * k]);
+            for bits in [64, 57, 56, 52, 49, 48, 41, 40, 32, 8, 1] {
+                let want = left.wrapping_neg().wrapping_mul(k as u64) & u64::MAX >> (64 - bits);
+                assert_eq!(
+                    matrix.apply_low(&a, bits).to_vec(),
+                    vec![want; m * n],
+                    "{left:x}: [{m}×{k}]·[{k}×{n}] modulo 2^{bits}"
+                );
+            }
         }
     }
 }
