@@ -253,6 +253,7 @@ pub trait Backend: Send + Sync + Debug {
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage;
 
     /// Prepares B, given as n × k row-major (an output's weights are contiguous), for `gemm`.
+    /// It may lie at a place that depends on its address: it is not to be copied.
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage;
     /// A + B, both from `pack_matrix` with the same n and k, prepared alike.
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage;

@@ -26,12 +26,13 @@ fn in_huge_pages(buffer: Vec<u64>) -> Vec<u64> {
     if buffer.capacity() >= HUGE {
         const PAGE: usize = 1 << 21;
         const MADV_COLLAPSE: libc::c_int = 25;
-        // All pages that have a part of it: what else is in them is the allocator's, and as well off.
+        // All pages that have a part of it: what else is in them is as well off.
         let start = buffer.as_ptr() as usize / PAGE * PAGE;
         let end = (buffer.as_ptr() as usize + 8 * buffer.capacity()).next_multiple_of(PAGE);
         for page in (start..end).step_by(PAGE) {
             for advice in [libc::MADV_HUGEPAGE, MADV_COLLAPSE] {
-                // SAFETY: advice changes no contents; where not all of the page is mapped, it is refused.
+                // SAFETY: advice changes no contents, of this buffer or of what is beside it.
+                // An error is no harm: not all of the page may be mapped.
                 unsafe { libc::madvise(page as *mut libc::c_void, PAGE, advice) };
             }
         }
@@ -59,7 +60,7 @@ pub fn keep_freed_memory() -> bool {
     false
 }
 
-/// `n` zeros that nobody keeps for later.
+/// `n` zeros in a buffer of its own.
 pub(crate) fn lasting(n: usize) -> Vec<u64> {
     // Fresh pages are zero.
     in_huge_pages(vec![0; n])

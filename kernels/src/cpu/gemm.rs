@@ -15,7 +15,7 @@
 //! instructions, of which one is a product, hence up to 10.7.
 //!
 //! Where the processor multiplies tiles of bytes, matrices are packed for these instead, see `avx512/limbs.rs`; what follows is then
-//! for products of matrices that are not packed ([`gemm_batch`]).
+//! of no account: only [`gemm_batch`] multiplies tiles of words there.
 //!
 //! Strassen's method (Gaussian elimination is not optimal, 1969, in Winograd's form) is not used: at 128 rows, the sums
 //! of B's blocks and of the results took more time than the products that they save; see docs/floors.md.
@@ -23,7 +23,7 @@
 use super::lanes::{Lanes, PANEL, Tile};
 use super::par;
 use crate::backend::{GemmBatch, KeyStream, Map};
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -146,7 +146,7 @@ pub(super) fn by_panels(
     // Outputs of a row lie side by side, so each thread fills buffers of its own.
     let each = panels.div_ceil(4 * threads);
     let width = each * PANEL;
-    let mut parts = buffer::unwritten(panels * m * PANEL);
+    let mut parts = Buffer::ours(buffer::unwritten(panels * m * PANEL));
     parts.par_chunks_mut(m * width).enumerate().for_each(|(i, part)| {
         f(i * each..panels.min((i + 1) * each), part, part.len() / m);
     });

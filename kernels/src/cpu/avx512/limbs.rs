@@ -46,7 +46,7 @@ const CACHED: usize = 1 << 14;
 const FEW: usize = 2;
 /// Rows up to which all limbs are read: to leave some out is to read memory in pieces, which takes longer than all of it.
 const PASSING: usize = 2 * TILE;
-/// Steps (16 KiB) that a matrix is fetched ahead.
+/// Steps (32 KiB) that a matrix is fetched ahead.
 const AHEAD: usize = 4;
 
 /// A row of a tile.
@@ -168,6 +168,7 @@ const SMALL: usize = 1 << 20;
 
 fn product([m, k, n]: [usize; 3], b: &[u64], bits: u32, rows: impl FnOnce() -> Rows) -> Vec<u64> {
     let steps = k.div_ceil(STEP);
+    assert!((1..=64).contains(&bits), "a product modulo 2^{bits}");
     assert_eq!(b.len(), words(n.div_ceil(PANEL) * steps * LINES), "packed matrix of {n} × {k}");
     if m == 0 || n == 0 || k == 0 {
         return buffer::zeroed(m * n);
@@ -229,7 +230,7 @@ impl Product<'_> {
     fn by_tiles(&self, panels: Range<usize>, c: &mut [u64], c_row: usize) {
         let rows = self.rows;
         let mut sums = Lines::unwritten(GROUP * LINES);
-        // SAFETY: detected.
+        // SAFETY: detected; nothing of what follows begins another product.
         let configured = unsafe { Configured::new(rows.term, rows.height) };
         let together = rows.term.steps();
         for tiles in blocks(rows.tiles(), GROUP) {

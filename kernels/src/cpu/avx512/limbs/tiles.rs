@@ -1,6 +1,9 @@
 //! The tiles themselves. Four sums stay in tiles 0 to 3 while two steps of both matrices, or some more of bits, run by; what else
-//! they need is three digits of the left matrix at most (tiles 4 to 6), and one limb of the right one (tile 7): two loads for
-//! three products.
+//! they need is three digits of the left matrix at most (tiles 4 to 6), and one limb of the right one (tile 7): with eight limbs
+//! two loads for three products.
+//!
+//! Compilers know nothing of tiles: these keep what they have from one piece of assembly to the next, as none of them is `pure`, so that
+//! all stay in their order.
 
 use super::{LIMBS, LINES, Line, STEP, TILE};
 use std::arch::asm;
@@ -40,7 +43,7 @@ impl Term {
         }
     }
 
-    /// How often in a step lines are fetched ahead: after each product of tiles.
+    /// How often in a step lines are fetched ahead: with each product of tiles.
     pub(super) fn places(self) -> usize {
         match self {
             Term::Words(limbs) => limbs * (limbs + 1) / 2,
@@ -251,7 +254,7 @@ unsafe fn load<const T: usize>(from: *const Line) {
     }
 }
 
-/// Limb `J` times the digits whose products with it belong to sums `LO` to `HI`. The last of these digits is the next one to come.
+/// Limb `J` times the digits whose products with it belong to sums `LO` to `HI`. Of four of these digits, the last is the next one to come.
 #[inline(always)]
 unsafe fn limb<const LO: usize, const HI: usize, const J: usize>(
     a: Digits,
@@ -273,7 +276,9 @@ unsafe fn limb<const LO: usize, const HI: usize, const J: usize>(
     unsafe {
         load::<7>(b.add(J * TILE));
         multiply!(3);
-        digit!(a, LO, J);
+        if HI - LO == 3 {
+            digit!(a, LO, J);
+        }
         multiply!(2);
         multiply!(1);
         multiply!(0);
