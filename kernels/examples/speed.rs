@@ -121,6 +121,25 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
             &format!("{:.2} ns a score", t * 1e9 / n as f64),
         );
     }
+    let n = 1 << 16;
+    let (u, idx, mut flipped) = (words(device, n, 64), words(device, n, 64), Some(words(device, n, 64)));
+    for (name, t) in [
+        ("flip", fastest(|| flipped = flipped.take().map(|u| u.flip_bit(64, &idx)))),
+        ("bit at", fastest(|| u.bit_at(64, &idx))),
+        ("rotate", fastest(|| u.rotate_bits(64, &idx))),
+        ("suffix xor", fastest(|| u.suffix_xor(64))),
+    ] {
+        row(&format!("rows of 64 bits, {name}"), &format!("{:.2} ns a row", t * 1e9 / n as f64));
+    }
+    let (n, total) = (1 << 11, 24);
+    let planes = words(device, n * total, 64);
+    for count in [6, total] {
+        let t = fastest(|| planes.transpose_bits(64, total, 0, count));
+        row(
+            &format!("transpose, {count} of {total} planes of 64 bits"),
+            &format!("{:.1} ns a row", t * 1e9 / n as f64),
+        );
+    }
     for bits in [1, 23, 40, 52] {
         let n = 128 * 768;
         let (mask, mut a, mut message) = (words(device, n, 64), Some(words(device, n, 64)), Vec::new());

@@ -1,5 +1,6 @@
 //! Inner loops with 512-bit vectors.
 
+mod bits;
 mod limbs;
 mod message;
 mod peak;
@@ -8,6 +9,7 @@ mod select;
 mod sums;
 mod tree;
 
+use super::bits::{Bundle, Row};
 use super::combine::{Part, Sums};
 use super::lanes::{
     Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Planes, Selection, Step, Tile,
@@ -25,6 +27,8 @@ pub(super) struct Avx512 {
     ifma: bool,
     /// Whether it has VBMI, permutations of bytes.
     vbmi: bool,
+    /// Whether it has GFNI, products of bytes with matrices of bits, and VBMI.
+    gfni: bool,
     /// Whether it multiplies tiles of bytes, and is to.
     tiles: Option<limbs::Limbs>,
 }
@@ -35,12 +39,13 @@ static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
     let (ifma, vbmi) = (is_x86_feature_detected!("avx512ifma"), is_x86_feature_detected!("avx512vbmi"));
-    all.then_some(Avx512 { ifma, vbmi, tiles: None })
+    let gfni = vbmi && is_x86_feature_detected!("gfni");
+    all.then_some(Avx512 { ifma, vbmi, gfni, tiles: None })
 });
 
 static AMX: LazyLock<Option<Avx512>> = LazyLock::new(|| {
-    let Avx512 { ifma, vbmi, .. } = *Avx512::detect()?;
-    limbs::Limbs::detect().map(|tiles| Avx512 { ifma, vbmi, tiles: Some(tiles) })
+    let Avx512 { ifma, vbmi, gfni, .. } = *Avx512::detect()?;
+    limbs::Limbs::detect().map(|tiles| Avx512 { ifma, vbmi, gfni, tiles: Some(tiles) })
 });
 
 impl Avx512 {
@@ -197,7 +202,45 @@ impl Lanes for Avx512 {
         unsafe { cut(stream, cell, mask, out) }
     }
 
+    fn flip_bits(&self, u: &mut [u64], width: usize, idx: &[u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { bits::flip_bits(u, width, idx) }
+    }
+
+    fn bits_at(&self, u: &[u64], width: usize, idx: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { bits::bits_at(u, width, idx, out) }
+    }
+
+    fn rotate_rows(&self, u: &[u64], width: usize, rot: &[u64], out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { bits::rotate_rows(u, width, rot, out) }
+    }
+
+    fn suffix_xors(&self, u: &[u64], row: Row, out: &mut [u64]) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { bits::suffix_xors(u, row, out) }
+    }
+
+    fn transpose(&self, planes: &[u64], b: Bundle, out: &mut [u64]) {
+        if !self.gfni {
+            return super::bits::transpose_rows(planes, b, out);
+        }
+        // SAFETY: an `Avx512` exists only after detection, GFNI's and VBMI's too.
+        unsafe {
+            match b.count {
+                0..=8 => bits::transpose::<1>(planes, b, out),
+                9..=24 => bits::transpose::<3>(planes, b, out),
+                _ => bits::transpose::<8>(planes, b, out),
+            }
+        }
+    }
+
     fn combine(&self, part: &Part<'_>) -> Sums {
+        if self.gfni && part.words == 1 && part.length == 2 {
+            // SAFETY: an `Avx512` exists only after detection, GFNI's and VBMI's too.
+            return unsafe { bits::combine(part) };
+        }
         // SAFETY: an `Avx512` exists only after detection.
         unsafe { combine(part) }
     }

@@ -1,5 +1,6 @@
 //! The inner loops that each instruction set provides. Every default is the scalar reference.
 
+use super::bits::{self, Bundle, Row};
 use super::combine::{Part, Sums};
 use super::{combine, scalar, sums};
 use crate::backend::{Map, Zip};
@@ -320,7 +321,32 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::cut(stream, cell, mask, out);
     }
 
-    /// See [`combine::combine`].
+    /// Flips a bit of each row; this and the next four are what [`bits`] does to many rows.
+    fn flip_bits(&self, u: &mut [u64], width: usize, idx: &[u64]) {
+        bits::flip_bits(u, width, idx);
+    }
+
+    /// A bit of each row.
+    fn bits_at(&self, u: &[u64], width: usize, idx: &[u64], out: &mut [u64]) {
+        bits::bits_at(u, width, idx, out);
+    }
+
+    /// Each row rotated.
+    fn rotate_rows(&self, u: &[u64], width: usize, rot: &[u64], out: &mut [u64]) {
+        bits::rotate_rows(u, width, rot, out);
+    }
+
+    /// For each bit the xor of those of its row from there on.
+    fn suffix_xors(&self, u: &[u64], row: Row, out: &mut [u64]) {
+        bits::suffix_xors(u, row, out);
+    }
+
+    /// The words that planes become. Those of all of `out`, at the beginning of `planes`.
+    fn transpose(&self, planes: &[u64], b: Bundle, out: &mut [u64]) {
+        bits::transpose_rows(planes, b, out);
+    }
+
+    /// See [`combine::combine`]. What is beyond the width, or the planes of the coins, may be anything.
     fn combine(&self, part: &Part<'_>) -> Sums {
         combine::combine(part)
     }

@@ -265,11 +265,11 @@ impl Backend for Cpu {
     }
 
     fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage) {
-        bits::flip_bit(u.host_mut(), width, idx.host());
+        bits::flip_bit(self.lanes, u.host_mut(), width, idx.host());
     }
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
-        host(bits::bit_at(u.host(), width, idx.host()))
+        host(bits::bit_at(self.lanes, u.host(), width, idx.host()))
     }
 
     fn count_bits(&self, u: &Storage, width: usize) -> Storage {
@@ -277,11 +277,11 @@ impl Backend for Cpu {
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
-        host(bits::rotate_bits(u.host(), width, rot.host()))
+        host(bits::rotate_bits(self.lanes, u.host(), width, rot.host()))
     }
 
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
-        host(bits::suffix_xor(u.host(), width))
+        host(bits::suffix_xor(self.lanes, u.host(), width))
     }
 
     fn random_combinations(
@@ -303,7 +303,8 @@ impl Backend for Cpu {
         first: usize,
         count: usize,
     ) -> Storage {
-        host(bits::transpose_bits(planes.host(), width, total_planes, first, count))
+        let bundle = bits::Bundle { width, total: total_planes, first, count };
+        host(bits::transpose_bits(self.lanes, planes.host(), bundle))
     }
 
     fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {

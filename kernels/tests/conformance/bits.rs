@@ -22,9 +22,8 @@ fn from_bits(width: usize, f: impl Fn(usize) -> bool) -> Vec<u64> {
 
 pub(crate) fn single_bits(device: &Device) {
     let mut r = Numbers(20);
-    for width in widths() {
+    for (width, rows) in widths().flat_map(|width| [(width, 3), (width, 301)]) {
         let words = width.div_ceil(64);
-        let rows = 301;
         let u = r.words(rows * words);
         // Indices are taken modulo the width.
         let idx = r.words(rows);
@@ -75,9 +74,9 @@ pub(crate) fn rotations(device: &Device) {
 
 pub(crate) fn suffixes(device: &Device) {
     let mut r = Numbers(22);
-    for width in widths() {
+    for (width, rows) in widths().flat_map(|width| [(width, 3), (width, if width > 128 { 40 } else { 301 })])
+    {
         let words = width.div_ceil(64);
-        let rows = if width > 128 { 40 } else { 301 };
         let u = r.words(rows * words);
         let got = up(device, &u).suffix_xor(width).to_vec();
         for i in 0..rows {
@@ -98,11 +97,11 @@ pub(crate) fn combinations(device: &Device) {
     let mut r = Numbers(24);
     for width in widths() {
         let words = width.div_ceil(64);
-        for planes in [1, 3, 20, 24, 25, 64] {
+        for planes in [1, 3, 20, 24, 25, 32, 48, 64] {
             let (rows, length) = (90, (width + 2 * planes).div_ceil(64));
             assert_eq!(coin_words(width, planes), length);
             let (u, coins) = (r.words(rows * words), r.words(rows * length));
-            for offsets in [&[0, 1, 1, 20, 57, 90][..], &[0, 18, 36, 54, 72, 90]] {
+            for offsets in [&[0, 1, 1, 20, 57, 90][..], &[0, 18, 36, 54, 72, 90], &[0, 8, 15, 31, 35, 90]] {
                 let segments = Segments::new(offsets.to_vec());
                 let got = up(device, &u)
                     .random_combinations(&up(device, &coins), width, planes, &segments)
@@ -143,10 +142,11 @@ pub(crate) fn transpositions(device: &Device) {
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"rows without planes"));
     for width in widths() {
         let words = width.div_ceil(64);
-        for (total, first, count) in
-            [(1, 0, 1), (5, 1, 3), (64, 0, 64), (70, 6, 64), (30, 30, 0), (36, 35, 1)]
-        {
-            let rows = 19;
+        let few = [(1, 0, 1), (5, 1, 3), (64, 0, 64), (70, 6, 64), (30, 30, 0), (36, 35, 1)];
+        // Around whole octets of planes, the last of a row too.
+        let octets = [6, 7, 8, 9, 16, 23, 24, 25, 33, 57, 63].map(|count| (count + 2, 2, count));
+        for (total, first, count) in few.into_iter().chain(octets) {
+            let rows = if count % 8 == 0 { 19 } else { 2 };
             let planes = r.words(rows * total * words);
             let got = up(device, &planes).transpose_bits(width, total, first, count).to_vec();
             assert_eq!(got.len(), rows * width);
