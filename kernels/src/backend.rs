@@ -2,7 +2,7 @@
 //!
 //! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major.
 
-use crate::buffer::Buffer;
+use crate::cpu::HostWords;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
@@ -21,7 +21,7 @@ pub type Device = Arc<dyn Backend>;
 #[non_exhaustive]
 pub enum Storage {
     /// Main memory.
-    Host(Buffer),
+    Host(HostWords),
     /// The memory of a device of its own.
     Device(DeviceWords),
 }

@@ -123,6 +123,11 @@ impl Formula {
         formula
     }
 
+    /// Of steps that are there, for whoever evaluates formulas of any size.
+    pub(crate) fn assembled(steps: Vec<Step>, outputs: usize, temporaries: usize) -> Formula {
+        Formula { steps, outputs, temporaries }
+    }
+
     /// In order.
     pub fn steps(&self) -> &[Step] {
         &self.steps

@@ -2,6 +2,11 @@
 //! device as a whole, so that one copy takes many parts.
 
 use crate::cuda::{Kept, Owed};
+use std::sync::Arc;
+
+/// Bytes (64 KiB) from which on a part makes its message a long one, and the room that such a message gets (8 MiB).
+const LONG: usize = 1 << 16;
+const ROOM: usize = 1 << 23;
 
 /// A message under way.
 #[derive(Debug, Default)]
@@ -29,9 +34,12 @@ impl Message {
         self.bytes.is_empty()
     }
 
-    /// Room for so many bytes more.
+    /// Room for so many bytes more; for many, for several times as many at once, as what is there has to be copied when it is not
+    /// enough.
     pub fn reserve(&mut self, more: usize) {
-        self.bytes.reserve(more);
+        if self.bytes.capacity() - self.bytes.len() < more {
+            self.bytes.reserve(if more < LONG { more } else { more.max(ROOM) });
+        }
     }
 
     /// What is there so far. Waits for the device, and is zero where that failed.
@@ -43,6 +51,9 @@ impl Message {
     /// All of it. Waits for the device, and is zero where that failed.
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.settle();
+        if self.bytes.capacity() >= LONG {
+            self.bytes.shrink_to_fit();
+        }
         self.bytes
     }
 
@@ -67,13 +78,13 @@ impl Message {
 /// A message that came, from which words are read part by part.
 #[derive(Debug, Default)]
 pub struct Received {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     kept: Kept,
 }
 
 impl From<Vec<u8>> for Received {
     fn from(bytes: Vec<u8>) -> Received {
-        Received { bytes, kept: Kept::default() }
+        Received { bytes: Arc::new(bytes), kept: Kept::default() }
     }
 }
 
@@ -89,6 +100,11 @@ impl Received {
     /// If the message is shorter.
     pub fn part(&self, at: usize, bits: u32, n: usize) -> &[u8] {
         &self.bytes[at..at + n.checked_mul(bits as usize).expect("message size").div_ceil(8)]
+    }
+
+    /// All of it, to keep.
+    pub(crate) fn shared(&self) -> Arc<Vec<u8>> {
+        self.bytes.clone()
     }
 
     /// What a device keeps of it.

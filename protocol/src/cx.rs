@@ -119,6 +119,14 @@ pub struct Masked {
     pub lambda: Words,
 }
 
+impl Masked {
+    /// What the evaluators know, for who needs the mask no more: words that nobody has are not written when what depends on them is
+    /// made.
+    pub fn into_delta(self) -> Option<Words> {
+        self.delta
+    }
+}
+
 /// A handle on the running program. Cloning it is cheap; a scoped handle names a part of the program.
 #[derive(Clone)]
 pub struct Cx<'n> {

@@ -15,7 +15,7 @@ pub(super) fn zip(lanes: &dyn Lanes, op: Zip, a: &mut [u64], b: &[u64]) {
 }
 
 /// What an operation needs of its constant.
-fn check_map(op: Map) {
+pub(super) fn check_map(op: Map) {
     if let Map::Exp(s) = op {
         assert!((1..64).contains(&s), "fraction of {s} bits");
     }

@@ -7,6 +7,7 @@ mod avx512;
 mod bits;
 mod combine;
 mod dcf;
+mod deferred;
 mod dpf;
 mod elementwise;
 mod formula;
@@ -22,15 +23,18 @@ mod sums;
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
-use crate::formula::{Formula, Input};
+use crate::formula::{Change, Formula, Input, Place, Step};
 use crate::indices::{Indices, Segments};
-use crate::message::Message;
+use crate::message::{Message, Received};
 use dcf::Inputs;
+use deferred::Packed;
 use formula::Source;
 use lanes::{Lanes, Selection};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+
+pub use deferred::HostWords;
 
 /// Instruction sets with inner loops of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +95,45 @@ impl Cpu {
         Some(Cpu { isa, lanes })
     }
 
+    /// The words of a buffer, which are made if they have not been.
+    fn words<'a>(&self, a: &'a Storage) -> &'a [u64] {
+        in_memory(a).words(self.lanes)
+    }
+
+    /// The same, writable.
+    ///
+    /// # Panics
+    /// If they are elsewhere.
+    fn words_mut<'a>(&self, a: &'a mut Storage) -> &'a mut [u64] {
+        match a {
+            Storage::Host(words) => words.words_mut(self.lanes),
+            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
+        }
+    }
+
+    /// The results of a formula of buffers, which are made now if they are short.
+    fn results(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
+        if n < deferred::LONG {
+            let inputs: Vec<Source<'_>> =
+                inputs.iter().map(|i| Source::new(self.words(i.words), i.at.as_ref(), n)).collect();
+            return formula::evaluate(self.lanes, formula, &inputs, n, None).into_iter().map(host).collect();
+        }
+        let inputs = inputs.iter().map(|i| (in_memory(i.words).clone(), i.at.clone())).collect();
+        deferred::call(self.lanes, formula.clone(), inputs, n).into_iter().map(Storage::Host).collect()
+    }
+
+    /// Words that are packed, which are made now if they are short.
+    fn packed(&self, n: usize, packed: Packed) -> Storage {
+        if n < deferred::LONG { host(formula::unpacked(self.lanes, &packed, n)) } else { Storage::Host(HostWords::packed(n, packed)) }
+    }
+
+    /// The result of steps on long buffers, for later.
+    fn deferred<const S: usize>(&self, steps: [Change; S], inputs: &[&Storage]) -> HostWords {
+        let inputs: Vec<_> = inputs.iter().map(|words| (in_memory(words).clone(), None)).collect();
+        let n = inputs[0].0.len();
+        deferred::call(self.lanes, in_turn(&steps), inputs, n).remove(0)
+    }
+
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -103,29 +146,33 @@ impl Cpu {
     }
 }
 
-impl Storage {
-    /// The words in main memory.
-    ///
-    /// # Panics
-    /// If they are elsewhere: the words of an operation are all on its device.
-    fn host(&self) -> &[u64] {
-        match self {
-            Storage::Host(words) => words,
-            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
-        }
-    }
-
-    /// The same, writable.
-    fn host_mut(&mut self) -> &mut [u64] {
-        match self {
-            Storage::Host(words) => words,
-            Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
-        }
+/// What an operation of the processor works with.
+///
+/// # Panics
+/// If it is elsewhere: the words of an operation are all on its device.
+fn in_memory(words: &Storage) -> &HostWords {
+    match words {
+        Storage::Host(words) => words,
+        Storage::Device(_) => panic!("an operation of the processor was given words of another device"),
     }
 }
 
+fn is_long(a: &Storage) -> bool {
+    in_memory(a).len() >= deferred::LONG
+}
+
+/// The first input changed by these steps.
+fn in_turn(steps: &[Change]) -> Formula {
+    let step = |(i, change): (usize, &Change)| Step {
+        to: Place::Output(0),
+        of: if i == 0 { Place::Input(0) } else { Place::Output(0) },
+        change: *change,
+    };
+    Formula::assembled(steps.iter().enumerate().map(step).collect(), 1, 0)
+}
+
 fn host(words: Vec<u64>) -> Storage {
-    Storage::Host(Buffer::ours(words))
+    Storage::Host(Buffer::ours(words).into())
 }
 
 impl Backend for Cpu {
@@ -140,7 +187,7 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, words: Vec<u64>) -> Storage {
-        Storage::Host(words.into())
+        Storage::Host(Buffer::from(words).into())
     }
 
     fn zeros(&self, n: usize) -> Storage {
@@ -148,15 +195,15 @@ impl Backend for Cpu {
     }
 
     fn download<'a>(&self, a: &'a Storage) -> Cow<'a, [u64]> {
-        Cow::Borrowed(a.host())
+        Cow::Borrowed(self.words(a))
     }
 
     fn len(&self, a: &Storage) -> usize {
-        a.host().len()
+        in_memory(a).len()
     }
 
     fn pack(&self, a: &Storage, bits: u32, out: &mut Message) {
-        message::pack(self.lanes, a.host(), bits, out.bytes());
+        deferred::pack(self.lanes, in_memory(a).clone(), bits, out.bytes());
     }
 
     fn unpack(&self, bytes: &[u8], bits: u32, n: usize) -> Storage {
@@ -164,81 +211,135 @@ impl Backend for Cpu {
     }
 
     fn mask_and_pack(&self, op: Zip, a: &mut Storage, mask: &Storage, bits: u32, out: &mut Message) {
-        message::mask_and_pack(self.lanes, op, a.host_mut(), mask.host(), bits, out.bytes());
+        if !is_long(a) {
+            let mask = self.words(mask);
+            return message::mask_and_pack(self.lanes, op, self.words_mut(a), mask, bits, out.bytes());
+        }
+        // As they are in the message.
+        let (n, at) = (in_memory(a).len(), out.len());
+        let masked = self.deferred([Change::Zip(op, Place::Input(1))], &[a, mask]);
+        *a = self.zeros(0);
+        deferred::pack(self.lanes, masked, bits, out.bytes());
+        let message = Arc::new(out.bytes()[at..].to_vec());
+        *a = self.packed(n, Packed::Part { message, at: 0, bits });
     }
 
     fn pack_masked(&self, op: Zip, a: Storage, mask: &Storage, bits: u32, out: &mut Message) {
-        message::pack_masked(self.lanes, op, a.host(), mask.host(), bits, out.bytes());
+        if !is_long(&a) {
+            let [a, mask] = [&a, mask].map(|words| self.words(words));
+            return message::pack_masked(self.lanes, op, a, mask, bits, out.bytes());
+        }
+        let masked = self.deferred([Change::Zip(op, Place::Input(1))], &[&a, mask]);
+        drop(a);
+        deferred::pack(self.lanes, masked, bits, out.bytes());
     }
 
     fn combine_packed(&self, op: Zip, a: &mut Storage, bytes: &[u8], bits: u32) {
-        message::combine_packed(self.lanes, op, a.host_mut(), bytes, bits);
+        message::combine_packed(self.lanes, op, self.words_mut(a), bytes, bits);
+    }
+
+    fn unpack_part(&self, message: &Received, at: usize, bits: u32, n: usize) -> Storage {
+        let part = message.part(at, bits, n);
+        if n < deferred::LONG {
+            return self.unpack(part, bits, n);
+        }
+        self.packed(n, Packed::Part { message: message.shared(), at, bits })
+    }
+
+    fn combine_part(&self, op: Zip, a: &mut Storage, message: &Received, at: usize, bits: u32) {
+        let part = message.part(at, bits, self.len(a));
+        if !is_long(a) {
+            return self.combine_packed(op, a, part, bits);
+        }
+        let theirs = self.unpack_part(message, at, bits, self.len(a));
+        let keep = Map::And(u64::MAX >> (64 - bits));
+        *a = Storage::Host(self.deferred([Change::Zip(op, Place::Input(1)), Change::Map(keep)], &[a, &theirs]));
     }
 
     fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
-        let inputs: Vec<Source<'_>> =
-            inputs.iter().map(|i| Source::new(i.words.host(), i.at.as_ref(), n)).collect();
-        formula::evaluate(self.lanes, formula, &inputs, n).into_iter().map(host).collect()
+        self.results(formula, inputs, n)
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {
-        elementwise::zip(self.lanes, op, a.host_mut(), b.host());
+        if is_long(a) {
+            *a = self.zipped(op, a, b);
+        } else {
+            let b = self.words(b);
+            elementwise::zip(self.lanes, op, self.words_mut(a), b);
+        }
     }
 
     fn zipped(&self, op: Zip, a: &Storage, b: &Storage) -> Storage {
-        host(elementwise::zipped(self.lanes, op, a.host(), b.host()))
+        if is_long(a) {
+            return Storage::Host(self.deferred([Change::Zip(op, Place::Input(1))], &[a, b]));
+        }
+        host(elementwise::zipped(self.lanes, op, self.words(a), self.words(b)))
     }
 
     fn mapped(&self, op: Map, a: &Storage) -> Storage {
-        host(elementwise::mapped(self.lanes, op, a.host()))
+        if is_long(a) {
+            elementwise::check_map(op);
+            return Storage::Host(self.deferred([Change::Map(op)], &[a]));
+        }
+        host(elementwise::mapped(self.lanes, op, self.words(a)))
     }
 
     fn map(&self, op: Map, a: &mut Storage) {
-        elementwise::map(self.lanes, op, a.host_mut());
+        if is_long(a) {
+            *a = self.mapped(op, a);
+        } else {
+            elementwise::map(self.lanes, op, self.words_mut(a));
+        }
     }
 
     fn reduce_segments(&self, op: Zip, a: &Storage, offsets: &Segments) -> Storage {
-        host(elementwise::reduce_segments(op, a.host(), offsets))
+        host(elementwise::reduce_segments(op, self.words(a), offsets))
     }
 
     fn gather(&self, a: &Storage, idx: &Indices) -> Storage {
-        host(elementwise::gather(a.host(), idx))
+        host(elementwise::gather(self.words(a), idx))
     }
 
     fn slice(&self, a: &Storage, range: Range<usize>) -> Storage {
-        host(buffer::concat(&[&a.host()[range]]))
+        host(buffer::concat(&[&self.words(a)[range]]))
     }
 
     fn concat(&self, parts: &[&Storage]) -> Storage {
-        host(buffer::concat(&parts.iter().map(|p| p.host()).collect::<Vec<_>>()))
+        host(buffer::concat(&parts.iter().map(|p| self.words(p)).collect::<Vec<_>>()))
     }
 
     fn scatter(&self, a: &Storage, idx: &Indices, len: usize) -> Storage {
-        host(elementwise::scatter(a.host(), idx, len))
+        host(elementwise::scatter(self.words(a), idx, len))
     }
 
     fn chacha12(&self, key: &[u8; 32], nonce: u64, n: usize, bits: u32) -> Storage {
-        host(stream::chacha12(self.lanes, key, nonce, n, bits))
+        assert!((1..=64).contains(&bits), "width of {bits} bits");
+        let (keep, cell) = (u64::MAX >> (64 - bits), bits.next_power_of_two() as usize);
+        if cell == 64 {
+            return host(stream::chacha12(self.lanes, key, nonce, n, keep));
+        }
+        let stream = stream::chacha12(self.lanes, key, nonce, (n * cell).div_ceil(64), u64::MAX);
+        self.packed(n, Packed::Cells { stream: Arc::new(Buffer::ours(stream)), cell, keep })
     }
 
     fn pack_matrix(&self, b: &Storage, k: usize, n: usize) -> Storage {
-        host(gemm::pack_matrix(self.lanes, b.host(), k, n))
+        host(gemm::pack_matrix(self.lanes, self.words(b), k, n))
     }
 
     fn add_matrices(&self, a: &Storage, b: &Storage, k: usize) -> Storage {
-        host(gemm::add_packed(self.lanes, a.host(), b.host(), k))
+        host(gemm::add_packed(self.lanes, self.words(a), self.words(b), k))
     }
 
     fn gemm(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], 64))
+        host(gemm::gemm(self.lanes, self.words(a), self.words(b), [m, k, n], 64))
     }
 
     fn gemm_low(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize, bits: u32) -> Storage {
-        host(gemm::gemm(self.lanes, a.host(), b.host(), [m, k, n], bits))
+        host(gemm::gemm(self.lanes, self.words(a), self.words(b), [m, k, n], bits))
     }
 
     fn gemm_bits(&self, a: &Storage, b: &Storage, m: usize, k: usize, n: usize) -> Storage {
-        host(sums::gemm_bits(self.lanes, a.host(), b.host(), m, k, n))
+        host(sums::gemm_bits(self.lanes, self.words(a), self.words(b), m, k, n))
     }
 
     fn rows_together(&self) -> usize {
@@ -253,35 +354,36 @@ impl Backend for Cpu {
         [m, k, n]: [usize; 3],
     ) -> Storage {
         let mut c = match beside {
-            Some((x, stored)) => gemm::gemm(self.lanes, x.host(), stored.host(), [m, k, n], 64),
+            Some((x, stored)) => gemm::gemm(self.lanes, self.words(x), self.words(stored), [m, k, n], 64),
             None => buffer::zeroed(m * n),
         };
-        gemm::add_regenerated(self.lanes, &mut c, y.host(), stream, [m, k, n]);
+        gemm::add_regenerated(self.lanes, &mut c, self.words(y), stream, [m, k, n]);
         host(c)
     }
 
     fn gemm_batch(&self, a: &Storage, b: &Storage, shape: &GemmBatch) -> Storage {
-        host(gemm::gemm_batch(self.lanes, a.host(), b.host(), shape))
+        host(gemm::gemm_batch(self.lanes, self.words(a), self.words(b), shape))
     }
 
     fn flip_bit(&self, u: &mut Storage, width: usize, idx: &Storage) {
-        bits::flip_bit(self.lanes, u.host_mut(), width, idx.host());
+        let idx = self.words(idx);
+        bits::flip_bit(self.lanes, self.words_mut(u), width, idx);
     }
 
     fn bit_at(&self, u: &Storage, width: usize, idx: &Storage) -> Storage {
-        host(bits::bit_at(self.lanes, u.host(), width, idx.host()))
+        host(bits::bit_at(self.lanes, self.words(u), width, self.words(idx)))
     }
 
     fn count_bits(&self, u: &Storage, width: usize) -> Storage {
-        host(bits::count_bits(u.host(), width))
+        host(bits::count_bits(self.words(u), width))
     }
 
     fn rotate_bits(&self, u: &Storage, width: usize, rot: &Storage) -> Storage {
-        host(bits::rotate_bits(self.lanes, u.host(), width, rot.host()))
+        host(bits::rotate_bits(self.lanes, self.words(u), width, self.words(rot)))
     }
 
     fn suffix_xor(&self, u: &Storage, width: usize) -> Storage {
-        host(bits::suffix_xor(self.lanes, u.host(), width))
+        host(bits::suffix_xor(self.lanes, self.words(u), width))
     }
 
     fn random_combinations(
@@ -292,7 +394,7 @@ impl Backend for Cpu {
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        host(combine::random_combinations(self.lanes, u.host(), coins.host(), width, planes, offsets))
+        host(combine::random_combinations(self.lanes, self.words(u), self.words(coins), width, planes, offsets))
     }
 
     fn transpose_bits(
@@ -304,7 +406,7 @@ impl Backend for Cpu {
         count: usize,
     ) -> Storage {
         let bundle = bits::Bundle { width, total: total_planes, first, count };
-        host(bits::transpose_bits(self.lanes, planes.host(), bundle))
+        host(bits::transpose_bits(self.lanes, self.words(planes), bundle))
     }
 
     fn prepare_tables(&self, columns: &[Vec<u64>], entries: usize) -> Storage {
@@ -320,9 +422,9 @@ impl Backend for Cpu {
         rot: &Storage,
         phase: &Storage,
     ) -> Vec<Storage> {
-        let (u, tables) = (u.host(), tables.host());
+        let (u, tables) = (self.words(u), self.words(tables));
         let prepared = self.lanes.prepared(entries);
-        let s = Selection { u, tables, prepared, entries, columns, rot: rot.host(), phase: phase.host() };
+        let s = Selection { u, tables, prepared, entries, columns, rot: self.words(rot), phase: self.words(phase) };
         select::select(self.lanes, &s).into_iter().map(host).collect()
     }
 
@@ -334,8 +436,8 @@ impl Backend for Cpu {
         root0: &Storage,
         root1: &Storage,
     ) -> DcfKeys<Storage> {
-        let roots = [root0.host(), root1.host()];
-        dcf::generate(self.lanes, shape, alpha.host(), beta.host(), roots).map(host)
+        let roots = [self.words(root0), self.words(root1)];
+        dcf::generate(self.lanes, shape, self.words(alpha), self.words(beta), roots).map(host)
     }
 
     fn dcf_evaluate(
@@ -347,8 +449,8 @@ impl Backend for Cpu {
         constant: &Storage,
         thresholds: &DcfThresholds,
     ) -> Storage {
-        let keys = keys.as_ref().map(|w| w.host());
-        let inputs = Inputs { root: root.host(), base: base.host(), constant: constant.host() };
+        let keys = keys.as_ref().map(|w| self.words(w));
+        let inputs = Inputs { root: self.words(root), base: self.words(base), constant: self.words(constant) };
         host(dcf::evaluate(self.lanes, party, inputs, &keys, thresholds))
     }
 
@@ -359,13 +461,13 @@ impl Backend for Cpu {
         root0: &Storage,
         root1: &Storage,
     ) -> DpfKeys<Storage> {
-        let k = dpf::generate(self.lanes, points, alpha.host(), root0.host(), root1.host());
+        let k = dpf::generate(self.lanes, points, self.words(alpha), self.words(root0), self.words(root1));
         DpfKeys { seeds: host(k.seeds), controls: host(k.controls), last: host(k.last) }
     }
 
     fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage {
         let keys =
-            DpfKeys { seeds: keys.seeds.host(), controls: keys.controls.host(), last: keys.last.host() };
-        host(dpf::evaluate(self.lanes, party, points, root.host(), &keys))
+            DpfKeys { seeds: self.words(keys.seeds), controls: self.words(keys.controls), last: self.words(keys.last) };
+        host(dpf::evaluate(self.lanes, party, points, self.words(root), &keys))
     }
 }

@@ -6,7 +6,7 @@ use kernels::cpu::Cpu;
 use kernels::{Device, Indices, Message, Received, Words, Zip};
 
 /// Words of a buffer.
-const N: usize = 300;
+const N: usize = 5000;
 const OPERATIONS: [Zip; 5] = [Zip::Add, Zip::Sub, Zip::Mul, Zip::Xor, Zip::And];
 
 fn combine(op: Zip, a: u64, b: u64) -> u64 {

@@ -142,8 +142,9 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
             [signed, signed * mask]
         })
     });
+    let delta = power.into_delta();
     let constants = deal_constants(cx, op, n, 64, dealer)?;
-    let half = match (constants, &power.delta) {
+    let half = match (constants, &delta) {
         (Some([a, b]), Some(d)) => {
             Some(Words::formula([&a, &b, d, &local], |[a, b, d, x]| (a * d + b) * x.exp(unit)))
         }

@@ -132,12 +132,13 @@ pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Produ
         });
         [by_square, by_slope, mask, sigma]
     });
+    let opened = [square, slope, value].map(Masked::into_delta);
+    drop(local);
     let ring = cx.ring().bits();
     let half = deal_constants(cx, op, n, bits, dealer)?.map(|[by_square, by_slope, mask, by_value]| {
-        let [square, slope, value] =
-            [&square, &slope, &value].map(|m: &Masked| m.delta.as_ref().expect("evaluator"));
+        let [square, slope, value] = opened.map(|delta| delta.expect("evaluator"));
         Words::formula(
-            [value, &by_value, slope, &by_slope, square, &by_square, &mask],
+            [&value, &by_value, &slope, &by_slope, &square, &by_square, &mask],
             |[value, by_value, slope, by_slope, square, by_square, mask]| {
                 (value * by_value + slope * by_slope + square * by_square + mask).low(ring)
             },
