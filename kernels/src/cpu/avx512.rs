@@ -218,7 +218,8 @@ impl Lanes for Avx512 {
                 6 => sums::masked::<6>(bits, panel, out),
                 7 => sums::masked::<7>(bits, panel, out),
                 8 => sums::masked::<8>(bits, panel, out),
-                _ => sums::four_russians(bits, m, panel, out),
+                9..16 => sums::four_russians::<1>(bits, m, panel, out),
+                _ => sums::four_russians::<2>(bits, m, panel, out),
             }
         }
     }
