@@ -198,6 +198,20 @@ fn measure(device: &Device, peak: Option<f64>, one: &mut One) {
             row(&format!("dcf evaluate, {many}, {name}"), &format!("{:.1} µs a key", t * 1e6 / n as f64));
         }
     }
+    // Over 21 octaves 4 thresholds each: a layer's softmax sums.
+    let shape = DcfShape::new(30, (0..=21).step_by(3).collect());
+    let points = (0..=84u32).map(|j| ((32.0 * (f64::from(j) / 4.0).exp2()) as u64, j as usize / 12));
+    let thresholds = DcfThresholds::new(&shape, points);
+    for n in [1, 12, 1536] {
+        let (alpha, beta) = (words(device, n, 30), words(device, n, 64));
+        let roots = [words(device, 2 * n, 64), words(device, 2 * n, 63)];
+        let keys: DcfKeys<Words> = alpha.dcf_generate(&shape, &beta, &roots[0], &roots[1]);
+        let t = fastest(|| beta.dcf_evaluate(0, &roots[0], &keys, &alpha, &thresholds));
+        row(
+            &format!("dcf evaluate, {n} keys, 85 thresholds"),
+            &format!("{:.2} µs a key", t * 1e6 / n as f64),
+        );
+    }
 
     for (n, points) in [(8, 49152), (1, 49152), (8, 128_256)] {
         let (alpha, root) = (words(device, n, 15), words(device, 2 * n, 64));

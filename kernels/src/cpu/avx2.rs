@@ -2,9 +2,11 @@
 
 use super::bits::rotate;
 use super::combine::{Part, Sums};
+use super::dcf::Plan;
 use super::lanes::{Correction, Expansion, Front, Lanes, NODES, PANEL, Plane, Selection, Tile};
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
+use crate::comparison::DcfThresholds;
 use std::arch::x86_64::*;
 
 /// Proof that this processor has AVX2.
@@ -96,6 +98,11 @@ impl Lanes for Avx2 {
         unsafe { expand(domain, block, seed, count, out) }
     }
 
+    fn plan(&self, made: &mut Plan, thresholds: &DcfThresholds, base: &[u64; NODES], count: usize) {
+        // SAFETY: an `Avx2` exists only after detection.
+        unsafe { plan(made, thresholds, base, count) }
+    }
+
     fn grow(&self, nodes: &Front, count: usize, c: Correction, out: &mut [Front; 2]) {
         // SAFETY: an `Avx2` exists only after detection.
         unsafe { grow(self, nodes, count, c, out) }
@@ -115,6 +122,11 @@ fn zip(op: Zip, a: &mut [u64], b: &[u64]) {
 #[target_feature(enable = "avx2")]
 fn zipped(op: Zip, a: &[u64], b: &[u64], out: &mut [u64]) {
     scalar::zipped(op, a, b, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn plan(made: &mut Plan, thresholds: &DcfThresholds, base: &[u64; NODES], count: usize) {
+    made.make(thresholds, base, count);
 }
 
 #[target_feature(enable = "avx2")]

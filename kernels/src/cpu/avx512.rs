@@ -11,16 +11,18 @@ mod tree;
 
 use super::bits::{Bundle, Row};
 use super::combine::{Part, Sums};
+use super::dcf::Plan;
 use super::lanes::{
     Answers, Correction, Expansion, Front, Lanes, NODES, Nodes, PANEL, Plane, Planes, Selection, Step, Tile,
 };
 use super::scalar::{self, SIGMA, key_words};
 use crate::backend::{Map, Zip};
+use crate::comparison::DcfThresholds;
 use product::{paired, paired_low, tile};
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
-/// Proof that this processor has AVX-512 F, DQ, BW and VL.
+/// Proof that this processor has AVX-512 F, CD, DQ, BW and VL.
 #[derive(Debug)]
 pub(super) struct Avx512 {
     /// Whether it has IFMA, products of 52-bit integers.
@@ -35,6 +37,7 @@ pub(super) struct Avx512 {
 
 static AVX512: LazyLock<Option<Avx512>> = LazyLock::new(|| {
     let all = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512cd")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
@@ -258,7 +261,8 @@ impl Lanes for Avx512 {
                 6 => sums::masked::<6>(bits, panel, out),
                 7 => sums::masked::<7>(bits, panel, out),
                 8 => sums::masked::<8>(bits, panel, out),
-                _ => sums::four_russians(bits, m, panel, out),
+                9..16 => sums::four_russians::<1>(bits, m, panel, out),
+                _ => sums::four_russians::<2>(bits, m, panel, out),
             }
         }
     }
@@ -287,7 +291,7 @@ impl Lanes for Avx512 {
         unsafe { tree::expand(domain, block, seed, out) }
     }
 
-    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: Step<'_>) {
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: &Step) {
         // SAFETY: an `Avx512` exists only after detection.
         unsafe {
             match count {
@@ -298,7 +302,19 @@ impl Lanes for Avx512 {
         }
     }
 
-    fn answers(&self, nodes: &Nodes, at: usize, count: usize, corrections: [u64; 4], out: &mut Answers) {
+    fn plan(&self, made: &mut Plan, thresholds: &DcfThresholds, base: &[u64; NODES], count: usize) {
+        // SAFETY: an `Avx512` exists only after detection.
+        unsafe { plan(made, thresholds, base, count) }
+    }
+
+    fn answers(
+        &self,
+        nodes: &Nodes,
+        at: usize,
+        count: usize,
+        corrections: &[[u64; NODES]; 4],
+        out: &mut Answers,
+    ) {
         // SAFETY: an `Avx512` exists only after detection.
         unsafe {
             match count {
@@ -350,6 +366,11 @@ fn mapped(op: Map, a: &[u64], out: &mut [u64]) {
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 fn dot(a: &[u64], b: &[u64]) -> u64 {
     scalar::dot(a, b)
+}
+
+#[target_feature(enable = "avx512f,avx512cd,avx512dq,avx512bw,avx512vl")]
+fn plan(made: &mut Plan, thresholds: &DcfThresholds, base: &[u64; NODES], count: usize) {
+    made.make(thresholds, base, count);
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]

@@ -24,7 +24,7 @@ use super::lanes::{Expansion, Front, Lanes, NODES};
 use super::scalar::DCF;
 use crate::comparison::{DcfKeys, DcfShape};
 use rayon::prelude::*;
-pub(super) use walk::{Inputs, evaluate};
+pub(super) use walk::{Inputs, Plan, evaluate};
 
 /// Node expansions below which one thread is faster.
 const SMALL: usize = 1 << 11;

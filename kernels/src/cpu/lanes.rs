@@ -2,8 +2,10 @@
 
 use super::bits::{self, Bundle, Row};
 use super::combine::{Part, Sums};
+use super::dcf::Plan;
 use super::{combine, scalar, sums};
 use crate::backend::{Map, Zip};
+use crate::comparison::DcfThresholds;
 use std::fmt::Debug;
 
 /// Outputs of one panel of a packed matrix.
@@ -105,10 +107,17 @@ impl Selection<'_> {
     }
 }
 
+/// Up to [`NODES`] trees are walked together, and points of all of them are numbered together: point i of tree t is number
+/// i·[`NODES`] + t.
+#[inline(always)]
+pub(super) fn tree_of(number: u32) -> usize {
+    number as usize % NODES
+}
+
 /// For each word of an answer the sums of all nodes, with room for [`NODES`] more.
 pub(super) type Answers = [Vec<u64>; 4];
 
-/// What one party learns about nodes of one level of a comparison tree. Behind the last node is room for [`NODES`]
+/// What one party learns about nodes of one level of comparison trees. Behind the last node is room for [`NODES`]
 /// more, so that whole planes can be read and written at any node.
 #[derive(Clone)]
 pub(super) struct Nodes {
@@ -120,7 +129,7 @@ pub(super) struct Nodes {
     pub(super) value: Vec<u64>,
     /// Where each node goes from here: the point that leads it.
     pub(super) path: Vec<u64>,
-    /// The number of that point.
+    /// The number of that point, which says too whose node this is.
     pub(super) leader: Vec<u32>,
     pub(super) len: usize,
 }
@@ -134,13 +143,10 @@ impl Nodes {
         Nodes { seed, control, value: vec![0; room], path: vec![0; room], leader, len: 0 }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-    }
-
     #[inline]
-    pub(super) fn push(&mut self, node: Node) {
+    pub(super) fn push(&mut self, node: Node, leader: u32) {
         self.set(self.len, node);
+        self.leader[self.len] = leader;
         self.len += 1;
     }
 
@@ -185,21 +191,14 @@ impl Node {
     }
 }
 
-/// A level of one key's tree, and the bit of a point that says on which side it goes on.
-#[derive(Clone, Copy)]
-pub(super) struct Step<'a> {
-    pub(super) level: u32,
+/// A level of the trees: the correction words of each, and the bit of a point that says on which side it goes on.
+#[derive(Default)]
+pub(super) struct Step {
     pub(super) bit: u32,
-    pub(super) key: Key<'a>,
-}
-
-/// Correction words of one key.
-#[derive(Clone, Copy)]
-pub(super) struct Key<'a> {
-    pub(super) seeds: &'a [u64],
-    pub(super) values: &'a [u64],
-    pub(super) controls: &'a [u64],
-    pub(super) outputs: &'a [u64],
+    pub(super) seed: [Plane; 4],
+    /// Bit 0 left, bit 1 right.
+    pub(super) control: Plane,
+    pub(super) value: [u64; NODES],
 }
 
 /// What one party learns about [`NODES`] neighbours in a point function's tree.
@@ -376,15 +375,28 @@ pub(super) trait Lanes: Send + Sync + Debug {
         scalar::expand(domain, block, seed, count, out);
     }
 
+    /// See [`Plan::make`].
+    fn plan(&self, plan: &mut Plan, thresholds: &DcfThresholds, base: &[u64; NODES], count: usize) {
+        plan.make(thresholds, base, count);
+    }
+
     /// Replaces `count` nodes from `at` on, at most 2·[`NODES`], by their children on the side of their paths, corrected, and
     /// appends the other children of those whose bit is set in `split`. What lies behind the nodes up to a multiple of
     /// [`NODES`] from `at` is overwritten.
-    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: Step<'_>) {
+    fn advance(&self, nodes: &mut Nodes, at: usize, count: usize, split: u32, step: &Step) {
         scalar::advance(self, nodes, at, count, split, step);
     }
 
-    /// What `count` nodes from `at` on, at most 2·[`NODES`], answer for each of the four prefixes two levels below, corrected.
-    fn answers(&self, nodes: &Nodes, at: usize, count: usize, corrections: [u64; 4], out: &mut Answers) {
+    /// What `count` nodes from `at` on, at most 2·[`NODES`], answer for each of the four prefixes two levels below, corrected by
+    /// their trees' words for these.
+    fn answers(
+        &self,
+        nodes: &Nodes,
+        at: usize,
+        count: usize,
+        corrections: &[[u64; NODES]; 4],
+        out: &mut Answers,
+    ) {
         scalar::answers(self, nodes, at, count, corrections, out);
     }
 

@@ -3,8 +3,8 @@
 use super::bits::rotate;
 use super::dcf::{CHILDREN, OUTPUTS, join, output};
 use super::lanes::{
-    Answers, Correction, Expansion, Front, Key, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step,
-    Tile,
+    Answers, Correction, Expansion, Front, Lanes, NODES, Node, Nodes, PANEL, Plane, Selection, Step, Tile,
+    tree_of,
 };
 use super::{message, par};
 use crate::backend::{Map, Zip, exp_fraction};
@@ -345,7 +345,7 @@ pub(super) fn advance<L: Lanes + ?Sized>(
     at: usize,
     count: usize,
     split: u32,
-    step: Step<'_>,
+    step: &Step,
 ) {
     let mut x = [[0; NODES]; 13];
     for i in 0..count {
@@ -353,12 +353,12 @@ pub(super) fn advance<L: Lanes + ?Sized>(
         if lane == 0 {
             lanes.expand(&DCF, CHILDREN, &nodes.seeds(at + i), NODES.min(count - i), &mut x);
         }
-        let node = nodes.node(at + i);
+        let (node, tree) = (nodes.node(at + i), tree_of(nodes.leader[at + i]));
         let right = (nodes.path[at + i] >> step.bit & 1) as usize;
-        let child = |right| child(node, &x, lane, right, step.level as usize, step.key);
+        let child = |right| child(node, &x, lane, right, step, tree);
         nodes.set(at + i, child(right));
         if split >> i & 1 == 1 {
-            nodes.push(child(1 - right));
+            nodes.push(child(1 - right), nodes.leader[at + i]);
         }
     }
 }
@@ -370,11 +370,9 @@ pub(super) fn part(nodes: &mut Nodes, first: u32, leaving: &mut Nodes) {
         let (node, leader) = (nodes.node(i), nodes.leader[i]);
         if leader < first {
             nodes.path[nodes.len] = nodes.path[i];
-            nodes.leader[nodes.len] = leader;
-            nodes.push(node);
+            nodes.push(node, leader);
         } else {
-            leaving.leader[leaving.len] = leader;
-            leaving.push(node);
+            leaving.push(node, leader);
         }
     }
 }
@@ -384,7 +382,7 @@ pub(super) fn answers<L: Lanes + ?Sized>(
     nodes: &Nodes,
     at: usize,
     count: usize,
-    corrections: [u64; 4],
+    corrections: &[[u64; NODES]; 4],
     out: &mut Answers,
 ) {
     let mut x = [[0; NODES]; 13];
@@ -393,9 +391,9 @@ pub(super) fn answers<L: Lanes + ?Sized>(
         if lane == 0 {
             lanes.expand(&DCF, OUTPUTS, &nodes.seeds(at + i), NODES.min(count - i), &mut x);
         }
-        let node = nodes.node(at + i);
-        for (word, (out, correction)) in out.iter_mut().zip(corrections).enumerate() {
-            let correction = correction & join(node.control, node.control);
+        let (node, tree) = (nodes.node(at + i), tree_of(nodes.leader[at + i]));
+        for (word, (out, corrections)) in out.iter_mut().zip(corrections).enumerate() {
+            let correction = corrections[tree] & join(node.control, node.control);
             out[at + i] = node.value.wrapping_add(output(&x, word, lane)).wrapping_add(correction);
         }
     }
@@ -435,17 +433,14 @@ pub(super) fn leaves(nodes: &Front, last: [u64; 2], out: &mut [u64; 2 * NODES]) 
 }
 
 /// The left (`right` = 0) or right child of `node`, corrected.
-fn child(node: Node, x: &Expansion, lane: usize, right: usize, level: usize, key: Key<'_>) -> Node {
+fn child(node: Node, x: &Expansion, lane: usize, right: usize, step: &Step, tree: usize) -> Node {
     let control = node.control;
     let control64 = control as u64 | (control as u64) << 32;
     let value = x[8 + 2 * right][lane] as u64 | (x[9 + 2 * right][lane] as u64) << 32;
     let bit = |word: u32| (word >> right & 1).wrapping_neg();
     Node {
-        seed: std::array::from_fn(|i| {
-            let correction = (key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32;
-            x[4 * right + i][lane] ^ (control & correction)
-        }),
-        control: bit(x[12][lane]) ^ (control & bit(key.controls[level] as u32)),
-        value: node.value.wrapping_add(value).wrapping_add(control64 & key.values[level]),
+        seed: std::array::from_fn(|i| x[4 * right + i][lane] ^ (control & step.seed[i][tree])),
+        control: bit(x[12][lane]) ^ (control & bit(step.control[tree])),
+        value: node.value.wrapping_add(value).wrapping_add(control64 & step.value[tree]),
     }
 }

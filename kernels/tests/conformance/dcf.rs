@@ -148,6 +148,18 @@ pub(crate) fn geometric(device: &Device) {
     batch.check(device, &bases(&mut r, &alpha), &points);
     let beyond: Vec<u64> = alpha.iter().map(|a| a + (1 << (r.next() % 28))).collect();
     batch.check(device, &beyond, &points);
+    // Few an octave, and one alone at the coarsest stop: trees that share lanes, as many as fill them, more, and fewer.
+    let shape = DcfShape::new(30, (0..=21).step_by(3).collect());
+    let points: Vec<At> =
+        (0..85u32).map(|j| ((32.0 * 2f64.powf(f64::from(j) / 4.0)) as u64, (j / 12) as usize)).collect();
+    for count in [1, 2, 15, 16, 17, 32, 49] {
+        let alpha: Vec<u64> = (0..count).map(|_| r.next() >> 34).collect();
+        let beta = r.words(count);
+        let batch = Batch::new(device, &mut r, &shape, &alpha, &beta);
+        let mut spread = |a: &u64| a.wrapping_add(1 << (r.next() % 30)).wrapping_sub(1 << (r.next() % 30));
+        let base: Vec<u64> = alpha.iter().map(&mut spread).collect();
+        batch.check(device, &base, &points);
+    }
 }
 
 /// Seed, value and control bit of a child.

@@ -284,7 +284,7 @@ pub(crate) fn bits(device: &Device) {
         };
         assert!(got == (0..m * n).map(want).collect::<Vec<_>>(), "[{m}×{k}]·[{k}×{n}]");
     };
-    for m in [0, 1, 2, 3, 4, 5, 8, 9, 17, 33] {
+    for m in [0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33] {
         for k in [1, 3, 4, 31, 32, 33, 63, 64, 65, 97, 130] {
             for n in [1, 15, 16, 17, 50] {
                 check(m, k, n);

@@ -85,34 +85,41 @@ fn of_two(a: __m512i, b: __m512i) -> [__m512i; 4] {
     unsafe { [_mm512_setzero_si512(), a, b, _mm512_add_epi64(a, b)] }
 }
 
-/// Any number of rows. Half of the outputs at a time: their sums (8 KiB) stay in the first-level cache beside the rows'.
+/// Any number of rows, and `H` halves of the outputs at a time: both share what it takes to find a row's sums, which from some
+/// rows on is more than 16 instead of 8 KiB of sums in the first-level cache cost.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn four_russians(bits: &[u64], m: usize, panel: &[Weights], out: &mut [Weights]) {
-    let mut sums = [[Line::ZERO; 1 << GROUP]; GROUPS];
+pub(super) fn four_russians<const H: usize>(bits: &[u64], m: usize, panel: &[Weights], out: &mut [Weights]) {
+    let mut sums = [[[Line::ZERO; H]; 1 << GROUP]; GROUPS];
     let mut rows = vec![[Line::ZERO; 2]; m];
     for (words, inputs) in bits.chunks_exact(m).zip(panel.chunks(64)) {
         for (half_word, inputs) in inputs.chunks(INPUTS).enumerate() {
-            for at in 0..2 {
-                for (group, sums) in sums.iter_mut().enumerate() {
-                    if at == 0 {
-                        inputs.iter().skip(GROUP * group).take(GROUP).for_each(fetch);
-                    }
-                    let w = |i: usize| half(inputs.get(GROUP * group + i).unwrap_or(&[0; 16]), at);
-                    let (low, high) = (of_two(w(0), w(1)), of_two(w(2), w(3)));
-                    for h in 0..4 {
-                        for l in 0..4 {
-                            sums[4 * h + l].set(_mm512_add_epi64(high[h], low[l]));
+            for first in (0..2).step_by(H) {
+                for at in 0..H {
+                    for (group, sums) in sums.iter_mut().enumerate() {
+                        if first + at == 0 {
+                            inputs.iter().skip(GROUP * group).take(GROUP).for_each(fetch);
+                        }
+                        let w =
+                            |i: usize| half(inputs.get(GROUP * group + i).unwrap_or(&[0; 16]), first + at);
+                        let (low, high) = (of_two(w(0), w(1)), of_two(w(2), w(3)));
+                        for h in 0..4 {
+                            for l in 0..4 {
+                                sums[4 * h + l][at].set(_mm512_add_epi64(high[h], low[l]));
+                            }
                         }
                     }
                 }
                 for (word, row) in words.iter().zip(&mut rows) {
-                    let word = (word >> (INPUTS * half_word)) as u32;
-                    let mut sum = row[at].get();
+                    let (word, row) = ((word >> (INPUTS * half_word)) as u32, &mut row[first..first + H]);
+                    let mut sum = [_mm512_setzero_si512(); H];
+                    sum.iter_mut().zip(&*row).for_each(|(sum, row)| *sum = row.get());
                     for (group, sums) in sums.iter().enumerate() {
                         let chosen = &sums[(word >> (GROUP * group)) as usize % (1 << GROUP)];
-                        sum = _mm512_add_epi64(sum, chosen.get());
+                        for at in 0..H {
+                            sum[at] = _mm512_add_epi64(sum[at], chosen[at].get());
+                        }
                     }
-                    row[at].set(sum);
+                    row.iter_mut().zip(sum).for_each(|(row, sum)| row.set(sum));
                 }
             }
         }

@@ -108,6 +108,22 @@ fn alternate(half: usize) -> __m512i {
     _mm512_add_epi32(first, set1(8 * half as u32))
 }
 
+/// The word of each leader's tree: a permutation looks at the low four bits of an index only.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn of_trees(leader: __m512i, words: __m512i) -> __m512i {
+    _mm512_permutexvar_epi32(leader, words)
+}
+
+/// The same of 64-bit words, for half of the leaders.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn of_trees64(leader: __m512i, half: usize, words: &[u64; NODES]) -> __m512i {
+    let leaders =
+        if half == 0 { _mm512_castsi512_si256(leader) } else { _mm512_extracti64x4_epi64::<1>(leader) };
+    _mm512_permutex2var_epi64(load8(words, 0), _mm512_cvtepu32_epi64(leaders), load8(words, 8))
+}
+
 /// What becomes of 16 nodes: the children on one side.
 #[derive(Clone, Copy)]
 struct Side {
@@ -119,12 +135,12 @@ struct Side {
 /// All 16·N nodes from `at` on go to the children on the side of their paths; the other children of those in `split` are
 /// packed behind the last node.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn advance<const N: usize>(nodes: &mut Nodes, at: usize, split: u32, step: Step<'_>) {
+pub(super) fn advance<const N: usize>(nodes: &mut Nodes, at: usize, split: u32, step: &Step) {
     let x = blocks(&DCF, CHILDREN, &seeds::<N>(nodes, at));
     let zero = _mm512_setzero_si512();
     let mut others = [Side { seed: [zero; 4], control: zero, value: [zero; 2] }; N];
     for group in 0..N {
-        others[group] = descend(nodes, at + NODES * group, &x[group], &step);
+        others[group] = descend(nodes, at + NODES * group, &x[group], step);
     }
     // Behind the last node only now: whole planes were written up to here.
     for (group, other) in others.iter().enumerate() {
@@ -149,33 +165,31 @@ pub(super) fn advance<const N: usize>(nodes: &mut Nodes, at: usize, split: u32, 
 /// returned.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-fn descend(nodes: &mut Nodes, at: usize, x: &[__m512i; 16], step: &Step<'_>) -> Side {
-    let (level, key) = (step.level as usize, &step.key);
+fn descend(nodes: &mut Nodes, at: usize, x: &[__m512i; 16], step: &Step) -> Side {
     let bit = _mm512_set1_epi64(1 << step.bit);
     let right = u16::from(_mm512_test_epi64_mask(load8(&nodes.path, at), bit))
         | u16::from(_mm512_test_epi64_mask(load8(&nodes.path, at + 8), bit)) << 8;
     // Both sides of the tree: ours, and the other one.
     let sides = |left, r| (_mm512_mask_blend_epi32(right, left, r), _mm512_mask_blend_epi32(right, r, left));
     let t = _mm512_movepi32_mask(load16(&nodes.control, at));
+    let leader = load16(&nodes.leader, at);
     let mut other = Side { seed: [x[0]; 4], control: x[0], value: [x[0]; 2] };
     for i in 0..4 {
-        let correction = set1((key.seeds[2 * level + i / 2] >> (32 * (i % 2))) as u32);
+        let correction = of_trees(leader, load(&step.seed[i]));
         let (ours, others) = sides(x[i], x[4 + i]);
         store16(&mut nodes.seed[i], at, _mm512_mask_xor_epi32(ours, t, ours, correction));
         other.seed[i] = _mm512_mask_xor_epi32(others, t, others, correction);
     }
-    let control = |side: u32| {
-        let correction = if key.controls[level] >> side & 1 == 1 { t } else { 0 };
-        _mm512_movm_epi32(_mm512_test_epi32_mask(x[12], set1(1 << side)) ^ correction)
-    };
+    let corrected = _mm512_mask_xor_epi32(x[12], t, x[12], of_trees(leader, load(&step.control)));
+    let control = |side: u32| _mm512_movm_epi32(_mm512_test_epi32_mask(corrected, set1(1 << side)));
     let (ours, others) = sides(control(0), control(1));
     store16(&mut nodes.control, at, ours);
     other.control = others;
-    let correction = _mm512_set1_epi64(key.values[level] as i64);
     let (low, high) = (sides(x[8], x[10]), sides(x[9], x[11]));
     for half in 0..2 {
         let (order, at) = (alternate(half), at + 8 * half);
         let sum = load8(&nodes.value, at);
+        let correction = of_trees64(leader, half, &step.value);
         let sum = _mm512_mask_add_epi64(sum, (t >> (8 * half)) as u8, sum, correction);
         let ours = _mm512_add_epi64(sum, _mm512_permutex2var_epi32(low.0, order, high.0));
         store8(&mut nodes.value, at, ours);
@@ -186,17 +200,23 @@ fn descend(nodes: &mut Nodes, at: usize, x: &[__m512i; 16], step: &Step<'_>) -> 
 
 /// See [`Lanes::answers`](super::Lanes::answers), for 16·N nodes.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-pub(super) fn answers<const N: usize>(nodes: &Nodes, at: usize, corrections: [u64; 4], out: &mut Answers) {
+pub(super) fn answers<const N: usize>(
+    nodes: &Nodes,
+    at: usize,
+    corrections: &[[u64; NODES]; 4],
+    out: &mut Answers,
+) {
     let x = blocks(&DCF, OUTPUTS, &seeds::<N>(nodes, at));
     for group in 0..N {
         let (x, at) = (&x[group], at + NODES * group);
         let t = _mm512_movepi32_mask(load16(&nodes.control, at));
+        let leader = load16(&nodes.leader, at);
         for half in 0..2 {
             let (t, value) = ((t >> (8 * half)) as u8, load8(&nodes.value, at + 8 * half));
             for word in 0..4 {
                 let output = _mm512_permutex2var_epi32(x[2 * word], alternate(half), x[2 * word + 1]);
                 let sum = _mm512_add_epi64(value, output);
-                let correction = _mm512_set1_epi64(corrections[word] as i64);
+                let correction = of_trees64(leader, half, &corrections[word]);
                 let sum = _mm512_mask_add_epi64(sum, t, sum, correction);
                 store8(&mut out[word], at + 8 * half, sum);
             }
