@@ -2,8 +2,8 @@
 //!
 //! All words are `u64`, all arithmetic wraps. A buffer of `rows × cols` is row-major.
 
-use crate::cpu::HostWords;
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
+use crate::cpu::HostWords;
 use crate::cuda::DeviceWords;
 use crate::failure::DeviceError;
 use crate::formula::{Formula, Input};

@@ -1,14 +1,13 @@
 //! Words that are made when somebody needs them.
 //!
-//! Between two messages a gate is a chain of element-wise operations on buffers larger than a near cache: most of their time they
-//! wait for memory. So a long buffer need not be words. It may be *packed*, part of a message or of a key stream as it is, or a
-//! *result* of a [`Call`] that nobody has made yet. Whoever needs the words makes them: all calls that they depend on
-//! become one formula, which reads what is packed, makes a piece of all that is between in the first-level cache, and
-//! writes only what somebody else still has, or packs it into a message. Nothing is made twice, and nothing that nobody has any more is
-//! written at all.
+//! Between two messages a gate is a chain of element-wise operations, often on buffers larger than a near cache. So the words of
+//! a long buffer need not be there: they may be *packed*, part of a message or of a key stream as it is, or *results* of a [`Call`],
+//! a formula that has not been evaluated. Whoever needs words makes them: all calls that they depend on become one formula, which
+//! unpacks what is packed, keeps what is between in a near cache, a piece at a time, and writes only what somebody else
+//! still has, or packs it into a message. Nothing is made twice (but for the unpacking), and what nobody has any more is not written.
 //!
-//! Who has something is what Rust's owners are: a result is written if there are more owners of it than calls of the same
-//! formula.
+//! Who has something is known from its owners: a result is written if it has more of them than the calls that are evaluated.
+//! So a gate does well to drop what it needs no more before it sends.
 
 use super::formula::{self, Packing, Source};
 use super::lanes::Lanes;
@@ -49,7 +48,7 @@ enum Origin {
 /// Words of a few bits as they came.
 #[derive(Clone)]
 pub(super) enum Packed {
-    /// Part of a message, from a byte on. All of the message is kept as long.
+    /// Part of a message, from a byte on. The whole message is kept until these words are made.
     Part { message: Arc<Vec<u8>>, at: usize, bits: u32 },
     /// Cells of a key stream, of which a mask is kept.
     Cells { stream: Arc<Buffer>, cell: usize, keep: u64 },
@@ -100,7 +99,7 @@ struct Pending {
 }
 
 impl Call {
-    /// What a panic interrupted was not evaluated, and still can be.
+    /// What a panic interrupted has not been evaluated, and still can be.
     fn lock(&self) -> MutexGuard<'_, Option<Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,18 +186,23 @@ pub(super) fn call(
         } else {
             size += calls;
         }
-        assert_eq!(at.as_ref().map_or(words.len(), Indices::len), n, "a formula of inputs of different length");
+        assert_eq!(
+            at.as_ref().map_or(words.len(), Indices::len),
+            n,
+            "a formula of inputs of different length"
+        );
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let call = Arc::new(Call { number, size: AtomicUsize::new(size), pending: Mutex::new(None) });
     let result = |_| Slot { n, made: OnceLock::new(), origin: Origin::Result(call.clone()) };
-    let results: Vec<HostWords> = (0..formula.outputs()).map(result).map(|s| HostWords(Arc::new(s))).collect();
+    let results: Vec<HostWords> =
+        (0..formula.outputs()).map(result).map(|s| HostWords(Arc::new(s))).collect();
     let weak = results.iter().map(|r| Arc::downgrade(&r.0)).collect();
     *call.lock() = Some(Pending { n, formula, inputs, results: weak });
     results
 }
 
-/// Appends the low `bits` of words that nobody else need have to a message.
+/// Appends the low `bits` of words to a message. They are not written if nobody else has them.
 pub(super) fn pack(lanes: &dyn Lanes, words: HostWords, bits: u32, out: &mut Vec<u8>) {
     let packed = match &words.0.origin {
         Origin::Result(call) => evaluate(lanes, call, Some((&words, bits, out))),
@@ -209,23 +213,17 @@ pub(super) fn pack(lanes: &dyn Lanes, words: HostWords, bits: u32, out: &mut Vec
     }
 }
 
-/// Evaluates a call and all that it depends on; one result, perhaps, into a message. Whether it did: another thread may have evaluated
-/// it before.
-fn evaluate(
-    lanes: &dyn Lanes,
-    root: &Arc<Call>,
-    message: Option<(&HostWords, u32, &mut Vec<u8>)>,
-) -> bool {
+/// Evaluates a call and all that it depends on, and packs one of its results into a message if that is wanted. Whether it did that:
+/// the call may have been evaluated before.
+fn evaluate(lanes: &dyn Lanes, root: &Arc<Call>, message: Option<(&HostWords, u32, &mut Vec<u8>)>) -> bool {
     let calls = pending_below(root);
-    // Everybody locks later calls first. What another thread has evaluated meanwhile is made.
-    let mut locked: Vec<MutexGuard<'_, Option<Pending>>> = calls.iter().rev().map(|c| c.lock()).collect();
-    locked.reverse();
-    let pending: Vec<&Pending> = locked.iter().filter_map(|p| p.as_ref()).collect();
-    if locked[calls.len() - 1].is_none() {
+    // All threads lock them in this order. What another one has evaluated meanwhile is made, as these calls have it.
+    let mut locked: Vec<MutexGuard<'_, Option<Pending>>> = calls.iter().map(|call| call.lock()).collect();
+    if locked.last().is_none_or(|root| root.is_none()) {
         return false;
     }
-    let mut fused = Fused::new(&pending, message.as_ref().map(|(words, ..)| *words));
-    pending.iter().for_each(|p| fused.add(p));
+    let pending: Vec<&Pending> = locked.iter().filter_map(|p| p.as_ref()).collect();
+    let fused = Fused::new(&pending, message.as_ref().map(|(words, ..)| *words));
     let packing = message.map(|(words, bits, out)| {
         let place = fused.places[&Arc::as_ptr(&words.0)];
         Packing { place, bits, out }
@@ -279,17 +277,18 @@ struct Fused<'a> {
     /// Where the results of calls are, and how many inputs of later calls they still are.
     places: HashMap<*const Slot, Place>,
     uses: HashMap<*const Slot, usize>,
-    /// What the caller has of it is not written.
+    /// What is only packed: whoever evaluates has it, and does not need it written.
     packed: Option<&'a HostWords>,
 }
 
 impl<'a> Fused<'a> {
+    /// Calls in the order of their numbers.
     fn new(pending: &[&'a Pending], packed: Option<&'a HostWords>) -> Fused<'a> {
         let mut uses = HashMap::new();
         for (words, _) in pending.iter().flat_map(|p| &p.inputs) {
             *uses.entry(Arc::as_ptr(&words.0)).or_insert(0) += 1;
         }
-        Fused {
+        let mut fused = Fused {
             n: pending.first().map_or(0, |p| p.n),
             steps: vec![],
             inputs: vec![],
@@ -299,7 +298,9 @@ impl<'a> Fused<'a> {
             places: HashMap::new(),
             uses,
             packed,
-        }
+        };
+        pending.iter().for_each(|call| fused.add(call));
+        fused
     }
 
     fn temporary(&mut self) -> usize {
@@ -362,8 +363,7 @@ impl<'a> Fused<'a> {
             let at = Arc::as_ptr(&words.0);
             let left = self.uses.get_mut(&at).expect("an input is used");
             *left -= 1;
-            let kept = self.packed.is_some_and(|p| Arc::ptr_eq(&p.0, &words.0));
-            if let (0, false, Some(Place::Temporary(t))) = (*left, kept, self.places.get(&at)) {
+            if let (0, Some(Place::Temporary(t))) = (*left, self.places.get(&at)) {
                 self.free.push(*t);
             }
         }
@@ -379,5 +379,132 @@ impl<'a> Fused<'a> {
         let formula = Formula::assembled(self.steps.clone(), self.outputs.len(), self.temporaries);
         let made = formula::evaluate(lanes, &formula, &sources, self.n, packing);
         self.outputs.iter().cloned().zip(made).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Zip;
+    use crate::cpu::scalar::Scalar;
+
+    const N: usize = LONG + 77;
+
+    fn words(seed: u64) -> HostWords {
+        Buffer::ours((0..N as u64).map(|i| (i + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect()).into()
+    }
+
+    fn with(op: Zip, a: &HostWords, b: &HostWords) -> HostWords {
+        let step =
+            Step { to: Place::Output(0), of: Place::Input(0), change: Change::Zip(op, Place::Input(1)) };
+        let inputs = vec![(a.clone(), None), (b.clone(), None)];
+        call(&Scalar, Formula::assembled(vec![step], 1, 0), inputs, N).remove(0)
+    }
+
+    fn is_made(words: &HostWords) -> bool {
+        words.0.made.get().is_some()
+    }
+
+    /// Inputs, results that are written, and temporary words of what makes these.
+    fn fused(words: &HostWords, packed: bool) -> [usize; 3] {
+        let Origin::Result(root) = &words.0.origin else { panic!("no result") };
+        let calls = pending_below(root);
+        let locked: Vec<_> = calls.iter().map(|c| c.lock()).collect();
+        let pending: Vec<&Pending> = locked.iter().filter_map(|p| p.as_ref()).collect();
+        let fused = Fused::new(&pending, packed.then_some(words));
+        [fused.inputs.len(), fused.outputs.len(), fused.temporaries]
+    }
+
+    #[test]
+    fn only_what_somebody_has_is_written() {
+        let (a, b) = (words(1), words(2));
+        let sum = with(Zip::Add, &a, &b);
+        let product = with(Zip::Mul, &sum, &a);
+        let end = with(Zip::Xor, &product, &sum);
+        assert_eq!(fused(&end, false), [2, 3, 0]);
+        drop(product);
+        assert_eq!(fused(&end, false), [2, 2, 1]);
+        assert_eq!(fused(&end, true), [2, 1, 2]);
+        let other = with(Zip::Sub, &sum, &b);
+        drop(sum);
+        // A call that is not evaluated has it as well.
+        assert_eq!(fused(&end, false), [2, 2, 1]);
+        assert!(!is_made(&end) && !is_made(&other));
+        let want = |i: usize| {
+            let (x, y) = (a.words(&Scalar)[i], b.words(&Scalar)[i]);
+            let sum = x.wrapping_add(y);
+            (sum.wrapping_mul(x) ^ sum, x)
+        };
+        assert!((0..N).all(|i| (end.words(&Scalar)[i], other.words(&Scalar)[i]) == want(i)));
+        assert!(matches!(&end.0.origin, Origin::Result(call) if call.lock().is_none() && end.calls() == 0));
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked_only_for_who_needs_all_of_it() {
+        let (a, mut bytes) = (words(3), vec![]);
+        pack(&Scalar, a.clone(), 13, &mut bytes);
+        let part = HostWords::packed(N, Packed::Part { message: Arc::new(bytes.clone()), at: 0, bits: 13 });
+        let twice = with(Zip::Add, &part, &part);
+        let mut out = vec![7];
+        pack(&Scalar, with(Zip::Sub, &twice, &part), 13, &mut out);
+        assert!(out[1..] == bytes && !is_made(&part) && is_made(&twice));
+        assert!(part.words(&Scalar).iter().zip(a.words(&Scalar)).all(|(p, a)| *p == a & 0x1fff));
+        assert!(twice.words(&Scalar).iter().zip(part.words(&Scalar)).all(|(t, p)| *t == 2 * p));
+        // Packed and kept.
+        let (sum, mut both) = (with(Zip::Add, &a, &twice), vec![]);
+        pack(&Scalar, sum.clone(), 64, &mut both);
+        assert!(is_made(&sum));
+        assert!(both.as_chunks().0.iter().zip(sum.words(&Scalar)).all(|(b, w)| u64::from_le_bytes(*b) == *w));
+        assert_eq!(both.len(), 8 * N);
+    }
+
+    #[test]
+    fn words_of_several_owners_are_changed_for_one() {
+        let mut a = words(4);
+        let (other, later) = (a.clone(), with(Zip::Add, &a, &a));
+        a.words_mut(&Scalar)[5] += 1;
+        assert_eq!(a.words(&Scalar)[5], other.words(&Scalar)[5] + 1);
+        assert_eq!(later.words(&Scalar)[5], other.words(&Scalar)[5].wrapping_mul(2));
+    }
+
+    #[test]
+    fn chains_are_as_long_as_they_like() {
+        let one = words(5);
+        let mut sum = one.clone();
+        for _ in 0..2000 {
+            sum = with(Zip::Add, &sum, &one);
+            assert!(sum.calls() <= CALLS);
+        }
+        assert_eq!(sum.words(&Scalar)[9], one.words(&Scalar)[9].wrapping_mul(2001));
+    }
+
+    /// Threads that need parts of the same at the same time.
+    #[test]
+    fn threads_make_words_together() {
+        for seed in 0..200 {
+            let (a, b) = (words(seed), words(seed + 1));
+            let base = with(Zip::Mul, &a, &b);
+            let ends: Vec<_> = [Zip::Add, Zip::Sub, Zip::Xor, Zip::Mul]
+                .iter()
+                .map(|op| with(*op, &with(*op, &base, &a), &base))
+                .collect();
+            let keep = if seed % 2 == 0 { Some(base) } else { None };
+            std::thread::scope(|s| {
+                for end in &ends {
+                    s.spawn(|| assert_eq!(end.words(&Scalar).len(), N));
+                }
+                let keep = &keep;
+                s.spawn(move || keep.as_ref().map(|base| assert_eq!(base.words(&Scalar).len(), N)));
+            });
+            let (x, y) = (a.words(&Scalar)[77], b.words(&Scalar)[77]);
+            let base = x.wrapping_mul(y);
+            let want = [
+                base.wrapping_add(x).wrapping_add(base),
+                0u64.wrapping_sub(x),
+                x,
+                base.wrapping_mul(x).wrapping_mul(base),
+            ];
+            assert!(ends.iter().zip(want).all(|(end, want)| end.words(&Scalar)[77] == want));
+        }
     }
 }

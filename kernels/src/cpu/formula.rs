@@ -101,7 +101,8 @@ pub(super) fn evaluate(
         return out;
     }
     // Of each task its part of the results, and of the message.
-    let mut tasks: Vec<(Vec<&mut [u64]>, Vec<u8>)> = (0..n.div_ceil(CHUNK)).map(|_| Default::default()).collect();
+    let mut tasks: Vec<(Vec<&mut [u64]>, Vec<u8>)> =
+        (0..n.div_ceil(CHUNK)).map(|_| Default::default()).collect();
     for result in &mut out {
         tasks.iter_mut().zip(result.chunks_mut(CHUNK)).for_each(|((t, _), c)| t.push(c));
     }

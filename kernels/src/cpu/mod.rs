@@ -124,7 +124,11 @@ impl Cpu {
 
     /// Words that are packed, which are made now if they are short.
     fn packed(&self, n: usize, packed: Packed) -> Storage {
-        if n < deferred::LONG { host(formula::unpacked(self.lanes, &packed, n)) } else { Storage::Host(HostWords::packed(n, packed)) }
+        if n < deferred::LONG {
+            host(formula::unpacked(self.lanes, &packed, n))
+        } else {
+            Storage::Host(HostWords::packed(n, packed))
+        }
     }
 
     /// The result of steps on long buffers, for later.
@@ -253,7 +257,9 @@ impl Backend for Cpu {
         }
         let theirs = self.unpack_part(message, at, bits, self.len(a));
         let keep = Map::And(u64::MAX >> (64 - bits));
-        *a = Storage::Host(self.deferred([Change::Zip(op, Place::Input(1)), Change::Map(keep)], &[a, &theirs]));
+        *a = Storage::Host(
+            self.deferred([Change::Zip(op, Place::Input(1)), Change::Map(keep)], &[a, &theirs]),
+        );
     }
 
     fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
@@ -394,7 +400,14 @@ impl Backend for Cpu {
         planes: usize,
         offsets: &Segments,
     ) -> Storage {
-        host(combine::random_combinations(self.lanes, self.words(u), self.words(coins), width, planes, offsets))
+        host(combine::random_combinations(
+            self.lanes,
+            self.words(u),
+            self.words(coins),
+            width,
+            planes,
+            offsets,
+        ))
     }
 
     fn transpose_bits(
@@ -424,7 +437,15 @@ impl Backend for Cpu {
     ) -> Vec<Storage> {
         let (u, tables) = (self.words(u), self.words(tables));
         let prepared = self.lanes.prepared(entries);
-        let s = Selection { u, tables, prepared, entries, columns, rot: self.words(rot), phase: self.words(phase) };
+        let s = Selection {
+            u,
+            tables,
+            prepared,
+            entries,
+            columns,
+            rot: self.words(rot),
+            phase: self.words(phase),
+        };
         select::select(self.lanes, &s).into_iter().map(host).collect()
     }
 
@@ -450,7 +471,8 @@ impl Backend for Cpu {
         thresholds: &DcfThresholds,
     ) -> Storage {
         let keys = keys.as_ref().map(|w| self.words(w));
-        let inputs = Inputs { root: self.words(root), base: self.words(base), constant: self.words(constant) };
+        let inputs =
+            Inputs { root: self.words(root), base: self.words(base), constant: self.words(constant) };
         host(dcf::evaluate(self.lanes, party, inputs, &keys, thresholds))
     }
 
@@ -466,8 +488,11 @@ impl Backend for Cpu {
     }
 
     fn dpf_evaluate(&self, party: u8, points: usize, root: &Storage, keys: &DpfKeys<&Storage>) -> Storage {
-        let keys =
-            DpfKeys { seeds: self.words(keys.seeds), controls: self.words(keys.controls), last: self.words(keys.last) };
+        let keys = DpfKeys {
+            seeds: self.words(keys.seeds),
+            controls: self.words(keys.controls),
+            last: self.words(keys.last),
+        };
         host(dpf::evaluate(self.lanes, party, points, self.words(root), &keys))
     }
 }

@@ -175,7 +175,7 @@ macro_rules! suite {
 
 suite! {
     elementwise: zips maps segments moves grids large_buffers;
-    programs: nothing_is_read_before_the_end two_at_once;
+    programs: nothing_is_read_before_the_end long_buffers two_at_once;
     formula: operations results in_any_order places wrong_places large_buffers;
     message: every_width hostile_bytes ends masked of_parts combined;
     bits: single_bits counts rotations suffixes combinations transpositions;

@@ -5,8 +5,9 @@ use super::{Numbers, up};
 use kernels::cpu::Cpu;
 use kernels::{Device, Indices, Message, Received, Words, Zip};
 
-/// Words of a buffer.
-const N: usize = 5000;
+/// Words of a buffer, and of one that is long enough for a processor to put operations off.
+const SHORT: usize = 300;
+const LONG: usize = 5000;
 const OPERATIONS: [Zip; 5] = [Zip::Add, Zip::Sub, Zip::Mul, Zip::Xor, Zip::And];
 
 fn combine(op: Zip, a: u64, b: u64) -> u64 {
@@ -42,12 +43,12 @@ fn each(a: &[u64], b: &[u64], f: impl Fn(u64, u64) -> u64) -> Vec<u64> {
     a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()
 }
 
-/// A message that came: where its parts of [`N`] words begin, and their bits.
-fn message(r: &mut Numbers, host: &Device) -> (Received, Vec<(usize, u32)>) {
+/// A message that came: where its parts of `n` words begin, and their bits.
+fn message(r: &mut Numbers, host: &Device, n: usize) -> (Received, Vec<(usize, u32)>) {
     let (mut bytes, mut parts) = (vec![], vec![]);
     for bits in [1, 3, 17, 33, 64] {
         parts.push((bytes.len(), bits));
-        up(host, &r.words(N)).pack(bits, &mut bytes);
+        up(host, &r.words(n)).pack(bits, &mut bytes);
     }
     (bytes.into(), parts)
 }
@@ -75,7 +76,7 @@ fn operation(r: &mut Numbers, (a, wa): Both, (b, wb): &Both) -> Both {
         }
         4 => {
             // Words of itself from elsewhere, in place.
-            let back = a.gather(&(0..N as u32).rev().collect());
+            let back = a.gather(&(0..wa.len() as u32).rev().collect());
             let reversed: Vec<u64> = wa.iter().rev().copied().collect();
             (applied(op, a, &back), each(&wa, &reversed, |a, b| combine(op, a, b)))
         }
@@ -85,53 +86,58 @@ fn operation(r: &mut Numbers, (a, wa): Both, (b, wb): &Both) -> Both {
 
 /// Words that come from elsewhere than from operations on words.
 fn source(r: &mut Numbers, device: &Device, host: &Device, (a, wa): &Both) -> Both {
+    let n = wa.len();
     match r.below(3) {
         0 => {
-            let places: Vec<u32> = (0..N).map(|_| r.below(N) as u32).collect();
+            let places: Vec<u32> = (0..n).map(|_| r.below(n) as u32).collect();
             let want = places.iter().map(|p| wa[*p as usize]).collect();
             (a.gather(&places.into()), want)
         }
         1 => {
-            let cut = r.below(N);
-            let (begin, end) = (a.slice(0..cut), a.gather(&Indices::grid(cut, [(1, 0), (N - cut, 1)])));
+            let cut = r.below(n);
+            let (begin, end) = (a.slice(0..cut), a.gather(&Indices::grid(cut, [(1, 0), (n - cut, 1)])));
             (Words::concat(&[&end, &begin]), [&wa[cut..], &wa[..cut]].concat())
         }
         _ => {
             let (key, bits) = ([r.next() as u8; 32], 1 + r.below(64) as u32);
-            let drawn = |device| Words::chacha12(device, &key, 7, N, bits);
+            let drawn = |device| Words::chacha12(device, &key, 7, n, bits);
             (drawn(device), drawn(host).to_vec())
         }
     }
 }
 
 pub(crate) fn nothing_is_read_before_the_end(device: &Device) {
-    programs(device, 70, 60);
+    programs(device, 70, 60, SHORT);
+}
+
+pub(crate) fn long_buffers(device: &Device) {
+    programs(device, 73, 12, LONG);
 }
 
 /// By two threads, each with its own.
 pub(crate) fn two_at_once(device: &Device) {
     std::thread::scope(|s| {
         for seed in [71, 72] {
-            s.spawn(move || programs(device, seed, 20));
+            s.spawn(move || programs(device, seed, 20, SHORT));
         }
     });
 }
 
-fn programs(device: &Device, seed: u64, count: usize) {
+fn programs(device: &Device, seed: u64, count: usize, n: usize) {
     let (mut r, host) = (Numbers(seed), Cpu::best());
     for program in 0..count {
         let mut all: Vec<Both> =
-            (0..6).map(|_| r.words(N)).map(|words| (up(device, &words), words)).collect();
-        let (received, parts) = message(&mut r, &host);
+            (0..6).map(|_| r.words(n)).map(|words| (up(device, &words), words)).collect();
+        let (received, parts) = message(&mut r, &host, n);
         let (mut sent, mut want_sent) = (Message::default(), vec![]);
         for _ in 0..5 + r.below(80) {
             let [a, b] = [r.below(all.len()), r.below(all.len())];
             let ((x, wx), (y, wy)) = (all[a].clone(), all[b].clone());
             let ((at, bits), op) = (parts[r.below(parts.len())], OPERATIONS[r.below(5)]);
-            let theirs = Words::unpack(&host, received.part(at, bits, N), bits, N).to_vec();
+            let theirs = Words::unpack(&host, received.part(at, bits, n), bits, n).to_vec();
             all[a] = match r.below(10) {
                 0 => source(&mut r, device, &host, &(y, wy)),
-                1 => (Words::unpack_part(device, &received, at, bits, N), theirs),
+                1 => (Words::unpack_part(device, &received, at, bits, n), theirs),
                 2 => (
                     y.combine_part(op, &received, at, bits),
                     each(&wy, &theirs, |a, b| low(combine(op, a, b), bits)),
@@ -150,7 +156,7 @@ fn programs(device: &Device, seed: u64, count: usize) {
                 // As a gate does: under a mask that is drawn just then.
                 kind @ (5 | 6) => {
                     let (key, bits) = ([r.next() as u8; 32], 1 + r.below(64) as u32);
-                    let drawn = |device| Words::chacha12(device, &key, 7, N, bits);
+                    let drawn = |device| Words::chacha12(device, &key, 7, n, bits);
                     let (half, made) = (Words::formula([&x, &y], |[x, y]| x * y - x), drawn(device));
                     let half_want = each(&wx, &wy, |x, y| x.wrapping_mul(y).wrapping_sub(x));
                     let want = each(&half_want, &drawn(&host).to_vec(), |a, b| low(combine(op, a, b), bits));
