@@ -9,15 +9,19 @@
 //! Who has something is known from its owners: a result is written if it has more of them than the calls that are evaluated.
 //! So a gate does well to drop what it needs no more before it sends.
 
-use super::formula::{self, Packing, Source};
+mod fused;
+
+use super::formula::{self, Packing};
 use super::lanes::Lanes;
 use crate::buffer::{self, Buffer};
-use crate::formula::{Change, Formula, Place, Step};
+use crate::formula::Formula;
 use crate::indices::Indices;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use fused::Fused;
 
 /// Words from which on a buffer is long: shorter ones stay in a near cache, and are made at once.
 pub(super) const LONG: usize = 1 << 11;
@@ -225,7 +229,7 @@ fn evaluate(lanes: &dyn Lanes, root: &Arc<Call>, message: Option<(&HostWords, u3
     let pending: Vec<&Pending> = locked.iter().filter_map(|p| p.as_ref()).collect();
     let fused = Fused::new(&pending, message.as_ref().map(|(words, ..)| *words));
     let packing = message.map(|(words, bits, out)| {
-        let place = fused.places[&Arc::as_ptr(&words.0)];
+        let place = fused.place(words);
         Packing { place, bits, out }
     });
     let packed = packing.is_some();
@@ -259,252 +263,5 @@ fn pending_below(root: &Arc<Call>) -> Vec<Arc<Call>> {
     all
 }
 
-/// What a formula reads: words, as they are packed if they have not been made, perhaps at other places.
-struct Read<'a> {
-    words: &'a HostWords,
-    packed: Option<Packed>,
-    at: Option<&'a Indices>,
-}
-
-/// Calls as one formula.
-struct Fused<'a> {
-    n: usize,
-    steps: Vec<Step>,
-    inputs: Vec<Read<'a>>,
-    outputs: Vec<Arc<Slot>>,
-    temporaries: usize,
-    free: Vec<usize>,
-    /// Where the results of calls are, and how many inputs of later calls they still are.
-    places: HashMap<*const Slot, Place>,
-    uses: HashMap<*const Slot, usize>,
-    /// What is only packed: whoever evaluates has it, and does not need it written.
-    packed: Option<&'a HostWords>,
-}
-
-impl<'a> Fused<'a> {
-    /// Calls in the order of their numbers.
-    fn new(pending: &[&'a Pending], packed: Option<&'a HostWords>) -> Fused<'a> {
-        let mut uses = HashMap::new();
-        for (words, _) in pending.iter().flat_map(|p| &p.inputs) {
-            *uses.entry(Arc::as_ptr(&words.0)).or_insert(0) += 1;
-        }
-        let mut fused = Fused {
-            n: pending.first().map_or(0, |p| p.n),
-            steps: vec![],
-            inputs: vec![],
-            outputs: vec![],
-            temporaries: 0,
-            free: vec![],
-            places: HashMap::new(),
-            uses,
-            packed,
-        };
-        pending.iter().for_each(|call| fused.add(call));
-        fused
-    }
-
-    fn temporary(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
-            self.temporaries += 1;
-            self.temporaries - 1
-        })
-    }
-
-    /// Where an input is.
-    fn input(&mut self, words: &'a HostWords, at: Option<&'a Indices>) -> Place {
-        if let Some(place) = self.places.get(&Arc::as_ptr(&words.0)).filter(|_| at.is_none()) {
-            return *place;
-        }
-        let same = |read: &Read<'_>| Arc::ptr_eq(&read.words.0, &words.0) && read.at.is_none();
-        let known = self.inputs.iter().position(same).filter(|_| at.is_none());
-        Place::Input(known.unwrap_or_else(|| {
-            let packed = if at.is_none() { words.as_packed() } else { None };
-            self.inputs.push(Read { words, packed, at });
-            self.inputs.len() - 1
-        }))
-    }
-
-    /// Where a result goes: into a buffer of its own if anybody else has it.
-    fn output(&mut self, slot: &Weak<Slot>) -> Place {
-        let mut inside = self.uses.get(&slot.as_ptr()).copied().unwrap_or(0);
-        inside += usize::from(self.packed.is_some_and(|p| std::ptr::eq(Arc::as_ptr(&p.0), slot.as_ptr())));
-        let place = match slot.upgrade() {
-            Some(slot) if Arc::strong_count(&slot) - 1 > inside => {
-                self.outputs.push(slot);
-                Place::Output(self.outputs.len() - 1)
-            }
-            _ => Place::Temporary(self.temporary()),
-        };
-        self.places.insert(slot.as_ptr(), place);
-        place
-    }
-
-    fn add(&mut self, call: &'a Pending) {
-        let formula = &call.formula;
-        let inputs: Vec<Place> =
-            call.inputs.iter().map(|(words, at)| self.input(words, at.as_ref())).collect();
-        let own: Vec<usize> = (0..formula.temporaries()).map(|_| self.temporary()).collect();
-        let outputs: Vec<Place> = call.results.iter().map(|slot| self.output(slot)).collect();
-        let to = |place| match place {
-            Place::Input(i) => inputs[i],
-            Place::Output(i) => outputs[i],
-            Place::Temporary(i) => Place::Temporary(own[i]),
-        };
-        self.steps.extend(formula.steps().iter().map(|s| {
-            let change = match s.change {
-                Change::Zip(op, other) => Change::Zip(op, to(other)),
-                map => map,
-            };
-            Step { to: to(s.to), of: to(s.of), change }
-        }));
-        self.free.extend(own);
-        // A temporary word is free after its last reader.
-        for (words, _) in &call.inputs {
-            let at = Arc::as_ptr(&words.0);
-            let left = self.uses.get_mut(&at).expect("an input is used");
-            *left -= 1;
-            if let (0, Some(Place::Temporary(t))) = (*left, self.places.get(&at)) {
-                self.free.push(*t);
-            }
-        }
-    }
-
-    /// The buffers that somebody has, and what is in them.
-    fn evaluate<'s>(&'s self, lanes: &dyn Lanes, packing: Option<Packing<'_>>) -> Vec<(Arc<Slot>, Vec<u64>)> {
-        let source = |read: &'s Read<'a>| match &read.packed {
-            Some(packed) => Source::Packed(packed),
-            None => Source::new(read.words.words(lanes), read.at, self.n),
-        };
-        let sources: Vec<Source<'s>> = self.inputs.iter().map(source).collect();
-        let formula = Formula::assembled(self.steps.clone(), self.outputs.len(), self.temporaries);
-        let made = formula::evaluate(lanes, &formula, &sources, self.n, packing);
-        self.outputs.iter().cloned().zip(made).collect()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::Zip;
-    use crate::cpu::scalar::Scalar;
-
-    const N: usize = LONG + 77;
-
-    fn words(seed: u64) -> HostWords {
-        Buffer::ours((0..N as u64).map(|i| (i + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect()).into()
-    }
-
-    fn with(op: Zip, a: &HostWords, b: &HostWords) -> HostWords {
-        let step =
-            Step { to: Place::Output(0), of: Place::Input(0), change: Change::Zip(op, Place::Input(1)) };
-        let inputs = vec![(a.clone(), None), (b.clone(), None)];
-        call(&Scalar, Formula::assembled(vec![step], 1, 0), inputs, N).remove(0)
-    }
-
-    fn is_made(words: &HostWords) -> bool {
-        words.0.made.get().is_some()
-    }
-
-    /// Inputs, results that are written, and temporary words of what makes these.
-    fn fused(words: &HostWords, packed: bool) -> [usize; 3] {
-        let Origin::Result(root) = &words.0.origin else { panic!("no result") };
-        let calls = pending_below(root);
-        let locked: Vec<_> = calls.iter().map(|c| c.lock()).collect();
-        let pending: Vec<&Pending> = locked.iter().filter_map(|p| p.as_ref()).collect();
-        let fused = Fused::new(&pending, packed.then_some(words));
-        [fused.inputs.len(), fused.outputs.len(), fused.temporaries]
-    }
-
-    #[test]
-    fn only_what_somebody_has_is_written() {
-        let (a, b) = (words(1), words(2));
-        let sum = with(Zip::Add, &a, &b);
-        let product = with(Zip::Mul, &sum, &a);
-        let end = with(Zip::Xor, &product, &sum);
-        assert_eq!(fused(&end, false), [2, 3, 0]);
-        drop(product);
-        assert_eq!(fused(&end, false), [2, 2, 1]);
-        assert_eq!(fused(&end, true), [2, 1, 2]);
-        let other = with(Zip::Sub, &sum, &b);
-        drop(sum);
-        // A call that is not evaluated has it as well.
-        assert_eq!(fused(&end, false), [2, 2, 1]);
-        assert!(!is_made(&end) && !is_made(&other));
-        let want = |i: usize| {
-            let (x, y) = (a.words(&Scalar)[i], b.words(&Scalar)[i]);
-            let sum = x.wrapping_add(y);
-            (sum.wrapping_mul(x) ^ sum, x)
-        };
-        assert!((0..N).all(|i| (end.words(&Scalar)[i], other.words(&Scalar)[i]) == want(i)));
-        assert!(matches!(&end.0.origin, Origin::Result(call) if call.lock().is_none() && end.calls() == 0));
-    }
-
-    #[test]
-    fn what_is_packed_is_unpacked_only_for_who_needs_all_of_it() {
-        let (a, mut bytes) = (words(3), vec![]);
-        pack(&Scalar, a.clone(), 13, &mut bytes);
-        let part = HostWords::packed(N, Packed::Part { message: Arc::new(bytes.clone()), at: 0, bits: 13 });
-        let twice = with(Zip::Add, &part, &part);
-        let mut out = vec![7];
-        pack(&Scalar, with(Zip::Sub, &twice, &part), 13, &mut out);
-        assert!(out[1..] == bytes && !is_made(&part) && is_made(&twice));
-        assert!(part.words(&Scalar).iter().zip(a.words(&Scalar)).all(|(p, a)| *p == a & 0x1fff));
-        assert!(twice.words(&Scalar).iter().zip(part.words(&Scalar)).all(|(t, p)| *t == 2 * p));
-        // Packed and kept.
-        let (sum, mut both) = (with(Zip::Add, &a, &twice), vec![]);
-        pack(&Scalar, sum.clone(), 64, &mut both);
-        assert!(is_made(&sum));
-        assert!(both.as_chunks().0.iter().zip(sum.words(&Scalar)).all(|(b, w)| u64::from_le_bytes(*b) == *w));
-        assert_eq!(both.len(), 8 * N);
-    }
-
-    #[test]
-    fn words_of_several_owners_are_changed_for_one() {
-        let mut a = words(4);
-        let (other, later) = (a.clone(), with(Zip::Add, &a, &a));
-        a.words_mut(&Scalar)[5] += 1;
-        assert_eq!(a.words(&Scalar)[5], other.words(&Scalar)[5] + 1);
-        assert_eq!(later.words(&Scalar)[5], other.words(&Scalar)[5].wrapping_mul(2));
-    }
-
-    #[test]
-    fn chains_are_as_long_as_they_like() {
-        let one = words(5);
-        let mut sum = one.clone();
-        for _ in 0..2000 {
-            sum = with(Zip::Add, &sum, &one);
-            assert!(sum.calls() <= CALLS);
-        }
-        assert_eq!(sum.words(&Scalar)[9], one.words(&Scalar)[9].wrapping_mul(2001));
-    }
-
-    /// Threads that need parts of the same at the same time.
-    #[test]
-    fn threads_make_words_together() {
-        for seed in 0..200 {
-            let (a, b) = (words(seed), words(seed + 1));
-            let base = with(Zip::Mul, &a, &b);
-            let ends: Vec<_> = [Zip::Add, Zip::Sub, Zip::Xor, Zip::Mul]
-                .iter()
-                .map(|op| with(*op, &with(*op, &base, &a), &base))
-                .collect();
-            let keep = if seed % 2 == 0 { Some(base) } else { None };
-            std::thread::scope(|s| {
-                for end in &ends {
-                    s.spawn(|| assert_eq!(end.words(&Scalar).len(), N));
-                }
-                let keep = &keep;
-                s.spawn(move || keep.as_ref().map(|base| assert_eq!(base.words(&Scalar).len(), N)));
-            });
-            let (x, y) = (a.words(&Scalar)[77], b.words(&Scalar)[77]);
-            let base = x.wrapping_mul(y);
-            let want = [
-                base.wrapping_add(x).wrapping_add(base),
-                0u64.wrapping_sub(x),
-                x,
-                base.wrapping_mul(x).wrapping_mul(base),
-            ];
-            assert!(ends.iter().zip(want).all(|(end, want)| end.words(&Scalar)[77] == want));
-        }
-    }
-}
+mod tests;
