@@ -51,9 +51,6 @@ impl Message {
     /// All of it. Waits for the device, and is zero where that failed.
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.settle();
-        if self.bytes.capacity() >= LONG {
-            self.bytes.shrink_to_fit();
-        }
         self.bytes
     }
 

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use fused::Fused;
 
 /// Words from which on a buffer is long: shorter ones stay in a near cache, and are made at once.
-pub(super) const LONG: usize = 1 << 11;
+pub(super) const LONG: usize = 1 << 14;
 
 /// Calls of one formula at most: what is between them has to fit into a near cache.
 const CALLS: usize = 16;
@@ -52,7 +52,7 @@ enum Origin {
 /// Words of a few bits as they came.
 #[derive(Clone)]
 pub(super) enum Packed {
-    /// Part of a message, from a byte on. The whole message is kept until these words are made.
+    /// Part of a message, from a byte on. The message is kept until these words are made, or nobody has them.
     Part { message: Arc<Vec<u8>>, at: usize, bits: u32 },
     /// Cells of a key stream, of which a mask is kept.
     Cells { stream: Arc<Buffer>, cell: usize, keep: u64 },
@@ -184,7 +184,8 @@ pub(super) fn call(
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut size = 1;
     for (words, at) in &inputs {
-        let calls = words.calls();
+        let (calls, end) = (words.calls(), at.as_ref().map_or(0, Indices::end));
+        assert!(end <= words.len(), "place {} of {} words", end.wrapping_sub(1), words.len());
         if at.is_some() || size + calls > CALLS {
             words.words(lanes);
         } else {

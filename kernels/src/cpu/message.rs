@@ -51,7 +51,7 @@ pub(super) fn combine_packed(lanes: &dyn Lanes, op: Zip, a: &mut [u64], bytes_in
     lanes.combine_packed(op, a, bytes_in, bits);
 }
 
-fn check(bits: u32) {
+pub(super) fn check(bits: u32) {
     assert!((1..=64).contains(&bits), "width of {bits} bits");
 }
 

@@ -207,6 +207,7 @@ impl Backend for Cpu {
     }
 
     fn pack(&self, a: &Storage, bits: u32, out: &mut Message) {
+        message::check(bits);
         deferred::pack(self.lanes, in_memory(a).clone(), bits, out.bytes());
     }
 
@@ -219,6 +220,7 @@ impl Backend for Cpu {
             let mask = self.words(mask);
             return message::mask_and_pack(self.lanes, op, self.words_mut(a), mask, bits, out.bytes());
         }
+        message::check(bits);
         // As they are in the message.
         let (n, at) = (in_memory(a).len(), out.len());
         let masked = self.deferred([Change::Zip(op, Place::Input(1))], &[a, mask]);
@@ -233,6 +235,7 @@ impl Backend for Cpu {
             let [a, mask] = [&a, mask].map(|words| self.words(words));
             return message::pack_masked(self.lanes, op, a, mask, bits, out.bytes());
         }
+        message::check(bits);
         let masked = self.deferred([Change::Zip(op, Place::Input(1))], &[&a, mask]);
         drop(a);
         deferred::pack(self.lanes, masked, bits, out.bytes());
@@ -247,7 +250,13 @@ impl Backend for Cpu {
         if n < deferred::LONG {
             return self.unpack(part, bits, n);
         }
-        self.packed(n, Packed::Part { message: message.shared(), at, bits })
+        message::check(bits);
+        // A small part is copied, so as not to keep the message.
+        let (message, at) = match part.len() < message.bytes().len() / 8 {
+            true => (Arc::new(part.to_vec()), 0),
+            false => (message.shared(), at),
+        };
+        self.packed(n, Packed::Part { message, at, bits })
     }
 
     fn combine_part(&self, op: Zip, a: &mut Storage, message: &Received, at: usize, bits: u32) {

@@ -231,6 +231,10 @@ impl<'n> Core<'n> {
     /// Sends a message that was made by [`begun`] and filled.
     fn send(&mut self, to: Role, part: u32, mut message: Vec<u8>) -> Result<()> {
         message[..HEADER].copy_from_slice(&header(self.run, self.round, part, self.round_hash));
+        // It may wait for long, and its room for more is large.
+        if message.capacity() > 2 * message.len() {
+            message.shrink_to_fit();
+        }
         self.post(to, message)
     }
 

@@ -144,11 +144,9 @@ pub async fn exp(cx: &Cx<'_>, u: &Share, e: &ExpTable, scale: u32) -> Result<Sha
     });
     let delta = power.into_delta();
     let constants = deal_constants(cx, op, n, 64, dealer)?;
-    let half = match (constants, &delta) {
-        (Some([a, b]), Some(d)) => {
-            Some(Words::formula([&a, &b, d, &local], |[a, b, d, x]| (a * d + b) * x.exp(unit)))
-        }
-        _ => None,
-    };
+    let half = constants
+        .zip(delta)
+        .map(|([a, b], d)| Words::formula([&a, &b, &d, &local], |[a, b, d, x]| (a * d + b) * x.exp(unit)));
+    drop(local);
     truncate(cx, Product { shape: u.shape, scale: OUT_SCALE, bits: 64, half }, OUT_SCALE - scale).await
 }
