@@ -28,7 +28,7 @@ pub enum Part {
     Compute,
     /// Making pseudo-random words.
     Streams,
-    /// Packing values into messages and unpacking them.
+    /// Packing values into messages and unpacking them. A processor makes then what it has put off and is packed.
     Packing,
     /// An evaluator's exchange with the other: sending, and waiting for the answer.
     Peer,

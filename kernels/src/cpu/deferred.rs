@@ -14,7 +14,7 @@ mod fused;
 use super::formula::{self, Packing};
 use super::lanes::Lanes;
 use crate::buffer::{self, Buffer};
-use crate::formula::Formula;
+use crate::formula::{Change, Formula, Place, Step};
 use crate::indices::Indices;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -172,6 +172,16 @@ impl HostWords {
             _ => 0,
         }
     }
+}
+
+/// The first input changed by these steps.
+pub(super) fn in_turn(steps: &[Change]) -> Formula {
+    let step = |(i, change): (usize, &Change)| Step {
+        to: Place::Output(0),
+        of: if i == 0 { Place::Input(0) } else { Place::Output(0) },
+        change: *change,
+    };
+    Formula::assembled(steps.iter().enumerate().map(step).collect(), 1, 0)
 }
 
 /// The results of a formula, `n` words each, for later. What is taken at other places than the results have is made now.

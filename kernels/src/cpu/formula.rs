@@ -1,4 +1,4 @@
-//! Element-wise formulas, a piece of each buffer at a time: what is between the steps stays in the first-level cache.
+//! Element-wise formulas, a piece of each buffer at a time: what is between the steps stays in a near cache.
 
 use super::deferred::Packed;
 use super::elementwise::take;

@@ -23,7 +23,7 @@ mod sums;
 use crate::backend::{Backend, Device, DpfKeys, GemmBatch, KeyStream, Map, Storage, Zip};
 use crate::buffer::{self, Buffer};
 use crate::comparison::{DcfKeys, DcfShape, DcfThresholds};
-use crate::formula::{Change, Formula, Input, Place, Step};
+use crate::formula::{Change, Formula, Input, Place};
 use crate::indices::{Indices, Segments};
 use crate::message::{Message, Received};
 use dcf::Inputs;
@@ -111,17 +111,6 @@ impl Cpu {
         }
     }
 
-    /// The results of a formula of buffers, which are made now if they are short.
-    fn results(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
-        if n < deferred::LONG {
-            let inputs: Vec<Source<'_>> =
-                inputs.iter().map(|i| Source::new(self.words(i.words), i.at.as_ref(), n)).collect();
-            return formula::evaluate(self.lanes, formula, &inputs, n, None).into_iter().map(host).collect();
-        }
-        let inputs = inputs.iter().map(|i| (in_memory(i.words).clone(), i.at.clone())).collect();
-        deferred::call(self.lanes, formula.clone(), inputs, n).into_iter().map(Storage::Host).collect()
-    }
-
     /// Words that are packed, which are made now if they are short.
     fn packed(&self, n: usize, packed: Packed) -> Storage {
         if n < deferred::LONG {
@@ -135,7 +124,7 @@ impl Cpu {
     fn deferred<const S: usize>(&self, steps: [Change; S], inputs: &[&Storage]) -> HostWords {
         let inputs: Vec<_> = inputs.iter().map(|words| (in_memory(words).clone(), None)).collect();
         let n = inputs[0].0.len();
-        deferred::call(self.lanes, in_turn(&steps), inputs, n).remove(0)
+        deferred::call(self.lanes, deferred::in_turn(&steps), inputs, n).remove(0)
     }
 
     /// The instruction set in use.
@@ -163,16 +152,6 @@ fn in_memory(words: &Storage) -> &HostWords {
 
 fn is_long(a: &Storage) -> bool {
     in_memory(a).len() >= deferred::LONG
-}
-
-/// The first input changed by these steps.
-fn in_turn(steps: &[Change]) -> Formula {
-    let step = |(i, change): (usize, &Change)| Step {
-        to: Place::Output(0),
-        of: if i == 0 { Place::Input(0) } else { Place::Output(0) },
-        change: *change,
-    };
-    Formula::assembled(steps.iter().enumerate().map(step).collect(), 1, 0)
 }
 
 fn host(words: Vec<u64>) -> Storage {
@@ -221,11 +200,12 @@ impl Backend for Cpu {
             return message::mask_and_pack(self.lanes, op, self.words_mut(a), mask, bits, out.bytes());
         }
         message::check(bits);
-        // As they are in the message.
         let (n, at) = (in_memory(a).len(), out.len());
         let masked = self.deferred([Change::Zip(op, Place::Input(1))], &[a, mask]);
+        // The call alone has them now, so that they need not be written.
         *a = self.zeros(0);
         deferred::pack(self.lanes, masked, bits, out.bytes());
+        // They are kept as they are in the message.
         let message = Arc::new(out.bytes()[at..].to_vec());
         *a = self.packed(n, Packed::Part { message, at: 0, bits });
     }
@@ -272,7 +252,13 @@ impl Backend for Cpu {
     }
 
     fn formula(&self, formula: &Formula, inputs: &[Input<'_, Storage>], n: usize) -> Vec<Storage> {
-        self.results(formula, inputs, n)
+        if n < deferred::LONG {
+            let inputs: Vec<Source<'_>> =
+                inputs.iter().map(|i| Source::new(self.words(i.words), i.at.as_ref(), n)).collect();
+            return formula::evaluate(self.lanes, formula, &inputs, n, None).into_iter().map(host).collect();
+        }
+        let inputs = inputs.iter().map(|i| (in_memory(i.words).clone(), i.at.clone())).collect();
+        deferred::call(self.lanes, formula.clone(), inputs, n).into_iter().map(Storage::Host).collect()
     }
 
     fn zip(&self, op: Zip, a: &mut Storage, b: &Storage) {

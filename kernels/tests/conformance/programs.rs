@@ -5,9 +5,9 @@ use super::{Numbers, up};
 use kernels::cpu::Cpu;
 use kernels::{Device, Indices, Message, Received, Words, Zip};
 
-/// Words of a buffer, and of one that is long enough for a processor to put operations off.
+/// Words of a buffer, and of one that is long enough for a processor to put operations off and to share them between threads.
 const SHORT: usize = 300;
-const LONG: usize = 17000;
+const LONG: usize = 70_001;
 const OPERATIONS: [Zip; 5] = [Zip::Add, Zip::Sub, Zip::Mul, Zip::Xor, Zip::And];
 
 fn combine(op: Zip, a: u64, b: u64) -> u64 {
@@ -111,7 +111,7 @@ pub(crate) fn nothing_is_read_before_the_end(device: &Device) {
 }
 
 pub(crate) fn long_buffers(device: &Device) {
-    programs(device, 73, 4, LONG);
+    programs(device, 73, 3, LONG);
 }
 
 /// By two threads, each with its own.

@@ -16,7 +16,7 @@ mod join;
 mod rows;
 mod tiles;
 
-use super::transposed;
+use super::stream::transposed;
 use crate::buffer::{self, Buffer};
 use crate::cpu::gemm::by_panels;
 use crate::cpu::lanes::{PANEL, Planes};

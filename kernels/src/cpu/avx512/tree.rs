@@ -3,7 +3,7 @@
 use super::super::dcf::{CHILDREN, OUTPUTS};
 use super::super::lanes::{Answers, Correction, Expansion, Front, NODES, Nodes, Plane, Step};
 use super::super::scalar::{DCF, DPF, SIGMA};
-use super::{rounds, set1};
+use super::stream::{rounds, set1};
 use std::arch::x86_64::*;
 
 #[inline]

@@ -1,7 +1,6 @@
 use super::*;
 use crate::backend::Zip;
 use crate::cpu::scalar::Scalar;
-use crate::formula::{Change, Place, Step};
 
 const N: usize = LONG + 77;
 
@@ -10,9 +9,8 @@ fn words(seed: u64) -> HostWords {
 }
 
 fn with(op: Zip, a: &HostWords, b: &HostWords) -> HostWords {
-    let step = Step { to: Place::Output(0), of: Place::Input(0), change: Change::Zip(op, Place::Input(1)) };
     let inputs = vec![(a.clone(), None), (b.clone(), None)];
-    call(&Scalar, Formula::assembled(vec![step], 1, 0), inputs, N).remove(0)
+    call(&Scalar, in_turn(&[Change::Zip(op, Place::Input(1))]), inputs, N).remove(0)
 }
 
 fn is_made(words: &HostWords) -> bool {
@@ -119,5 +117,33 @@ fn threads_make_words_together() {
             base.wrapping_mul(x).wrapping_mul(base),
         ];
         assert!(ends.iter().zip(want).all(|(end, want)| end.words(&Scalar)[77] == want));
+    }
+}
+
+/// At once, not when somebody needs the words.
+#[test]
+fn wrong_places_and_widths_are_refused() {
+    let refused = |f: &dyn Fn()| {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).expect_err("a panic");
+        panic.downcast_ref::<String>().cloned().unwrap_or_default()
+    };
+    let a = words(6);
+    let places = |first| Some(Indices::grid(first, [(1, 0), (N, 1)]));
+    let copy = || in_turn(&[Change::Map(crate::backend::Map::Add(0))]);
+    assert_eq!(call(&Scalar, copy(), vec![(a.clone(), places(0))], N).len(), 1);
+    let beyond = refused(&|| _ = call(&Scalar, copy(), vec![(a.clone(), places(1))], N));
+    assert_eq!(beyond, format!("place {N} of {N} words"));
+    let device = crate::cpu::Cpu::best();
+    let long = crate::Words::zeros(&device, N);
+    for bits in [0, 65] {
+        let out = || crate::Message::default();
+        let masked = |put: &dyn Fn(&mut crate::Message)| refused(&|| put(&mut out()));
+        for said in [
+            masked(&|out| (&long + &long).pack_into(bits, out)),
+            masked(&|out| long.clone().pack_masked(Zip::Sub, &long, bits, out)),
+            masked(&|out| _ = long.clone().mask_and_pack(Zip::Sub, &long, bits, out)),
+        ] {
+            assert_eq!(said, format!("width of {bits} bits"));
+        }
     }
 }
