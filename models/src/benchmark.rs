@@ -12,10 +12,12 @@
 use crate::algebra::SCALE;
 use crate::checkpoint::{CheckpointError, Head, ModelConfig};
 use crate::folded::ParameterSource;
-use crate::parameter::Parameter;
+use crate::parameter::{Parameter, Use};
 use crate::plan::{PROGRAM_VERSION, Plan};
 use crate::shared::{PublicModel, Seeds};
 use kernels::{Device, Words};
+use protocol::Shape;
+use protocol::gates::embedding;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -63,11 +65,30 @@ impl BenchmarkWeights {
     /// # Panics
     /// If the model has no such parameter.
     pub fn integers(&self, device: &Device, c: &ModelConfig, p: Parameter) -> Words {
+        match &self.bands(device, c, p)[..] {
+            [all] => all.clone(),
+            bands => Words::concat(&bands.iter().collect::<Vec<_>>()),
+        }
+    }
+
+    /// The words that are shared of it.
+    ///
+    /// # Panics
+    /// As [`BenchmarkWeights::integers`].
+    pub fn words(&self, device: &Device, c: &ModelConfig, p: Parameter) -> Words {
+        if p.usage() != Use::Table {
+            return self.integers(device, c, p);
+        }
+        let [low, high] = self.bands(device, c, p).try_into().expect("a table has two bands");
+        embedding::pack(&low, &high)
+    }
+
+    fn bands(&self, device: &Device, c: &ModelConfig, p: Parameter) -> Vec<Words> {
         let number = Parameter::all(c).iter().position(|q| *q == p).expect("a parameter of the model");
         let (key, (_, cols)) = (self.key("weights"), p.shape(c));
         // Levels are multiples of an activation's unit, whatever the scale: exact in 32-bit floating point.
         let (unit, finer) = (f64::from(SCALE).exp2(), p.scale() - SCALE);
-        let bands: Vec<Words> = bands(c, p)
+        bands(c, p)
             .into_iter()
             .enumerate()
             .map(|(i, band)| {
@@ -77,11 +98,7 @@ impl BenchmarkWeights {
                 let levels = Words::chacha12(device, &key, nonce, band.rows * cols, LEVEL_BITS);
                 levels * ((2 * step as u64) << finer) + ((lowest as u64) << finer)
             })
-            .collect();
-        match &bands[..] {
-            [all] => all.clone(),
-            _ => Words::concat(&bands.iter().collect::<Vec<_>>()),
-        }
+            .collect()
     }
 
     /// The same, read back to this machine's memory.
@@ -98,7 +115,11 @@ fn bands(c: &ModelConfig, p: Parameter) -> Vec<Band> {
     let head = (c.head_dim as f64).sqrt().recip();
     let all = |mean, deviation| vec![Band { rows, mean, deviation }];
     match p {
-        Embedding => all(0.0, 0.5),
+        // One for each half of a word.
+        Embedding => {
+            let low = embedding::packed(Shape::new(rows, cols)).rows;
+            [low, rows - low].map(|rows| Band { rows, mean: 0.0, deviation: 0.5 }).into()
+        }
         Positions | Types => all(0.0, 0.1),
         // Queries have 1/√head_dim in them.
         Qkv(_) => {

@@ -13,10 +13,10 @@ use crate::model::{Back, Front, Layer, OutputRows, Pass, Span};
 use crate::plan::{LayerPlan, NormRange, PRODUCT_BITS, Plan, Step, TablePlan, output_bits, output_limit};
 use crate::rotary::ANGLE_SCALE;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use protocol::gates::exp;
 use protocol::gates::max::Levels;
 use protocol::gates::reveal::Reveal;
 use protocol::gates::softmax::EXP_SCALE;
+use protocol::gates::{embedding, exp};
 
 /// Text that touches prose, code, numbers, other languages and dialogue; written for this purpose.
 pub const SAMPLE_TEXT: &str = include_str!("sample_text.txt");
@@ -109,6 +109,8 @@ pub fn calibrate(
     let plaintext = "plaintext has no failures";
 
     let front = Front::build(&c, &mut parts)?;
+    let entries = 2f64.powi(embedding::ENTRY_BITS as i32 - 1 - SCALE as i32);
+    below("token embeddings".into(), largest(&front.embedding), entries)?;
     // The first norm of a LLaMA sees embeddings only, all of which the owner knows.
     let first_norm = (c.family == Family::Llama).then(|| embedding_range(&front.embedding, &c));
     let mut activations: Vec<Mat> = texts

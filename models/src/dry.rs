@@ -10,7 +10,7 @@ use crate::plan::{FACTOR_SCALE, FunctionTable, LOW_BITS, PRODUCT_BITS, PlanTable
 use crate::rotary::{ANGLE_SCALE, Rotation};
 use crate::shared::Choice;
 use protocol::gates::norm::NormTable;
-use protocol::gates::product::{product_cost, reshare_cost};
+use protocol::gates::product::product_cost;
 use protocol::gates::softmax::{EXP_SCALE, RECIPROCAL_SCALE, SoftmaxTables};
 use protocol::gates::{embedding, glu, max, truncate};
 use protocol::{Cost, Ledger, Result, Shape, join};
@@ -359,17 +359,18 @@ impl Algebra for Dry {
     async fn embed(&self, tokens: &Tokens, table: &Shape) -> Result<Shape> {
         let (Tokens::Keys(count) | Tokens::Chosen(count)) = *tokens;
         let y = Shape::new(count, table.rows);
-        let read = if count == 0 { 0 } else { WORD * table.len() as u64 };
+        let words = embedding::packed(*table).len();
+        let read = if count == 0 { 0 } else { WORD * words as u64 };
         match tokens {
             Tokens::Keys(_) => {
                 // Sums of the table's rows, without products.
                 self.compute(Local { read, ..Local::default() }.table());
-                self.charge(embedding::cost(count, table.rows, RING)).await;
+                self.charge(embedding::cost(count, table.rows)).await;
             }
             Tokens::Chosen(_) => {
-                let weights = (count * table.len()) as u64;
+                let weights = (count * words) as u64;
                 self.compute(Local { weights, read, ..Local::default() }.table());
-                self.charge(product_cost(y.len(), RING).then(reshare_cost(y.len(), RING))).await;
+                self.charge(embedding::select_cost(count, table.rows)).await;
             }
         }
         Ok(y)

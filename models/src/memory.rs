@@ -1,7 +1,7 @@
 //! What a party holds of a model and of a session, before any of it is there.
 //!
 //! Weights, tables, keys and values are counted exactly: 8 bytes a word, one word of a weight for each role that a party plays;
-//! two of the embedding table at all parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
+//! two of two numbers of the embedding table at all parties ([`crate::shared`]). Of matrices whose seeded components are regenerated, one word of a weight at parties 1 and 2
 //! and none at party 0, whatever they play. What a pass needs beside them is estimated from the declared
 //! cost: the gate that moves most bytes also holds most, twice as many at its peak (found by measuring;
 //! `models/tests/memory_plan.rs` holds the plan against measured peaks).
@@ -18,8 +18,8 @@ use protocol::{Party, Role};
 use std::collections::HashMap;
 use std::fmt;
 
-/// Bytes that a gate holds at its peak, for so many that are sent or dealt in it: at the dealer, and at an evaluator.
-const HELD: [[u64; 2]; 2] = [[4, 3], [3, 2]];
+/// Bytes that a gate holds at its peak, for so many that are sent or dealt in it.
+const HELD: [u64; 2] = [3, 2];
 /// Buffers of a parameter's size, at least, while what a role takes is made of two components.
 const MAKING: u64 = 3;
 
@@ -86,7 +86,7 @@ impl Holder {
                 // Outputs are wanted of few rows, whose words are drawn in registers.
                 let many = |p: &Parameter| p.usage() == Use::Matrix && *p != Parameter::Output;
                 let matrices = Parameter::all(c).into_iter().filter(many);
-                let largest = matrices.map(|p| p.len(c)).max().unwrap_or(0);
+                let largest = matrices.map(|p| p.shared(c).len()).max().unwrap_or(0);
                 8 * largest.min(MADE_AT_ONCE) as u64
             }
         }
@@ -94,7 +94,7 @@ impl Holder {
 
     /// The most that is held while a model of which `tables` are there already is loaded.
     fn loading(&self, c: &ModelConfig, tables: u64) -> u64 {
-        let sizes = || Parameter::all(c).into_iter().map(|p| (p, 8 * p.len(c) as u64));
+        let sizes = || Parameter::all(c).into_iter().map(|p| (p, 8 * p.shared(c).len() as u64));
         // What comes in full is there of all parameters before anything is made of any: not at party 0.
         let none = self.party == Party::Zero;
         // Matrices that are multiplied by as they are.
@@ -157,7 +157,7 @@ impl MemoryPlan {
         let several = demand.sequences as u64;
         let bytes = |usage: Use| {
             let of_kind = Parameter::all(c).into_iter().filter(|p| p.usage() == usage);
-            of_kind.map(|p| 8 * holder.components(usage) * p.len(c) as u64).sum::<u64>()
+            of_kind.map(|p| 8 * holder.components(usage) * p.shared(c).len() as u64).sum::<u64>()
         };
         let passes = of_each.iter().map(|role| pass(c, tables, *role, demand.pass.max(1)));
         let (dealt, held) = passes.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
@@ -208,7 +208,7 @@ fn pass(c: &ModelConfig, tables: &PlanTables, role: Role, count: usize) -> (u64,
         };
         *scopes.entry(charge.scope).or_default() += charge.sent.iter().flatten().sum::<u64>();
     }
-    let [held, of] = HELD[usize::from(role != Role::Dealer)];
+    let [held, of] = HELD;
     let gate = held * scopes.into_values().max().unwrap_or(0) / of;
     // One at a time, but for the flags of a coarse maximum.
     let levels = (0..c.layers).map(|layer| max::held(c.heads * count, tables.softmax(layer).levels));

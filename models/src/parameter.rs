@@ -2,7 +2,10 @@
 
 use crate::algebra::SCALE;
 use crate::checkpoint::{Family, Head, ModelConfig};
+use protocol::Shape;
+use protocol::gates::embedding;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// One of a model's (folded) tensors.
 ///
@@ -141,6 +144,16 @@ impl Parameter {
         rows * cols
     }
 
+    /// The shape of the words that are shared: one an element, but of the embedding table two outputs in a word
+    /// ([`embedding::pack`]).
+    pub fn shared(self, c: &ModelConfig) -> Shape {
+        let (rows, cols) = self.shape(c);
+        match self.usage() {
+            Use::Table => embedding::packed(Shape::new(rows, cols)),
+            Use::Matrix | Use::Rows => Shape::new(rows, cols),
+        }
+    }
+
     /// How it is used.
     pub fn usage(self) -> Use {
         use Parameter::*;
@@ -166,5 +179,20 @@ impl Parameter {
     pub fn encode(self, weights: &[f32]) -> Vec<u64> {
         let unit = 2f64.powi(self.scale() as i32);
         weights.iter().map(|&w| (f64::from(w) * unit).round() as i64 as u64).collect()
+    }
+
+    /// Some of the words that are shared.
+    ///
+    /// # Panics
+    /// If `weights` are not all of its elements.
+    pub fn words(self, c: &ModelConfig, weights: &[f32], range: Range<usize>) -> Vec<u64> {
+        assert_eq!(weights.len(), self.len(c), "elements of {self:?}");
+        let mut words = self.encode(&weights[range.clone()]);
+        if self.usage() == Use::Table {
+            let at = |i: usize| (i + self.shared(c).len()).min(weights.len());
+            let high = self.encode(&weights[at(range.start)..at(range.end)]);
+            words.iter_mut().zip(high).for_each(|(word, high)| *word = embedding::pair(*word, high));
+        }
+        words
     }
 }

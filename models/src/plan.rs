@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of gates, scales, streams and message order. Parties that differ in it must not compute together.
-pub const PROGRAM_VERSION: u32 = 7;
+pub const PROGRAM_VERSION: u32 = 8;
 
 /// Mean squares (variances) a norm covers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

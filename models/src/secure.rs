@@ -124,9 +124,7 @@ impl Algebra for Secure<'_> {
         match tokens {
             Tokens::Keys(keys) => embedding::embed(&self.cx, keys, table).await,
             Tokens::Expected(tokens) => embedding::embed_ahead(&self.cx, *tokens, table).await,
-            Tokens::OneHot(rows) => {
-                product::reshare(&self.cx, embedding::matmul(&self.cx, rows, table)?).await
-            }
+            Tokens::OneHot(rows) => embedding::select(&self.cx, rows, table).await,
         }
     }
 

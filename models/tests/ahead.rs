@@ -88,8 +88,8 @@ fn the_same_words_travel_ahead_of_their_request() {
             assert!(made[0] >= expected, "{passes} passes, {calls} calls: {}", made[0]);
             assert_eq!(made[1..], [0; 2], "{passes} passes, {calls} calls");
             if calls == usize::MAX {
-                // All but its part of the embedding: three numbers for each of the row, and two signs.
-                let asked = (3 * shared.public.config.d_model as u64 + 2) * 8;
+                // All but its part of the embedding: three words for each of the row, and two signs.
+                let asked = (3 * shared.public.config.d_model as u64 / 2 + 2) * 8;
                 assert!(
                     on[1..].iter().all(|d| d.dealing.asked.bytes == asked && d.dealing.ahead.bytes > asked)
                 );

@@ -40,9 +40,9 @@ fn what_is_declared_is_what_a_device_counts() {
             .iter()
             .filter(|p| matches!(p.usage(), Use::Table | Use::Matrix))
             .flat_map(|p| {
-                let (outputs, inputs) = p.shape(config);
+                let words = p.shared(config);
                 // A table is one of outputs for each token.
-                [(inputs, outputs), (outputs, inputs)]
+                [(words.cols, words.rows), (words.rows, words.cols)]
             })
             .collect();
         let tables = shared.public.plan.tables(&kernels::cpu::Cpu::best(), config);

@@ -91,7 +91,7 @@ fn sharing_holds_one_parameter() {
     for config in configs() {
         let all = Parameter::all(&config);
         let largest = 8 * all.iter().map(|p| p.len(&config)).max().unwrap();
-        let total: usize = all.iter().map(|p| 8 * p.len(&config)).sum();
+        let total: usize = all.iter().map(|p| 8 * p.shared(&config).len()).sum();
         let allowed = largest + 16 * MIB;
         assert!(allowed < total / 2, "{allowed} of {total}: too small a model to prove anything");
         let mut source = RandomModel::new(config.clone(), 41).unwrap();
@@ -104,9 +104,11 @@ fn sharing_holds_one_parameter() {
                 let consumer = s.spawn(move || receiver.into_iter().map(|bytes| bytes.len()).sum::<usize>());
                 for (i, p) in Parameter::all(&config).into_iter().enumerate() {
                     let weights = folded::load(&mut source, p).unwrap();
-                    for (piece, weights) in weights.chunks(PIECE).enumerate() {
+                    let words = p.shared(&config).len();
+                    for (piece, start) in (0..words).step_by(PIECE).enumerate() {
                         let mut bytes = Vec::new();
-                        seeds.rest(&device, i, piece, p.encode(weights)).pack(64, &mut bytes);
+                        let words = p.words(&config, &weights, start..words.min(start + PIECE));
+                        seeds.rest(&device, i, piece, words).pack(64, &mut bytes);
                         sender.send(bytes.clone()).unwrap();
                         sender.send(bytes).unwrap();
                     }

@@ -59,6 +59,23 @@ impl TensorSource for Neuron {
     }
 }
 
+/// A model with a channel of this size at the third position.
+struct Position(RandomModel, f32);
+
+impl TensorSource for Position {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+
+    fn load(&mut self, which: TensorId) -> Result<Vec<f32>, CheckpointError> {
+        let mut data = self.0.load(which)?;
+        if which == TensorId::Positions {
+            data[2 * self.0.config().d_model + 5] = self.1;
+        }
+        Ok(data)
+    }
+}
+
 /// Clear close to Float, and Secure to both, whether the outlier leads, follows, repeats or is absent.
 fn check(name: &str, source: &mut dyn TensorSource) {
     let config = source.config().clone();
@@ -106,13 +123,14 @@ fn what_no_gate_covers_is_refused() {
         let error = calibrate::calibrate(source, &texts, |_, _| {}).unwrap_err().to_string();
         assert!(error.contains(words) && error.contains("cannot be shared"), "{error}");
     };
-    let mut tied = RandomModel::new(ModelConfig::toy(), 34).unwrap().with_outlier(8100.0);
-    refused(&mut tied, "output scores can reach");
-    // The other tokens' rows would drown in the roundings of this one.
-    for config in [llama(), ModelConfig::toy_bert()] {
-        let mut model = RandomModel::new(config, 34).unwrap().with_outlier(8100.0);
-        refused(&mut model, "too far apart for one gate");
-    }
+    let outlier = |config, size| RandomModel::new(config, 34).unwrap().with_outlier(size);
+    refused(&mut outlier(llama(), 4100.0), "token embeddings can reach 4100, the ring holds 4096");
+    refused(&mut outlier(ModelConfig { tied: true, ..llama() }, 4090.0), "output scores can reach");
+    // The others' rows would drown in the roundings of this one: of a position, or of a token after a layer.
+    let model = RandomModel::new(ModelConfig::toy_bert(), 34).unwrap();
+    refused(&mut Position(model, 8100.0), "too far apart for one gate");
+    let model = RandomModel::new(llama(), 34).unwrap();
+    refused(&mut Neuron { model, into: 20.0, out: 50.0 }, "too far apart for one gate");
     let model = RandomModel::new(llama(), 35).unwrap();
     refused(&mut Neuron { model, into: 100.0, out: 1.0 }, "the feed-forward input reaches");
 }

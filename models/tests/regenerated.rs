@@ -138,8 +138,9 @@ fn what_is_not_stored_takes_no_memory() {
     };
     let public = public(&config);
     let all = Parameter::all(&config);
-    let bytes =
-        |usage| all.iter().filter(|p| p.usage() == usage).map(|p| 8 * p.len(&config) as u64).sum::<u64>();
+    let bytes = |usage| {
+        all.iter().filter(|p| p.usage() == usage).map(|p| 8 * p.shared(&config).len() as u64).sum::<u64>()
+    };
     for party in Party::ALL {
         let held = |weights| {
             let driver = Arc::new(kernels_shim::Shim::new(kernels_shim::Order::Forward)?);

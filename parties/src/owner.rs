@@ -143,7 +143,7 @@ impl OwnedModel {
         let seed = || random().map_err(OwnerError::Randomness);
         let seeds = Seeds { one: seed()?, zero: seed()? };
         let config = self.config();
-        let values: u64 = Parameter::all(config).into_iter().map(|p| 8 * p.len(config) as u64).sum();
+        let values: u64 = Parameter::all(config).into_iter().map(|p| 8 * p.shared(config).len() as u64).sum();
         let digest = Digest(self.public.digest(&self.tables));
         let spec = UploadSpec {
             name: name.into(),
@@ -178,9 +178,11 @@ impl OwnedModel {
                     return;
                 }
             };
-            for (piece, weights) in weights.chunks(PIECE).enumerate() {
+            let words = p.shared(self.config()).len();
+            for (piece, start) in (0..words).step_by(PIECE).enumerate() {
                 let mut bytes = Vec::new();
-                seeds.rest(&self.device, i, piece, p.encode(weights)).pack(64, &mut bytes);
+                let words = p.words(self.config(), &weights, start..words.min(start + PIECE));
+                seeds.rest(&self.device, i, piece, words).pack(64, &mut bytes);
                 let to = |party, bytes| send(party, i as u32 + 1, 8 * piece * PIECE, bytes);
                 if !(to(Party::One, bytes.clone()) && to(Party::Two, bytes)) {
                     return;

@@ -19,16 +19,24 @@ fn key(n: u64) -> Key {
 
 /// The parties' parts of a d × V table.
 fn share_table(w: &World, values: &[u64], shape: Shape) -> [SharedTable; 3] {
-    let n = values.len();
+    let n = embedding::packed(shape).len();
     let masks = w.data(900, 2 * n, 64);
     let up = |v: Vec<u64>| Words::upload(w.device(), v);
+    let words = embedding::pack(&up(values[..n].to_vec()), &up(values[n..].to_vec()));
     let (one, zero) = (up(masks[..n].to_vec()), up(masks[n..].to_vec()));
-    let delta = up(values.to_vec()) - &one - &zero;
+    let delta = words - &one - &zero;
     [(&one, &zero), (&one, &delta), (&zero, &delta)].map(|(a, b)| SharedTable::new(a, b, shape, F))
 }
 
+/// Any numbers that entries may be, the first and the last of which are the largest and the smallest.
 fn values(shape: Shape) -> Vec<u64> {
-    (0..shape.len() as u64).map(|i| hash(&[i, 5])).collect()
+    let range = 1i64 << (embedding::ENTRY_BITS - 1);
+    let mut values: Vec<u64> = (0..shape.len() as u64)
+        .map(|i| ((hash(&[i, 5]) as i64).rem_euclid(2 * range) - range) as u64)
+        .collect();
+    values[0] = (range - 1) as u64;
+    *values.last_mut().unwrap() = -range as u64;
+    values
 }
 
 fn parse(device: &Device, parts: &[Vec<u8>; 3], tokens: usize, vocab: usize) -> [EmbeddingKeys; 3] {
@@ -48,14 +56,25 @@ fn embed(w: &World, keys: [EmbeddingKeys; 3], tables: [SharedTable; 3]) -> Outco
     })
 }
 
-fn assert_rows(w: &World, tokens: &[u32], d: usize, vocab: usize, ring: Ring) {
+/// Entries as they are: in the low halves of words exactly, in the high ones or a unit beside.
+fn assert_entries(seen: &[u64], e: &[u64], tokens: &[u32], d: usize, vocab: usize) {
+    assert_eq!(seen.len(), tokens.len() * d);
+    for (row, t) in seen.chunks_exact(d).zip(tokens) {
+        for (i, seen) in row.iter().enumerate() {
+            let apart = seen.wrapping_sub(e[i * vocab + *t as usize]) as i64;
+            let units = if i < d.div_ceil(2) { 0 } else { 1 };
+            assert!(apart.abs() <= units, "output {i} of token {t}: {apart} units apart");
+        }
+    }
+}
+
+fn assert_rows(w: &World, tokens: &[u32], d: usize, vocab: usize) {
     let shape = Shape::new(d, vocab);
     let e = values(shape);
     let o = embed(w, keys(w, tokens, vocab, 3), share_table(w, &e, shape));
     assert_eq!((o.results[0].shape, o.results[0].scale), (Shape::new(tokens.len(), d), F));
-    let row = |t: &u32| (0..d).map(|i| ring.reduce(e[i * vocab + *t as usize])).collect::<Vec<_>>();
-    assert_eq!(w.open(&o.results).values, tokens.iter().flat_map(row).collect::<Vec<_>>(), "{tokens:?}");
-    assert_cost(&o, embedding::cost(tokens.len(), d, ring.bits()));
+    assert_entries(&w.open(&o.results).values, &e, tokens, d, vocab);
+    assert_cost(&o, embedding::cost(tokens.len(), d));
 }
 
 fn assert_cost<T>(o: &Outcome<T>, declared: Cost) {
@@ -75,13 +94,13 @@ fn every_token_of_small_vocabularies() {
         let mut rest = &all[..];
         for size in (1..=5).cycle() {
             let (tokens, next) = rest.split_at(size.min(rest.len()));
-            assert_rows(&w, tokens, 5, vocab, Ring::Z64);
+            assert_rows(&w, tokens, 5, vocab);
             rest = next;
             if rest.is_empty() {
                 break;
             }
         }
-        assert_rows(&w, &all, 17, vocab, Ring::Z64);
+        assert_rows(&w, &all, 18, vocab);
     }
 }
 
@@ -90,27 +109,42 @@ fn tokens_of_a_large_vocabulary() {
     let w = World::new(2);
     let tokens = [30521, 0, 16384, 8192, 101];
     for n in 1..=5 {
-        assert_rows(&w, &tokens[5 - n..], 3, 30522, Ring::Z64);
+        assert_rows(&w, &tokens[5 - n..], 3, 30522);
     }
     // Repeated tokens get keys of their own.
-    assert_rows(&w, &[7, 7, 30000, 7], 2, 30522, Ring::Z64);
+    assert_rows(&w, &[7, 7, 30000, 7], 2, 30522);
 }
 
 #[test]
-fn small_rings_and_no_tokens() {
-    for bits in [9, 33] {
-        let ring = Ring::new(bits);
-        assert_rows(&World::new(3).ring(ring), &[60, 0, 31], 4, 61, ring);
+fn entries_of_one_number_and_no_tokens() {
+    assert_rows(&World::new(3), &[60, 0, 31], 1, 61);
+    assert_rows(&World::new(4), &[], 4, 61);
+}
+
+/// The high number of a word is rounded from high + low/2^32: off by one as often as that says, to either side.
+#[test]
+fn high_numbers_are_rounded() {
+    let (w, n) = (World::new(12), 4096);
+    let quarter = 1u64 << (embedding::ENTRY_BITS - 1);
+    for (low, apart) in [(quarter - 1, 1), (quarter.wrapping_neg(), -1i64)] {
+        let shape = Shape::new(2, 2);
+        let o = embed(&w, keys(&w, &vec![1; n], 2, 4), share_table(&w, &[0, low, 0, 77], shape));
+        let seen = w.open(&o.results).values;
+        let off = seen.chunks_exact(2).filter(|row| row[1] != 77).count();
+        assert!(seen.chunks_exact(2).all(|row| row[0] == low && [0, apart].contains(&(row[1] as i64 - 77))));
+        // A quarter of them: six standard deviations.
+        assert!((off as f64 - n as f64 / 4.0).abs() < 6.0 * (n as f64 * 3.0 / 16.0).sqrt(), "{off} of {n}");
     }
-    assert_rows(&World::new(4), &[], 4, 61, Ring::Z64);
 }
 
 #[test]
 fn products_with_rows_that_are_shared() {
     let w = World::new(5);
     for (rows, d, vocab) in [(1, 1, 1), (3, 5, 61), (4, 17, 128)] {
-        let shape = Shape::new(d, vocab);
+        // Two numbers a word, of which only the words are of interest here.
+        let shape = Shape::new(2 * d, vocab);
         let e = values(shape);
+        let e: Vec<u64> = (0..d * vocab).map(|i| embedding::pair(e[i], e[i + d * vocab])).collect();
         let one_hot = |i: usize| u64::from(i % vocab == hash(&[(i / vocab) as u64]) as usize % vocab);
         let anything = |i: usize| hash(&[i as u64, 8]);
         for x in
@@ -119,7 +153,7 @@ fn products_with_rows_that_are_shared() {
             let inputs: Vec<_> = w
                 .share(&x, Shape::new(rows, vocab), 0, 1)
                 .into_iter()
-                .zip(share_table(&w, &e, shape))
+                .zip(share_table(&w, &values(shape), shape))
                 .collect();
             let o = w.run(inputs.try_into().unwrap(), |cx, (x, table)| {
                 Box::pin(async move { embedding::matmul(&cx, &x, &table) })
@@ -133,6 +167,28 @@ fn products_with_rows_that_are_shared() {
             assert_eq!((o.results[1].shape, o.results[1].scale), (Shape::new(rows, d), F));
             assert_cost(&o, product::product_cost(rows * d, 64));
         }
+    }
+}
+
+#[test]
+fn rows_that_are_shared_select_entries() {
+    let w = World::new(15);
+    for (tokens, d, vocab) in [(vec![0u32], 1, 1), (vec![60, 7, 0], 5, 61), (vec![127, 64, 127, 3], 18, 128)]
+    {
+        let shape = Shape::new(d, vocab);
+        let one_hot: Vec<u64> =
+            tokens.iter().flat_map(|t| (0..vocab).map(move |i| u64::from(i == *t as usize))).collect();
+        let inputs: Vec<_> = w
+            .share(&one_hot, Shape::new(tokens.len(), vocab), 0, 1)
+            .into_iter()
+            .zip(share_table(&w, &values(shape), shape))
+            .collect();
+        let o = w.run(inputs.try_into().unwrap(), |cx, (x, table)| {
+            Box::pin(async move { embedding::select(&cx, &x, &table).await })
+        });
+        assert_eq!((o.results[1].shape, o.results[1].scale), (Shape::new(tokens.len(), d), F));
+        assert_entries(&w.open(&o.results).values, &values(shape), &tokens, d, vocab);
+        assert_cost(&o, embedding::select_cost(tokens.len(), d));
     }
 }
 
@@ -490,13 +546,14 @@ fn a_run_has_one_embedding() {
 fn received(world: World, to: Role) -> Vec<Vec<u8>> {
     let (vocab, d) = (61, 64);
     let w = world.recorded();
-    let zeros = Words::zeros(w.device(), d * vocab);
+    let zeros = Words::zeros(w.device(), d / 2 * vocab);
     let tables = [(); 3].map(|()| SharedTable::new(&zeros, &zeros, Shape::new(d, vocab), F));
     let tokens: Vec<u32> = (0..64).map(|i| i % 61).collect();
     let o = embed(&w, keys(&w, &tokens, vocab, 80), tables);
     let sent: Vec<Sent> = o.sent.into_iter().flatten().collect();
     assert!(sent.iter().all(|s| s.to != Role::Dealer), "the dealer received something");
-    sent.iter().filter(|s| s.to == to).flat_map(|s| &s.values).map(|v| v.to_le_bytes().to_vec()).collect()
+    let whole = sent.iter().filter(|s| s.to == to && s.bits == 64);
+    whole.flat_map(|s| &s.values).map(|v| v.to_le_bytes().to_vec()).collect()
 }
 
 /// One pairwise key's streams are zero.
@@ -511,8 +568,8 @@ impl Streams for Zeroed {
 
 #[test]
 fn received_words_are_uniform() {
-    let opened = 2 * 64 * 65 + 64 * 64;
-    for (to, words) in [(Role::P1, opened), (Role::P2, 2 * opened)] {
+    let (opened, dealt) = (2 * 64 * 33 + 64 * 64, 2 * 64 * 33 + 64 * 32);
+    for (to, words) in [(Role::P1, opened), (Role::P2, opened + dealt)] {
         let seen = received(World::new(90), to);
         assert_eq!(seen.len(), words);
         let z = not_uniform(&seen);
@@ -531,7 +588,7 @@ fn views_are_in_bijection_with_masks() {
     let w = World::new(0);
     let shape = Shape::new(5, 61);
     let tables = share_table(&w, &values(shape), shape);
-    for (party, messages) in [(Role::P1, 2), (Role::P2, 3)] {
+    for (party, messages) in [(Role::P1, 3), (Role::P2, 5)] {
         for token in [0, 1, 60] {
             let keys = keys(&w, &[token, 30], 61, 100);
             let run = solve_views(1000 + party as u64, Ring::Z64, party, &[], &[vec![]], &[], &|cx, _| {
@@ -543,7 +600,7 @@ fn views_are_in_bijection_with_masks() {
     }
 }
 
-/// One stream masks what P0 deals, one what each evaluator shows, one its half of the result.
+/// One stream masks what P0 deals, one what each evaluator shows; the rest is a truncation of ten numbers.
 #[test]
 fn messages_are_those_declared() {
     let w = World::new(9).recorded();
@@ -551,8 +608,10 @@ fn messages_are_those_declared() {
     let o = embed(&w, keys(&w, &[3, 4], 61, 9), share_table(&w, &values(shape), shape));
     let sent =
         |i: usize| o.sent[i].iter().map(|s| (s.to, s.lane, s.bits, s.values.len())).collect::<Vec<_>>();
-    let result = Purpose::Result as u8;
-    assert_eq!(sent(0), [(Role::P2, Purpose::Theta as u8, 64, 2 * 12 + 10)]);
-    assert_eq!(sent(1), [(Role::P2, result, 64, 2 * 12), (Role::P2, result, 64, 10)]);
-    assert_eq!(sent(2), [(Role::P1, result, 64, 2 * 12), (Role::P1, result, 64, 10)]);
+    let [result, bit] = [Purpose::Result, Purpose::WrapBit].map(|p| p as u8);
+    let dealt = [(Purpose::Theta, 64, 2 * 8 + 6), (Purpose::WrapProduct, 32, 10)];
+    assert_eq!(sent(0), dealt.map(|(purpose, bits, n)| (Role::P2, purpose as u8, bits, n)));
+    for (from, to) in [(1, Role::P2), (2, Role::P1)] {
+        assert_eq!(sent(from), [(to, result, 64, 2 * 8), (to, bit, 1, 10), (to, result, 64, 10)]);
+    }
 }

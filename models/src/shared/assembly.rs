@@ -71,9 +71,8 @@ impl Assembly {
         let mut assembly = Assembly::new(device, party, &config, &seeds.for_party(party))?.keeping(kept);
         if party != Party::Zero {
             for (i, p) in Parameter::all(&config).into_iter().enumerate() {
-                let component = |seed| input::component(device, seed, i as u32, p.len(&config));
-                let rest =
-                    weights.integers(device, &config, p) - component(&seeds.one) - component(&seeds.zero);
+                let component = |seed| input::component(device, seed, i as u32, p.shared(&config).len());
+                let rest = weights.words(device, &config, p) - component(&seeds.one) - component(&seeds.zero);
                 assembly.put(i, rest)?;
             }
         }

@@ -134,8 +134,7 @@ impl Holding {
     }
 
     fn shape(&self, p: Parameter) -> Shape {
-        let (rows, cols) = p.shape(&self.config);
-        Shape::new(rows, cols)
+        p.shared(&self.config)
     }
 
     /// Takes the component of a parameter that comes in full.
@@ -320,7 +319,8 @@ impl Parts<SecureValues> for Reading<'_> {
             Values::Matrix(m) => Ok(m),
             Values::Rows(_) => Err(missing(p)),
         };
-        Ok(SharedTable::of([matrix(side)?, matrix(side.other())?], p.scale()))
+        let (outputs, _) = p.shape(&self.holding.config);
+        Ok(SharedTable::of([matrix(side)?, matrix(side.other())?], outputs, p.scale()))
     }
 
     fn matrix(&mut self, p: Parameter) -> Result<SharedMatrix, SharedModelError> {
@@ -356,7 +356,7 @@ impl Parts<SecureValues> for Reading<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::RandomModel;
+    use crate::checkpoint::{RandomModel, TensorSource};
     use crate::folded;
     use crate::shared::Seeds;
     use kernels::cuda::Cuda;
@@ -397,7 +397,8 @@ mod tests {
 
     /// A parameter's words, and its three components by the party that lacks them, from the seeds.
     fn components(source: &mut RandomModel, index: usize, p: Parameter) -> (Vec<u64>, [Vec<u64>; 3]) {
-        let w = p.encode(&folded::load(source, p).unwrap());
+        let c = TensorSource::config(source).clone();
+        let w = p.words(&c, &folded::load(source, p).unwrap(), 0..p.shared(&c).len());
         let stream = |seed| input::component(&device(), seed, index as u32, w.len()).to_vec();
         let (c01, c02) = (stream(&SEEDS.one), stream(&SEEDS.zero));
         let c12 = (0..w.len()).map(|i| w[i].wrapping_sub(c01[i]).wrapping_sub(c02[i])).collect();
@@ -410,7 +411,8 @@ mod tests {
             let seeds = SEEDS.for_party(party);
             let holding = Holding::new(&device(), party, config, &seeds).unwrap();
             for (i, p) in Parameter::all(config).into_iter().enumerate() {
-                let rest = SEEDS.rest(&device(), i, 0, p.encode(&folded::load(source, p).unwrap()));
+                let words = p.words(config, &folded::load(source, p).unwrap(), 0..p.shared(config).len());
+                let rest = SEEDS.rest(&device(), i, 0, words);
                 match party {
                     Party::Zero => assert!(holding.put(p, rest).is_err(), "P0 takes no values"),
                     _ => {

@@ -66,7 +66,8 @@ pub fn share_parameters(
         let mut a = Assembly::new(device, party, &public.config, &seeds.for_party(party)).unwrap();
         if party != Party::Zero {
             for (i, p) in Parameter::all(&public.config).into_iter().enumerate() {
-                let words = source.integers(p).unwrap();
+                let weights = source.numbers(p).unwrap();
+                let words = p.words(&public.config, &weights, 0..p.shared(&public.config).len());
                 let pieces: Vec<Words> = words
                     .chunks(PIECE)
                     .enumerate()

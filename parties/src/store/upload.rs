@@ -41,7 +41,7 @@ impl Incoming {
         let public = PublicModel::from_bytes(metadata).map_err(|e| e.to_string())?;
         let tables = public.plan.tables(device, &public.config);
         let seeds = if party == Party::Zero { 64 } else { 32 };
-        let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config));
+        let values = Parameter::all(&public.config).into_iter().map(|p| 8 * p.shared(&public.config).len());
         let parts = std::iter::once(seeds).chain(values.take_while(|_| party != Party::Zero));
         // Of a benchmark model nothing is sent.
         let sizes = parts.take_while(|_| public.benchmark.is_none()).collect();

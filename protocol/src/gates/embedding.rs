@@ -16,12 +16,17 @@
 //! The sign must not become known: who knows it and one of the keys knows in which half of the positions the token is. The
 //! same difference of a column of ones is σ itself, that is, of the *numbers* of bits: it is shared as X is, and σ·X = C_j.
 //!
+//! **Two numbers a word.** Entries are numbers of 31 bits, so a word of the table holds those of two outputs ([`pack`]), and half
+//! of the table is read and added up. What comes out of steps 1 to 3 is a word, z = low + 2^32·high, whose numbers two
+//! truncations in one gate take apart: of 2^32·z, which is 2^32·low, and of z. The first is exact; the second rounds
+//! high + low/2^32, so that it is off by a unit with the probability |low|/2^32.
+//!
 //! So with the rows and, behind them, their signs as one vector X, of each component:
 //!
 //! 1. X of Δ is opened under masks of both evaluators. Of λ1 and λ0, the one evaluator that has a key masks its summand with
 //!    a stream that P0 knows and shows it to the other: X = λ + Δ with λ = P0's summand + the mask, and Δ what was shown.
 //! 2. P0 deals its two summands, and Σ λσ·λX of all three components.
-//! 3. Σ σ·X over the three components, a sum of products of such shares, is reshared once.
+//! 3. Σ σ·X over the three components, a sum of products of such shares, is taken apart and truncated, which reshares it.
 //!
 //! **Who learns what.** Besides its keys, two of different pairs and roots, a party sees words that are masked as all others
 //! are: towards P2 by streams of k01, towards P1 by streams of k02, each used once ([decision
@@ -34,14 +39,15 @@
 //! V = 49152. Nothing checks that keys are those of a unit vector: a client that deviates can get any combination of
 //! rows.
 //!
-//! Cost: two exchanges. P0 waits for data here, those of the client; what it deals is on its way during the first
-//! exchange, so that the time is that of two messages in a row. A party reads two tables of 8·V·d bytes, on the processor
+//! Cost: three exchanges. P0 waits for data here, those of the client; what it deals is on its way during the first
+//! exchange, so that the time is that of three messages in a row. A party reads two tables of 4·V·d bytes, on the processor
 //! once whatever the number of tokens; a key takes V/128 blocks of ChaCha12.
 //!
 //! Sources: Boyle, Gilboa and Ishai, CCS 2016 (eprint 2018/707); for point functions on replicated shares see also Bunn,
 //! Kushilevitz and Ostrovsky (eprint 2021/163).
 
-use super::product::{reshare, reshare_cost, ring_item};
+use super::product::{product_cost, ring_item};
+use super::truncate::{self, truncate};
 use crate::{Ahead, Cost, Cx, Key, KeyId, Network, Pads, Product, Purpose, Result};
 use crate::{Role, Session, Shape, Share, bytes};
 use kernels::{Device, DpfKeys, Indices, Matrix, Words, dpf_key_bytes};
@@ -49,11 +55,40 @@ use kernels::{Device, DpfKeys, Indices, Matrix, Words, dpf_key_bytes};
 /// The two parties of each pair of keys: for λ1, λ0 and Δ.
 const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2], [Role::P1, Role::P2]];
 
+/// Bits of a word, and of a number in it.
+const RING: u32 = 64;
+const HALF: u32 = RING / 2;
+/// Entries are signed numbers of so many bits, |e| < 2^30: truncation wants a bit to spare.
+pub const ENTRY_BITS: u32 = HALF - 1;
+
+/// The shape of the words that hold the numbers of a table: ⌈d/2⌉ outputs.
+pub const fn packed(table: Shape) -> Shape {
+    Shape::new(table.rows.div_ceil(2), table.cols)
+}
+
+/// The word of two numbers, outputs i and i + ⌈d/2⌉ of an entry; what is beyond the last is 0.
+pub const fn pair(low: u64, high: u64) -> u64 {
+    low.wrapping_add(high << HALF)
+}
+
+/// The words of a table's first ⌈d/2⌉ outputs and of the others, each the numbers of all inputs.
+///
+/// # Panics
+/// If there are more of the others.
+pub fn pack(low: &Words, high: &Words) -> Words {
+    if high.len() < low.len() {
+        return pack(low, &Words::concat(&[high, &Words::zeros(low.device(), low.len() - high.len())]));
+    }
+    Words::formula([low, high], |[low, high]| low + (high << HALF))
+}
+
 /// What one party holds of a shared table, d outputs of V inputs, prepared for products with rows of length V.
 #[derive(Clone, Debug)]
 pub struct SharedTable {
     /// Fractional bits of the entries.
     pub scale: u32,
+    /// d.
+    outputs: usize,
     /// λ1 at P0 and P1, λ0 at P2.
     first: Matrix,
     /// λ0 at P0, Δ at P1 and P2.
@@ -61,23 +96,36 @@ pub struct SharedTable {
 }
 
 impl SharedTable {
-    /// Prepares the two components of a d × V matrix that a party knows: λ1 and λ0 at P0, λ1 and Δ at P1, λ0 and Δ at
-    /// P2.
+    /// Prepares the two components that a party knows of the words ([`pack`]) of a d × V table: λ1 and λ0 at P0, λ1 and Δ at
+    /// P1, λ0 and Δ at P2.
     ///
     /// # Panics
-    /// If a component is not of that shape.
+    /// If a component is not of the table's [`packed`] shape.
     pub fn new(first: &Words, second: &Words, shape: Shape, scale: u32) -> SharedTable {
-        let matrix = |component| Matrix::new(component, shape.rows, shape.cols);
-        SharedTable::of([matrix(first), matrix(second)], scale)
+        let words = packed(shape);
+        let matrix = |component| Matrix::new(component, words.rows, words.cols);
+        SharedTable::of([matrix(first), matrix(second)], shape.rows, scale)
     }
 
-    /// As [`SharedTable::new`], of components that are prepared already.
-    pub fn of([first, second]: [Matrix; 2], scale: u32) -> SharedTable {
-        SharedTable { scale, first, second }
+    /// As [`SharedTable::new`], of components that are prepared already, for entries of so many outputs.
+    ///
+    /// # Panics
+    /// If those are not of as many outputs as their words.
+    pub fn of([first, second]: [Matrix; 2], outputs: usize, scale: u32) -> SharedTable {
+        assert!(
+            [&first, &second].iter().all(|m| m.outputs() == outputs.div_ceil(2)),
+            "words of another table"
+        );
+        SharedTable { scale, outputs, first, second }
     }
 
     /// d: length of an entry.
     pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The words of an entry.
+    fn words(&self) -> usize {
         self.first.outputs()
     }
 
@@ -221,7 +269,7 @@ impl EmbeddingKeys {
     }
 }
 
-/// The shape of the result, tokens × d, and what is made of blocks of rows and signs.
+/// The shape of the rows of words, tokens × ⌈d/2⌉, and what is made of blocks of rows and signs.
 #[derive(Clone, Copy)]
 struct Rows(Shape);
 
@@ -306,7 +354,7 @@ pub fn deal_late(
     table: &SharedTable,
 ) -> Result<()> {
     assert_eq!((keys.role, keys.vocab), (Role::Dealer, table.inputs()), "other keys");
-    let rows = Rows(Shape::new(keys.tokens, table.outputs()));
+    let rows = Rows(Shape::new(keys.tokens, table.words()));
     let masks =
         [KeyId::K01, KeyId::K02].map(|key| session.draw_late(ahead, key, Purpose::Result, 2 * rows.block()));
     let value = rows.deal(&keys.summands(table), masks.each_ref());
@@ -314,7 +362,7 @@ pub fn deal_late(
 }
 
 async fn sum(cx: &Cx<'_>, tokens: usize, keys: Option<&EmbeddingKeys>, table: &SharedTable) -> Result<Share> {
-    let rows = Rows(Shape::new(tokens, table.outputs()));
+    let rows = Rows(Shape::new(tokens, table.words()));
     let op = cx.op("embedding");
     let own = keys.map(|keys| keys.summands(table));
     // The dealer needs the masks when it deals: without keys that is not here.
@@ -335,16 +383,50 @@ async fn sum(cx: &Cx<'_>, tokens: usize, keys: Option<&EmbeddingKeys>, table: &S
         let mask = pads.p1.as_ref().or(pads.p2.as_ref()).expect("an evaluator knows its own");
         cx.reduce(rows.half(cx.is_p1(), &dealt, shown, mask))
     });
-    reshare(cx, Product { shape: rows.0, scale: table.scale, bits: cx.ring().bits(), half }).await
+    take_apart(cx, half, Shape::new(tokens, table.outputs()), table.scale).await
 }
 
-/// x · E^T for rows x that the parties hold as a share, for example one-hot rows at scale 0:
+/// Shares of the numbers of words, rows × ⌈d/2⌉, of which the evaluators have halves. Cost: [`apart_cost`].
+async fn take_apart(cx: &Cx<'_>, words: Option<Words>, shape: Shape, scale: u32) -> Result<Share> {
+    let (ring, row) = (cx.ring().bits(), shape.cols.div_ceil(2));
+    assert_eq!(ring, RING, "two numbers in a word");
+    let half = words.map(|words| {
+        // 2^32·z − 1 and z, of which the high halves are the numbers. Both halves of 2^32·z end in zeros: no carry, which
+        // truncation takes for a value to be rounded up.
+        let raised = Words::formula([&words], |[z]| (z << HALF) - u64::from(cx.is_p1()));
+        let both = Words::concat(&[&raised, &words]);
+        let place = |t: usize, j: usize| if j < row { t * row + j } else { words.len() + t * row + j - row };
+        both.gather(&(0..shape.len()).map(|i| place(i / shape.cols, i % shape.cols) as u32).collect())
+    });
+    truncate(cx, Product { shape, scale: scale + HALF, bits: ring, half }, HALF).await
+}
+
+fn apart_cost(n: usize) -> Cost {
+    truncate::cost(n, HALF, RING)
+}
+
+/// The entries of rows that the parties hold as a share of unit vectors at scale 0, rows × d. Cost: [`select_cost`].
+///
+/// # Panics
+/// If the rows have a scale.
+pub async fn select(cx: &Cx<'_>, x: &Share, table: &SharedTable) -> Result<Share> {
+    assert_eq!(x.scale, 0, "unit vectors");
+    let words = matmul(cx, x, table)?;
+    take_apart(cx, words.half, Shape::new(x.shape.rows, table.outputs()), table.scale).await
+}
+
+/// Declared cost of [`select`].
+pub fn select_cost(rows: usize, outputs: usize) -> Cost {
+    product_cost(packed(Shape::new(outputs, rows)).len(), RING).then(apart_cost(rows * outputs))
+}
+
+/// x · W^T for rows x that the parties hold as a share and the table's words W:
 /// ```text
 /// P1: λ1·Δx + Δ·(Δx + λx1)    P2: λ0·Δx + Δ·λx0    P0 deals (λ1 + λ0)·λx
 /// ```
-/// Dealt: 8 bytes an element of the result. No exchange.
+/// Dealt: 8 bytes a word of the result. No exchange.
 pub fn matmul(cx: &Cx, x: &Share, table: &SharedTable) -> Result<Product> {
-    let shape = Shape::new(x.shape.rows, table.outputs());
+    let shape = Shape::new(x.shape.rows, table.words());
     let op = cx.op("table product");
     let both = |a: &Words, b: &Words| table.first.apply(a) + table.second.apply(b);
     let item = ring_item(cx, op, Purpose::Theta, shape.len());
@@ -362,10 +444,11 @@ pub const fn held(tokens: usize, vocab: usize) -> u64 {
     (2 * 8 * tokens * vocab.div_ceil(64)) as u64
 }
 
-/// Declared cost of [`embed`]: 8·T·(3d + 2) bytes from the dealer to P2, one exchange of 16·T·(d + 1) and one of 8·T·d.
-pub fn cost(tokens: usize, outputs: usize, ring_bits: u32) -> Cost {
-    let rows = Rows(Shape::new(tokens, outputs));
-    Cost::dealt(bytes(rows.dealt(), ring_bits))
-        .then(Cost::round(bytes(2 * rows.block(), ring_bits)))
-        .then(reshare_cost(rows.0.len(), ring_bits))
+/// Declared cost of [`embed`], of w = ⌈d/2⌉ words an entry: 8·T·(3w + 2) + 4·T·d bytes from the dealer to P2; exchanges of
+/// 16·T·(w + 1), T·d/8 and 8·T·d.
+pub fn cost(tokens: usize, outputs: usize) -> Cost {
+    let rows = Rows(Shape::new(tokens, outputs.div_ceil(2)));
+    Cost::dealt(bytes(rows.dealt(), RING))
+        .then(Cost::round(bytes(2 * rows.block(), RING)))
+        .then(apart_cost(tokens * outputs))
 }

@@ -118,7 +118,7 @@ impl Inspect {
 
 fn share_size(c: &ModelConfig, tables: &PlanTables, party: Party) -> ShareSize {
     // Party 0 stores two seeds, the others one and the component that none of them gives.
-    let full: u64 = Parameter::all(c).into_iter().map(|p| 8 * p.len(c) as u64).sum();
+    let full: u64 = Parameter::all(c).into_iter().map(|p| 8 * p.shared(c).len() as u64).sum();
     let memory = |plays| {
         let holder = Holder { party, plays, weights: Weights::Stored };
         let demand = Demand { context: 1, pass: 1, sequences: 1 };

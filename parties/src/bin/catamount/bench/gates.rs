@@ -355,7 +355,8 @@ impl Inputs {
         let (t, shape) = (self.tokens, Shape::new(WIDTH, VOCAB));
         let tokens: Vec<u32> = (0..t).map(|i| (i * 7919 % VOCAB) as u32).collect();
         let parts = embedding::split(&self.device, &tokens, VOCAB, &self.seed)?;
-        let [one, zero, delta] = [3, 4, 5].map(|stream| self.words(stream, shape.len()));
+        let words = embedding::packed(shape).len();
+        let [one, zero, delta] = [3, 4, 5].map(|stream| self.words(stream, words));
         let mut inputs = vec![];
         for (role, part) in Role::ALL.into_iter().zip(&parts) {
             let (first, second) = match role {
@@ -370,8 +371,8 @@ impl Inputs {
         Ok(Made {
             name: "private embedding",
             size: format!("{t} tokens of {VOCAB}, width {WIDTH}"),
-            declared: embedding::cost(t, WIDTH, RING),
-            local: Local { read: 8 * shape.len() as u64, ..Local::default() }.table(),
+            declared: embedding::cost(t, WIDTH),
+            local: Local { read: 8 * words as u64, ..Local::default() }.table(),
             programs: programs(inputs, |cx, (keys, table): (EmbeddingKeys, Arc<SharedTable>)| {
                 Box::pin(async move { embedding::embed(&cx, &keys, &table).await })
             }),
