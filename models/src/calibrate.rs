@@ -305,21 +305,20 @@ fn layer_plan(i: usize, ranges: &Watched<'_>, bounds: &Bounds) -> Result<LayerPl
     };
     let watched = MARGIN * ranges.magnitude("feed_forward/activation#input");
     let range = bounds.up.min(watched.max(15.5));
-    let gated = ranges.c.family == Family::Llama;
-    let step = if gated { Step::Gated } else { Step::Activation };
-    let range_log2 = range_log2(range, step, "the feed-forward input", i)?;
-    let product_log2 = if gated {
+    let activation = if ranges.c.family == Family::Llama {
+        // Tables of quadratics end a longer entry early: beyond ±16, where they are, the 2 % are more than that.
+        let range_log2 = range_log2(range, Step::Gated, "the feed-forward input", i)?;
         let product = MARGIN * ranges.magnitude("feed_forward/activation#product");
         // Below 2^11 the gate would be no cheaper.
         let product_log2 = product.max(2048.0).log2().ceil() as u32;
         if product_log2 > TablePlan::LARGEST_PRODUCT_LOG2 {
             return Err(beyond("gate times up", product / MARGIN, 262_144.0));
         }
-        Some(product_log2)
+        TablePlan::gated(range_log2, product_log2)
     } else {
-        None
+        let range_log2 = range_log2(range, Step::Activation, "the feed-forward input", i)?;
+        TablePlan::covering(range_log2, Step::Activation, None)
     };
-    let activation = TablePlan::covering(range_log2, step, product_log2);
     Ok(LayerPlan {
         attention_norm: ranges.norm("attention/norm"),
         feed_forward_norm: ranges.norm("feed_forward/norm"),

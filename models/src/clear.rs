@@ -357,14 +357,15 @@ impl Algebra for Clear {
         let up = |y: Ints, scale| self.scope("up").truncated_product(y.data, 2 * SCALE, 2 * SCALE - scale);
         let g = up(y.columns(0, width), SCALE)?;
         let u = up(y.columns(width, 2 * width), FACTOR_SCALE)?;
-        let (low, high) = gate.table.spec.range();
+        let spec = gate.table.spec();
+        let (low, high) = spec.range();
         self.check("input", &g, SCALE, low, high)?;
-        let mask = gate.table.spec.average_mask();
+        let mask = spec.average_mask();
         let f = |(g, u): (&u64, &u64)| gate.table.clear(*g, mask, Ring::Z64).wrapping_mul(*u);
         let z: Vec<u64> = g.iter().zip(&u).map(f).collect();
         // The product in the ring may wrap unseen, so the bound is checked on numbers.
         let real = |v: &u64, scale: u32| *v as i64 as f64 / 2f64.powi(scale as i32);
-        let out = gate.table.spec.out_scale() + FACTOR_SCALE;
+        let out = spec.out_scale() + FACTOR_SCALE;
         for (g, u) in g.iter().zip(&u) {
             let value = (t.function)(real(g, SCALE)) * real(u, FACTOR_SCALE);
             if value.abs() >= limit {

@@ -479,12 +479,12 @@ impl Algebra for Dry {
     async fn gated(&self, x: &Shape, w: &Linear<Dry>, t: &Arc<FunctionTable>) -> Result<Shape> {
         let (up, t) = (self.scope("up"), t.gated());
         let y = up.multiply(x, &w.weight, PRODUCT_BITS);
-        let (n, spec) = (y.len() / 2, &t.table.spec);
-        let input = spec.input_bits();
+        let (n, table) = (y.len() / 2, &*t.table);
+        let input = table.spec().input_bits();
         let gate = async {
             let cut = truncate::cost_between(n, input + SCALE, SCALE, input);
             up.charge(product_cost(n, input + SCALE).then(cut)).await;
-            self.charge(glu::select_cost(n, spec, t.bits)).await;
+            self.charge(glu::select_cost(n, table, t.bits)).await;
             Ok(())
         };
         let factor = async {
@@ -494,7 +494,7 @@ impl Algebra for Dry {
             Ok(())
         };
         join(gate, factor).await?;
-        self.charge(glu::product_cost(n, spec, FACTOR_SCALE, t.bits, SCALE, RING)).await;
+        self.charge(glu::product_cost(n, table, FACTOR_SCALE, t.bits, SCALE, RING)).await;
         Ok(Shape::new(y.rows, y.cols / 2))
     }
 

@@ -2,8 +2,12 @@
 //! input where such a bound fits a gate, and from watching the model on sample text, with a margin, where not.
 //! They say nothing about any client's input.
 
+mod function;
+
+pub use function::{FACTOR_SCALE, FunctionTable, GatedTable, Pieces, Polynomials, Step, TablePlan, function};
+
 use crate::algebra::SCALE;
-use crate::checkpoint::{Activation, Family, Head, ModelConfig};
+use crate::checkpoint::{Family, Head, ModelConfig};
 use crate::float::norm_kind;
 use crate::model::{ActivationId, NormId};
 use crate::parameter::Parameter;
@@ -12,9 +16,7 @@ use protocol::gates::choice::SampleTables;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable, dropped};
 use protocol::gates::product::factor_bits;
-use protocol::gates::quadratic::Quadratic;
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -29,33 +31,6 @@ pub struct NormRange {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-}
-
-/// A function's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TablePlan {
-    /// It covers ±2^range_log2.
-    pub range_log2: u32,
-    /// With 2^entries_log2 entries.
-    pub entries_log2: u32,
-    /// A gated activation's products f(g)·u are below 2^product_log2; `None` for a function alone.
-    pub product_log2: Option<u32>,
-}
-
-/// Fractional bits of the function's value in a gated activation.
-const FUNCTION_SCALE: u32 = 24;
-/// Fractional bits of the other factor. A table errs by 10^−4 of it, a unit is 10 times less.
-pub const FACTOR_SCALE: u32 = 16;
-
-/// How wide the entries of a table are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// 1/16, lines, for gated activations.
-    Gated,
-    /// 1/4, quadratics, for the functions of feed-forward blocks.
-    Activation,
-    /// 1/8, quadratics, for tanh.
-    Pooler,
 }
 
 /// A layer's ranges.
@@ -110,33 +85,6 @@ pub struct Plan {
     pub scores: f64,
 }
 
-/// A table and what it approximates.
-#[derive(Clone, Debug)]
-pub struct FunctionTable {
-    /// The table.
-    pub table: Pieces,
-    /// The function.
-    pub function: fn(f64) -> f64,
-}
-
-/// How a function is computed.
-#[derive(Clone, Debug)]
-pub enum Pieces {
-    /// Alone, by quadratics.
-    Alone(Quadratic),
-    /// As a gate, by lines.
-    Gated(GatedTable),
-}
-
-/// A table of lines, and the ring in which its values times the other factor (at [`FACTOR_SCALE`]) are computed.
-#[derive(Clone, Debug)]
-pub struct GatedTable {
-    /// The table.
-    pub table: Table,
-    /// Products are computed modulo 2^bits.
-    pub bits: u32,
-}
-
 /// A layer's tables on a device.
 #[derive(Clone)]
 pub struct LayerTables {
@@ -155,15 +103,6 @@ pub struct PlanTables {
     pooler: Option<Arc<FunctionTable>>,
     /// For choosing tokens.
     pub sampling: Arc<SampleTables>,
-}
-
-/// The function that a configuration names.
-pub fn function(activation: Activation) -> fn(f64) -> f64 {
-    match activation {
-        Activation::Silu => silu,
-        Activation::Gelu => gelu,
-        Activation::GeluTanh => gelu_tanh,
-    }
 }
 
 impl NormRange {
@@ -194,100 +133,6 @@ impl NormRange {
         } else {
             refuse("too far apart for one gate")
         }
-    }
-}
-
-impl Step {
-    /// log2 of the entries to a unit.
-    fn entries_log2(self) -> u32 {
-        match self {
-            Step::Gated => 4,
-            Step::Activation => 2,
-            Step::Pooler => 3,
-        }
-    }
-
-    /// Width of an entry.
-    pub fn width(self) -> f64 {
-        2f64.powi(-(self.entries_log2() as i32))
-    }
-}
-
-impl TablePlan {
-    /// Covers ±2^range_log2 in steps of `step`, or as small ones as 4096 entries allow.
-    pub fn covering(range_log2: u32, step: Step, product_log2: Option<u32>) -> TablePlan {
-        TablePlan { range_log2, entries_log2: (range_log2 + 1 + step.entries_log2()).min(12), product_log2 }
-    }
-
-    fn validate(&self, gated: bool) -> Result<(), String> {
-        let fits = (1..=8).contains(&self.range_log2)
-            && (4..=12).contains(&self.entries_log2)
-            && self.product_log2.is_none_or(|p| p <= Self::LARGEST_PRODUCT_LOG2)
-            && self.product_log2.is_some() == gated;
-        if fits { Ok(()) } else { Err(format!("impossible table parameters {self:?}")) }
-    }
-
-    /// Larger products leave too few bits to the table.
-    pub const LARGEST_PRODUCT_LOG2: u32 = 19;
-
-    /// Builds it.
-    pub fn table(&self, device: &Device, function: fn(f64) -> f64) -> FunctionTable {
-        let (range, entries) = (self.range_log2, self.entries_log2);
-        let table = match self.product_log2 {
-            Some(product_log2) => {
-                // Fractional bits of both factors, and three as for a function alone.
-                let bits = FUNCTION_SCALE + FACTOR_SCALE + product_log2 + 3;
-                let spec = TableSpec::shortened(range, entries, SCALE, FUNCTION_SCALE);
-                Pieces::Gated(GatedTable { table: Table::new(device, spec, function), bits })
-            }
-            None => {
-                // All functions here are largest at an end of their range.
-                let end = 2f64.powi(range as i32);
-                let largest = function(end).abs().max(function(-end).abs()).max(1.0);
-                let value_log2 = largest.log2().ceil() as u32;
-                Pieces::Alone(Quadratic::symmetric(device, (range, entries), SCALE, value_log2, function))
-            }
-        };
-        FunctionTable { table, function }
-    }
-}
-
-impl FunctionTable {
-    /// The table of a function alone.
-    ///
-    /// # Panics
-    /// For a gated activation's; plans are validated.
-    pub fn alone(&self) -> &Quadratic {
-        match &self.table {
-            Pieces::Alone(table) => table,
-            Pieces::Gated(_) => panic!("a validated plan has tables of the model's kind"),
-        }
-    }
-
-    /// The table of a gated activation.
-    ///
-    /// # Panics
-    /// For a function alone; plans are validated.
-    pub fn gated(&self) -> &GatedTable {
-        match &self.table {
-            Pieces::Gated(table) => table,
-            Pieces::Alone(_) => panic!("a validated plan has tables of the model's kind"),
-        }
-    }
-
-    /// Every number of the table, for the program digest.
-    fn words(&self) -> Box<dyn Iterator<Item = u64> + '_> {
-        match &self.table {
-            Pieces::Alone(table) => Box::new(table.words()),
-            Pieces::Gated(gate) => Box::new([u64::from(gate.bits)].into_iter().chain(gate.table.words())),
-        }
-    }
-}
-
-impl GatedTable {
-    /// Products that the gate computes lie within ±limit.
-    pub fn limit(&self) -> f64 {
-        2f64.powi(self.bits as i32 - 2 - (self.table.spec.out_scale() + FACTOR_SCALE) as i32)
     }
 }
 

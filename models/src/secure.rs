@@ -245,14 +245,15 @@ impl Algebra for Secure<'_> {
 
     async fn gated(&self, x: &Share, w: &Linear<SecureValues>, t: &Arc<FunctionTable>) -> Result<Share> {
         let (up, t) = (self.in_scope("up"), t.gated());
-        let (input, width, ring) = (t.table.spec.input_bits(), w.weight.outputs() / 2, self.cx.ring().bits());
+        let (input, width, ring) =
+            (t.table.spec().input_bits(), w.weight.outputs() / 2, self.cx.ring().bits());
         let (left, right) = (0..width, width..2 * width);
         let blocks = [(left.clone(), input + SCALE), (right.clone(), ring)];
         let [g, u] = product::matmul_blocks(&up.cx, x, &w.weight, blocks)?;
         let (g, u) = (up.with_bias(g, w, left), up.with_bias(u, w, right));
         let g = truncate_to(&up.cx, g, SCALE, input);
         let u = truncate_to(&up.cx, u, 2 * SCALE - FACTOR_SCALE, t.bits);
-        glu::gated_when(&self.cx, g, u, &t.table, t.bits, SCALE).await
+        glu::gated_when(&self.cx, g, u, &*t.table, t.bits, SCALE).await
     }
 
     fn scores_out(&self, x: &Share, w: &Linear<SecureValues>) -> Result<Option<Words>> {

@@ -7,7 +7,7 @@ use models::algebra::{Algebra, SCALE};
 use models::attention::AttentionShape;
 use models::clear::{Clear, Ints};
 use models::float::complete;
-use models::plan::{FunctionTable, NormRange, Pieces, Step, TablePlan};
+use models::plan::{FunctionTable, NormRange, Pieces, Polynomials, Step, TablePlan};
 use protocol::gates::exp::OUT_SCALE;
 use protocol::gates::max::Levels;
 use protocol::gates::norm::{NormKind, NormTable};
@@ -41,7 +41,7 @@ impl Numbers {
 fn value(t: &FunctionTable, x: u64, lambda: u64) -> f64 {
     let (found, out) = match &t.table {
         Pieces::Alone(t) => (t.clear(x, lambda, Ring::Z64), t.spec.out_scale()),
-        Pieces::Gated(t) => (t.table.clear(x, lambda, Ring::Z64), t.table.spec.out_scale()),
+        Pieces::Gated(t) => (t.table.clear(x, lambda, Ring::Z64), t.table.spec().out_scale()),
     };
     found as i64 as f64 / 2f64.powi(out as i32)
 }
@@ -52,7 +52,7 @@ fn error(plan: TablePlan, f: fn(f64) -> f64) -> f64 {
     let table = plan.table(&kernels::cpu::Cpu::best(), f);
     let (low, high) = match &table.table {
         Pieces::Alone(t) => t.spec.range(),
-        Pieces::Gated(t) => t.table.spec.range(),
+        Pieces::Gated(t) => t.table.spec().range(),
     };
     let unit = 2f64.powi(SCALE as i32);
     let (from, to) = ((low * unit) as i64, (high * unit) as i64);
@@ -83,6 +83,48 @@ fn activations() {
         check("tanh", at(Step::Pooler, None), libm::tanh, 1e-4);
         for product in [0, 6, 11, 13, 14, 16, 19] {
             check(&format!("SiLU with products to 2^{product}"), at(Step::Gated, Some(product)), silu, 8e-4);
+            let chosen = TablePlan::gated(range_log2, product);
+            if chosen.polynomials == Polynomials::Quadratics {
+                check(&format!("SiLU with products to 2^{product}, by quadratics"), chosen, silu, 3e-4);
+            }
+        }
+    }
+}
+
+/// Largest error where functions are curved, in ±12, with roundings at their worst: the low bits that both sides drop are all
+/// zero, or all one.
+fn worst_error(plan: TablePlan, f: fn(f64) -> f64) -> f64 {
+    const POINTS: usize = 400_000;
+    let table = plan.table(&kernels::cpu::Cpu::best(), f);
+    let drop = table.gated().table.spec().drop;
+    let (dropped, unit) = ((1u64 << drop) - 1, 2f64.powi(SCALE as i32));
+    let (mut numbers, mut worst) = (Numbers(7), 0f64);
+    for _ in 0..POINTS {
+        let x = ((24.0 * numbers.unit() - 12.0) * unit) as i64 as u64 & !dropped;
+        let lambda = numbers.word() & !dropped;
+        for (x, lambda) in [(x, lambda), (x.wrapping_add(2 * dropped), lambda | dropped)] {
+            worst = worst.max((value(&table, x, lambda) - f(x as i64 as f64 / unit)).abs());
+        }
+    }
+    worst
+}
+
+/// Quadratics err no more than the lines in whose place they are.
+#[test]
+fn gated_quadratics_err_no_more_than_lines() {
+    for (name, f) in [("SiLU", silu as fn(f64) -> f64), ("GeLU", gelu), ("GeLU by tanh", gelu_tanh)] {
+        for range_log2 in 4..=8 {
+            for product in 11..=13 {
+                let lines = TablePlan::covering(range_log2, Step::Gated, Some(product));
+                let chosen = TablePlan::gated(range_log2, product);
+                assert_eq!(chosen == lines, range_log2 == 4, "{chosen:?}");
+                let [of_lines, of_chosen] = [lines, chosen].map(|plan| worst_error(plan, f));
+                println!(
+                    "{name} over ±{}, products to 2^{product}: {of_lines:.3e} by lines, {of_chosen:.3e} by {chosen:?}",
+                    1 << range_log2,
+                );
+                assert!(of_chosen <= of_lines, "{name} over ±{}: {of_chosen:e}", 1 << range_log2);
+            }
         }
     }
 }
@@ -121,8 +163,15 @@ fn values_fit_their_narrow_ring() {
 #[test]
 fn extreme_plans_have_tables() {
     for (range_log2, entries_log2) in [(1, 4), (1, 12), (8, 4), (8, 12)] {
-        for product_log2 in [None, Some(0), Some(TablePlan::LARGEST_PRODUCT_LOG2)] {
-            let plan = TablePlan { range_log2, entries_log2, product_log2 };
+        use Polynomials::{Lines, Quadratics};
+        for (polynomials, product_log2) in [
+            (Quadratics, None),
+            (Quadratics, Some(0)),
+            (Quadratics, Some(TablePlan::LARGEST_QUADRATIC_PRODUCT_LOG2)),
+            (Lines, Some(0)),
+            (Lines, Some(TablePlan::LARGEST_PRODUCT_LOG2)),
+        ] {
+            let plan = TablePlan { range_log2, entries_log2, polynomials, product_log2 };
             let table = plan.table(&kernels::cpu::Cpu::best(), gelu);
             let step = 2f64.powi(range_log2 as i32 + 1 - entries_log2 as i32);
             for x in [-step, 0.0, step] {

@@ -162,7 +162,7 @@ fn layer(config: &ModelConfig, passes: &[usize]) -> Option<Count> {
 #[test]
 fn launches() {
     println!("| | exchanges | kernels, P0 / P1 / P2 | clearings | copies in | copies out | allocations |");
-    let gates: [(&str, Option<Count>); 9] = [
+    let gates: [(&str, Option<Count>); 10] = [
         (
             "truncation",
             gate(
@@ -197,8 +197,16 @@ fn launches() {
             "gated activation",
             gate(
                 16,
-                |d| TablePlan::covering(4, Step::Activation, Some(11)).table(d, |x| x).gated().clone(),
-                |cx, x, t| Box::pin(async move { glu::gated(&cx, &x, &x, &t.table, t.bits, SCALE).await }),
+                |d| TablePlan::covering(4, Step::Gated, Some(11)).table(d, |x| x).gated().clone(),
+                |cx, x, t| Box::pin(async move { glu::gated(&cx, &x, &x, &*t.table, t.bits, SCALE).await }),
+            ),
+        ),
+        (
+            "gated activation by quadratics",
+            gate(
+                16,
+                |d| TablePlan::covering(5, Step::GatedWide, Some(11)).table(d, |x| x).gated().clone(),
+                |cx, x, t| Box::pin(async move { glu::gated(&cx, &x, &x, &*t.table, t.bits, SCALE).await }),
             ),
         ),
         (

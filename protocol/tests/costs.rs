@@ -94,12 +94,20 @@ fn declared_costs_are_measured_at_odd_sizes() {
             let table = table.clone();
             Box::pin(async move { glu::gated(&cx, &x, &x, &table, 64, F).await })
         });
-        assert_cost("gated", &o, glu::cost(n, &spec, F, 64, F, 64));
+        assert_cost("gated", &o, glu::cost(n, &table, F, 64, F, 64));
         let o = w.run(share(&w, n, F), |cx, x| {
             let table = table.clone();
             Box::pin(async move { glu::gated(&cx, &x, &x, &table, 51, F).await })
         });
-        assert_cost("gated, 51 bits", &o, glu::cost(n, &spec, F, 51, F, 64));
+        assert_cost("gated, 51 bits", &o, glu::cost(n, &table, F, 51, F, 64));
+        for bits in [64, 57] {
+            let table = Quadratic::factor(w.device(), (5, 8), F, 32, bits, gelu);
+            let o = w.run(share(&w, n, F), |cx, x| {
+                let table = table.clone();
+                Box::pin(async move { glu::gated(&cx, &x, &x, &table, bits, F).await })
+            });
+            assert_cost("gated, quadratics", &o, glu::cost(n, &table, F, bits, F, 64));
+        }
         for value_log2 in [0, 4, 8] {
             let table = Quadratic::symmetric(w.device(), (4, 7), F, value_log2, gelu);
             let o = w.run(share(&w, n, F), |cx, x| {

@@ -5,10 +5,11 @@ use protocol::gates::quadratic::{self, Quadratic};
 use protocol::gates::reciprocal::{MANY, Reciprocals};
 use protocol::gates::row::RowTable;
 use protocol::gates::softmax::SoftmaxTables;
-use protocol::gates::table::{Table, TableSpec, gelu, gelu_tanh, silu};
+use protocol::gates::table::{Piecewise, Table, TableSpec, gelu, gelu_tanh, silu};
 use protocol::gates::{bit, compare, exp, glu, lut, max, norm, product, row, softmax, truncate};
 use protocol::testing::{Outcome, World};
 use protocol::{Cost, Ledger, Shape, Share};
+use std::sync::Arc;
 
 const F: u32 = 18;
 
@@ -186,25 +187,68 @@ fn gated_activation() {
         let e = (real(y[i], F) - silu(a[i]) * b[i]).abs();
         assert!(e < 8e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
     }
-    assert_cost(&o, glu::cost(a.len(), &spec, F, 64, F, 64));
-    // In 56 bits: products below 2^11 and 24 fractional bits of the function.
-    let spec = TableSpec::shortened(4, 9, F, 24);
-    let table = Table::new(w.device(), spec, silu);
-    let inputs: Vec<_> = column(&w, &a, F, 3).into_iter().zip(column(&w, &b, F, 4)).collect();
-    let opened = w.open(&column(&w, &a, F, 3));
-    let o = w.run(inputs.try_into().unwrap(), |cx, (g, u): (Share, Share)| {
-        let table = table.clone();
-        Box::pin(async move { glu::gated(&cx, &g, &u, &table, 56, F).await })
-    });
-    let (y, u) = (w.open(&o.results).values, w.open(&column(&w, &b, F, 4)).values);
-    for i in 0..a.len() {
-        let z = table.clear(opened.values[i], opened.lambda[i], Ring::Z64).wrapping_mul(u[i]);
-        let d = y[i].wrapping_sub(truncate::clear(Ring::Z64, z, spec.out_scale()));
-        assert!(d <= 1, "silu({})·{}: {} units off the table", a[i], b[i], d as i64);
-        let e = (real(y[i], F) - silu(a[i]) * b[i]).abs();
-        assert!(e < 2e-4 * b[i].abs() + 2e-5, "silu({})·{}: {e}", a[i], b[i]);
+    assert_cost(&o, glu::cost(a.len(), &table, F, 64, F, 64));
+}
+
+/// Gated activations in rings of k bits are, to a unit, what the table says in the clear, at the ends of the range and of the
+/// products as well; lines and quadratics.
+#[test]
+fn gated_activations_in_narrow_rings() {
+    let w = World::new(51);
+    let lines = |range| {
+        let spec = TableSpec::shortened(range, range + 5, F, 24);
+        Arc::new(Table::new(w.device(), spec, silu)) as Arc<dyn Piecewise>
+    };
+    let quadratics = |range, entries, out_scale, bits| {
+        Arc::new(Quadratic::factor(w.device(), (range, entries), F, out_scale, bits, silu))
+            as Arc<dyn Piecewise>
+    };
+    // u has 16 fractional bits as in models; products are below 2^(bits − 3 − 16 − fractional bits of the function).
+    const U: u32 = 16;
+    for (name, range, table, bits, most) in [
+        ("lines, 2^11", 4, lines(4), 54, 2.0e-4),
+        ("lines, 2^11", 5, lines(5), 54, 2.0e-4),
+        ("quadratics, 2^11", 5, quadratics(5, 8, 34, 64), 64, 1.7e-4),
+        ("quadratics, 2^11", 7, quadratics(7, 10, 34, 64), 64, 1.7e-4),
+        ("quadratics, 2^13", 7, quadratics(7, 11, 32, 64), 64, 1.6e-4),
+        ("quadratics, 2^6, 59 bits", 5, quadratics(5, 8, 34, 59), 59, 1.7e-4),
+    ] {
+        let out = table.spec().out_scale();
+        let product = 2f64.powi((bits - 3 - U - out) as i32) - 1.0;
+        let (low, high) = table.spec().range();
+        let mut g = reals(&w, 1, 4000, low, high - 1e-5);
+        g.extend(reals(&w, 2, 4000, -6.0, 6.0));
+        g.extend([low, high - 2f64.powi(-(F as i32)), 0.0, high - 0.01, low + 0.01].repeat(100));
+        // Up to the largest products at every other place, from both sides; and as large as u gets by itself.
+        let largest = |g: f64| (product / silu(g).abs().max(1e-3)).min(2f64.powi(12));
+        let u: Vec<f64> = reals(&w, 3, g.len(), -1.0, 1.0)
+            .into_iter()
+            .zip(&g)
+            .enumerate()
+            .map(|(i, (u, g))| if i % 2 == 0 { u.signum() } else { u } * largest(*g))
+            .collect();
+        let shares = || [column(&w, &g, F, 3), column(&w, &u, U, 4)];
+        let [gs, us] = shares().map(|s| w.open(&s));
+        let [a, b] = shares();
+        let inputs: Vec<_> = a.into_iter().zip(b).collect();
+        let o = w.run(inputs.try_into().unwrap(), |cx, (g, u): (Share, Share)| {
+            let table = table.clone();
+            Box::pin(async move { glu::gated(&cx, &g, &u, &*table, bits, F).await })
+        });
+        let y = w.open(&o.results).values;
+        let mut worst = 0f64;
+        for i in 0..g.len() {
+            let z = table.clear(gs.values[i], gs.lambda[i], Ring::Z64).wrapping_mul(us.values[i]);
+            let d = y[i].wrapping_sub(truncate::clear(Ring::Z64, z, out + U - F));
+            assert!(d <= 1, "{name}: silu({})·{}: {} units off the table", g[i], u[i], d as i64);
+            let e = (real(y[i], F) - silu(g[i]) * real(us.values[i], U)).abs();
+            // A unit of the result, and the input's own rounding.
+            worst = worst.max((e - 1e-5) / u[i].abs().max(1.0));
+        }
+        println!("{name}, ±{}: max error {worst:.2e} of u, {:?}", 1 << range, table.spec());
+        assert!(worst < most, "{name}, ±{}: error {worst}", 1 << range);
+        assert_cost(&o, glu::cost(g.len(), &*table, U, bits, F, 64));
     }
-    assert_cost(&o, glu::cost(a.len(), &spec, F, 56, F, 64));
 }
 
 #[test]

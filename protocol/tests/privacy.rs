@@ -26,6 +26,7 @@ struct Layer {
     softmax: SoftmaxTables,
     silu: Table,
     gelu: Quadratic,
+    wide: Quadratic,
 }
 
 impl Layer {
@@ -35,6 +36,7 @@ impl Layer {
             softmax: SoftmaxTables::new(device, 36, Levels::new(64), D),
             silu: Table::new(device, TableSpec::symmetric(4, 8, F, 12), silu),
             gelu: Quadratic::symmetric(device, (4, 7), F, 4, gelu),
+            wide: Quadratic::factor(device, (5, 8), F, 34, 64, silu),
         }
     }
 
@@ -53,7 +55,9 @@ impl Layer {
             let r = product::reshare(&cx.scope("relu"), bit::bit_times(&cx, &b[0], x)?).await?;
             let narrow = glu::gated(&cx.scope("narrow gate"), &h, &n, &t.silu, 60, F).await?;
             let f = quadratic::lookup(&cx.scope("gelu"), &h, &t.gelu, F).await?;
-            Ok(vec![p, g, r, narrow, f])
+            let wide = glu::gated(&cx.scope("wide gate"), &h, &n, &t.wide, 64, F).await?;
+            let both = glu::gated(&cx.scope("wide, narrow gate"), &h, &n, &t.wide, 62, F).await?;
+            Ok(vec![p, g, r, narrow, f, wide, both])
         })
     }
 }
@@ -128,6 +132,7 @@ fn message_lengths_do_not_depend_on_the_secret() {
 fn sign_correlation(world: World, bare: bool) -> f64 {
     const N: usize = 1 << 13;
     let table = Table::new(world.device(), TableSpec::symmetric(4, 8, F, 12), silu);
+    let wide = Quadratic::factor(world.device(), (5, 8), F, 34, 64, silu);
     let x: Vec<u64> = (0..N).map(|i| (hash(&[3, i as u64]) as i64 >> 42) as u64).collect();
     let u = vec![1u64 << F; N];
     let column = Shape::new(N, 1);
@@ -138,9 +143,10 @@ fn sign_correlation(world: World, bare: bool) -> f64 {
     let (xs, us) = (share(&x, 1), share(&u, 2));
     let inputs: Vec<Vec<Share>> = xs.into_iter().zip(us).map(|(x, u)| vec![x, u]).collect();
     let o = world.recorded().run(inputs.try_into().unwrap(), |cx, i: Vec<Share>| {
-        let table = table.clone();
+        let (table, wide) = (table.clone(), wide.clone());
         Box::pin(async move {
             let y = glu::gated(&cx, &i[0], &i[1], &table, 64, F).await?;
+            glu::gated(&cx.scope("wide"), &i[0], &i[1], &wide, 64, F).await?;
             let b = compare::less_than(&cx, &i[0], &[0], compare::Window::EXACT31).await?;
             let z = product::reshare(&cx, bit::bit_times(&cx, &b[0], &i[0])?).await?;
             Ok((y, z))

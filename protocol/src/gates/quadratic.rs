@@ -1,23 +1,16 @@
 //! A function of one shared variable by piecewise quadratics, in a ring as narrow as its values.
 //!
-//! [`lut`](super::lut) reads three columns instead of two, halves of σ·c for a polynomial c. It is wanted at x + l, and
-//! before they open anything the evaluators expand it about x, which they know. Opened in one exchange are σ·c(x) = D0 + λ0,
-//! σ·c'(x) = D1 + λ1 and σ·c2 = D2 + λ2, and since σ² = 1
-//! ```text
-//! c(x + l) = D0·[σ] + D1·[σl] + D2·[σl²] + [σ(λ0 + λ1·l + λ2·l²)]
-//! ```
-//! with four dealt constants.
-//!
-//! A quadratic errs by f'''·w³/192 on a window of width w, a line by f''·w²/16, so entries may be four times as wide.
+//! A look-up as any other ([`lut`](super::lut)), of three coefficients instead of two: three words are opened, four constants
+//! dealt. A quadratic errs by f'''·w³/192 on a window of width w, a line by f''·w²/16, so entries may be four times as wide.
 //! All of it is computed modulo 2^k, where 2^k holds the result and little more: openings, masks and constants have k
 //! bits, and [`truncate`] lifts the result to the full ring, exactly.
 //! Sources: as for [`lut`](super::lut); piecewise polynomials on shares: NFGen (Fan et al., CCS 2022).
 
-use super::lut::{Read, deal_constants, half, one_hot_bytes, read};
-use super::table::{TableSpec, centre, rounded};
+use super::lut::{polynomial, polynomial_cost};
+use super::table::{Piecewise, TableSpec, centre, rounded};
 use super::truncate::{cost_from, truncate};
-use crate::{Cost, Cx, Group, Item, Masked, Product, Purpose, Result, Share, bytes, join};
-use kernels::{Device, Ring, Tables, Term, Words};
+use crate::{Cost, Cx, Product, Result, Share};
+use kernels::{Device, Ring, Tables};
 
 /// A table of quadratics on a device.
 #[derive(Clone, Debug)]
@@ -32,7 +25,8 @@ pub struct Quadratic {
 
 /// Fractional bits of a value at least: 13 of the local coordinate, twice, and 7 of c2. Over entries of 1/4 these
 /// leave errors of 1.2e-4 (times the slope) and 0.4e-4.
-const LEAST_OUT_SCALE: u32 = 33;
+const LEAST_OUT_SCALE: u32 = 2 * LEAST_LOCAL + 7;
+const LEAST_LOCAL: u32 = 13;
 
 impl Quadratic {
     /// A table of f over [−range, range), range a power of two, with 2^entries_log2 entries, for x at `in_scale` and
@@ -48,6 +42,31 @@ impl Quadratic {
         let bits = (LEAST_OUT_SCALE + value_log2 + 3).next_multiple_of(8);
         let out_scale = bits - value_log2 - 3;
         let local = ((out_scale - 7) / 2).min(in_scale);
+        Quadratic::over(device, (range_log2, entries_log2), in_scale, (out_scale, local), bits, f)
+    }
+
+    /// The same for values at `out_scale` that are a factor of products modulo 2^bits ([`glu`](super::glu)): the local
+    /// coordinate has its 13 bits, and c2 what they leave.
+    pub fn factor(
+        device: &Device,
+        size: (u32, u32),
+        in_scale: u32,
+        out_scale: u32,
+        bits: u32,
+        f: impl Fn(f64) -> f64,
+    ) -> Quadratic {
+        Quadratic::over(device, size, in_scale, (out_scale, LEAST_LOCAL.min(in_scale)), bits, f)
+    }
+
+    /// Over [−2^range_log2, 2^range_log2), with `local` fractional bits of the local coordinate.
+    fn over(
+        device: &Device,
+        (range_log2, entries_log2): (u32, u32),
+        in_scale: u32,
+        (out_scale, local): (u32, u32),
+        bits: u32,
+        f: impl Fn(f64) -> f64,
+    ) -> Quadratic {
         let spec = TableSpec::symmetric(range_log2, entries_log2, in_scale, out_scale - local);
         Quadratic::new(device, TableSpec { drop: in_scale - local, ..spec }, bits, f)
     }
@@ -77,8 +96,7 @@ impl Quadratic {
 
     /// Declared cost of [`evaluate`] for `n` elements.
     pub fn evaluate_cost(&self, n: usize) -> Cost {
-        let word = bytes(n, self.bits);
-        Cost { rounds: vec![3 * word], dealt: [0, one_hot_bytes(n, self.spec.entries) + 4 * word] }
+        polynomial_cost(n, self.spec.entries, self.columns.len(), self.bits)
     }
 
     /// Declared cost of [`lookup`] for `n` elements.
@@ -98,53 +116,32 @@ fn fit(f: &dyn Fn(f64) -> f64, from: f64, to: f64, [square_scale, slope_scale, _
     [square, slope, centre(|v| f(v) - (square * v + slope) * v, from, to)]
 }
 
-/// The coefficients of c2·t² + c1·t + c0 about x: c2, the derivative, the value.
-fn expand<'d>([c2, c1, c0, x]: [Term<'d>; 4]) -> [Term<'d>; 3] {
-    let first = c2 * x;
-    let inner = first + c1;
-    [c2, first + inner, inner * x + c0]
+impl Piecewise for Quadratic {
+    fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    fn coefficients(&self) -> usize {
+        self.columns.len()
+    }
+
+    fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    fn clear(&self, x: u64, lambda: u64, ring: Ring) -> u64 {
+        Quadratic::clear(self, x, lambda, ring)
+    }
+
+    fn words(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        Box::new(Quadratic::words(self))
+    }
 }
 
 /// f(x) at the table's output scale as a 2-of-2 value that is known modulo 2^[`Quadratic::bits`], one exchange.
 /// Range of x: [`TableSpec::range`].
 pub async fn evaluate(cx: &Cx<'_>, x: &Share, table: &Quadratic) -> Result<Product> {
-    let (t, bits, n) = (&table.spec, table.bits, x.len());
-    assert_eq!(x.scale, t.in_scale, "table for another scale");
-    assert!(bits <= cx.ring().bits(), "table for a larger ring");
-    let op = cx.op("quadratic table");
-    let Read { sums, local, sigma } = read(cx, op, x, t, &table.tables)?;
-    let [square, slope, value] = match sums.as_deref() {
-        Some([c2, c1, c0]) => {
-            Words::formulas([c2, c1, c0, &local], |terms| expand(terms).map(|c| half(cx, c))).map(Some)
-        }
-        Some(_) => unreachable!("three columns"),
-        None => [None, None, None],
-    };
-    let item = |purpose| Item { op, purpose, index: 0, n, bits, group: Group::Add };
-    let [of_square, of_slope, of_value] = [Purpose::Square, Purpose::Slope, Purpose::Value].map(item);
-    let (square, (slope, value)) =
-        join(cx.open(of_square, square), join(cx.open(of_slope, slope), cx.open(of_value, value))).await?;
-    let dealer = sigma.map(|sigma| {
-        let inputs = [&square.lambda, &slope.lambda, &value.lambda, &local, &sigma];
-        let [by_square, by_slope, mask] = Words::formulas(inputs, |[square, slope, value, l, sigma]| {
-            let by_slope = sigma * l;
-            [by_slope * l, by_slope, sigma * ((square * l + slope) * l + value)]
-        });
-        [by_square, by_slope, mask, sigma]
-    });
-    let opened = [square, slope, value].map(Masked::into_delta);
-    drop(local);
-    let ring = cx.ring().bits();
-    let half = deal_constants(cx, op, n, bits, dealer)?.map(|[by_square, by_slope, mask, by_value]| {
-        let [square, slope, value] = opened.map(|delta| delta.expect("evaluator"));
-        Words::formula(
-            [&value, &by_value, &slope, &by_slope, &square, &by_square, &mask],
-            |[value, by_value, slope, by_slope, square, by_square, mask]| {
-                (value * by_value + slope * by_slope + square * by_square + mask).low(ring)
-            },
-        )
-    });
-    Ok(Product { shape: x.shape, scale: t.out_scale(), bits, half })
+    polynomial(cx, cx.op("quadratic table"), x, table, table.bits).await
 }
 
 /// f(x) at `scale`, three exchanges.

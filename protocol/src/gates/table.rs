@@ -1,4 +1,4 @@
-//! Public tables: piecewise-linear approximations of a function of one variable.
+//! Public tables: piecewise approximations of a function of one variable, here by lines.
 //!
 //! x = λ + Δ is cut at bit s: entry i = (λ >> s) + (Δ >> s) mod N is ⌊x / 2^s⌋ or one less, and
 //! loc = (λ mod 2^s) + (Δ mod 2^s) is x − i·2^s exactly, in [0, 2·2^s), the dealer knowing one summand and the
@@ -7,6 +7,7 @@
 //! to a window of (1 + 1/r)·2^s instead of 2·2^s.
 
 use kernels::{Device, Ring, Tables};
+use std::fmt::Debug;
 
 /// Parameters of a table.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,6 +125,25 @@ impl TableSpec {
     }
 }
 
+/// A public table of polynomials: lines ([`Table`]) or quadratics ([`Quadratic`](super::quadratic::Quadratic)).
+pub trait Piecewise: Debug + Send + Sync {
+    /// Its entries, and the scales of what they hold.
+    fn spec(&self) -> &TableSpec;
+
+    /// How many coefficients an entry has.
+    fn coefficients(&self) -> usize;
+
+    /// The coefficients on a device, a column each, highest first.
+    fn tables(&self) -> &Tables;
+
+    /// The meaning in the clear of a look-up of x (at `in_scale`), at `out_scale`. `lambda` is the mask that decides which of
+    /// the two possible entries is read, and how x is rounded.
+    fn clear(&self, x: u64, lambda: u64, ring: Ring) -> u64;
+
+    /// Every number of the table, for the program digest.
+    fn words(&self) -> Box<dyn Iterator<Item = u64> + '_>;
+}
+
 pub(crate) fn pow2(e: i32) -> f64 {
     2f64.powi(e)
 }
@@ -133,7 +153,7 @@ pub(crate) fn pow2(e: i32) -> f64 {
 pub struct Table {
     /// Its parameters.
     pub spec: TableSpec,
-    pub(crate) tables: Tables,
+    tables: Tables,
     columns: [Vec<u64>; 2],
 }
 
@@ -171,6 +191,28 @@ impl Table {
     /// Every number of the table, for the program digest.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         self.columns.iter().flatten().copied()
+    }
+}
+
+impl Piecewise for Table {
+    fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    fn coefficients(&self) -> usize {
+        self.columns.len()
+    }
+
+    fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    fn clear(&self, x: u64, lambda: u64, ring: Ring) -> u64 {
+        Table::clear(self, x, lambda, ring)
+    }
+
+    fn words(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        Box::new(Table::words(self))
     }
 }
 

@@ -4,10 +4,11 @@ use super::common::{Case, all, flat, hash, solve_views};
 use super::{EVALUATORS, all_masks, singles};
 use kernels::Ring;
 use protocol::gates::quadratic::{self, Quadratic};
-use protocol::gates::table::{Table, TableSpec};
+use protocol::gates::table::{Piecewise, Table, TableSpec};
 use protocol::gates::{exp, glu, lut, product, truncate};
 use protocol::testing::World;
 use protocol::{KeyId, Product, Purpose, Role, Shape};
+use std::sync::Arc;
 
 /// A small table that differs in every entry.
 fn small_table(entries: usize, shift: u32, phase_bits: u32, drop: u32) -> Table {
@@ -206,23 +207,31 @@ fn quadratic_look_up_views() {
     }
 }
 
+/// A small table of lines and one of quadratics, modulo 2^bits.
+fn small_tables(
+    (entries, shift, phase_bits, drop): (usize, u32, u32, u32),
+    bits: u32,
+) -> [Arc<dyn Piecewise>; 2] {
+    let quadratic = small_quadratic(entries, shift, phase_bits, drop, bits);
+    [Arc::new(small_table(entries, shift, phase_bits, drop)), Arc::new(quadratic)]
+}
+
 #[test]
 fn gated_activation() {
     let ring = Ring::new(6);
-    for (i, (entries, shift, phase_bits, drop)) in
-        [(4, 3, 1, 0), (8, 3, 1, 2), (4, 4, 2, 1)].into_iter().enumerate()
-    {
-        let table = small_table(entries, shift, phase_bits, drop);
-        let spec = table.spec;
+    let sizes = [(4, 3, 1, 0), (8, 3, 1, 2), (4, 4, 2, 1)];
+    let tables = sizes.into_iter().flat_map(|size| small_tables(size, ring.bits()));
+    for (i, table) in tables.enumerate() {
+        let spec = *table.spec();
         let case = Case {
             seed: 900_000 + 1000 * i as u64,
             ring,
-            inputs: &[(1, drop), (1, 0)],
+            inputs: &[(1, spec.drop), (1, 0)],
             inner: &flat,
             program: &|cx, x| {
                 let table = table.clone();
                 Box::pin(async move {
-                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, ring.bits(), spec.out_scale()).await?])
+                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &*table, ring.bits(), spec.out_scale()).await?])
                 })
             },
         };
@@ -239,7 +248,7 @@ fn gated_activation() {
             program: &|cx, x| {
                 let table = table.clone();
                 Box::pin(async move {
-                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, 4, spec.out_scale()).await?])
+                    Ok(vec![glu::gated(&cx, &x[0], &x[1], &*table, 4, spec.out_scale()).await?])
                 })
             },
             ..case
@@ -253,34 +262,43 @@ fn gated_activation() {
             }
         });
     }
-    // P1's view by enumeration; P2 receives 24 bits in the smallest useful ring: one secret there, else solved.
-    let ring = Ring::new(2);
-    let table = small_table(2, 1, 1, 0);
-    let case = Case {
-        seed: 950_000,
-        ring,
-        inputs: &[(1, 0), (1, 0)],
-        inner: &flat,
-        program: &|cx, x| {
-            let table = table.clone();
-            Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, ring.bits(), 0).await?]) })
-        },
-    };
-    assert_eq!(case.assert_views_uniform(Role::P1, &all(ring, 2), 8, |_, _| ()), 6);
-    let secrets: Vec<Vec<u64>> = all(ring, 2).into_iter().map(|x| [[x[0]; 9], [x[1]; 9]].concat()).collect();
-    let column = (Shape::new(9, 1), 0);
-    for party in EVALUATORS {
-        solve_views(951_000, ring, party, &[column, column], &secrets, &[], case.program).unwrap();
-    }
-    // The same from 3 of 4 bits.
-    let ring = Ring::new(4);
-    let secrets: Vec<Vec<u64>> = (0..16).map(|i| [[i; 9], [ring.reduce(7 * i + 3); 9]].concat()).collect();
-    for party in EVALUATORS {
-        solve_views(952_000, ring, party, &[column, column], &secrets, &[], &|cx, x| {
-            let table = table.clone();
-            Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &table, 3, 0).await?]) })
-        })
-        .unwrap();
+    // P1's view by enumeration: three words for lines, four for quadratics. P2 receives 24 bits or more in the smallest useful
+    // ring: one secret there, else solved.
+    let (two, four) = (Ring::new(2), Ring::new(4));
+    let tables = small_tables((2, 1, 1, 0), four.bits());
+    for (i, (table, foreign)) in tables.into_iter().zip([6, 8]).enumerate() {
+        let ring = two;
+        let case = Case {
+            seed: 950_000 + 100 * i as u64,
+            ring,
+            inputs: &[(1, 0), (1, 0)],
+            inner: &flat,
+            program: &|cx, x| {
+                let table = table.clone();
+                Box::pin(
+                    async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &*table, ring.bits(), 0).await?]) },
+                )
+            },
+        };
+        assert_eq!(case.assert_views_uniform(Role::P1, &all(ring, 2), 8, |_, _| ()), foreign);
+        let secrets: Vec<Vec<u64>> =
+            all(ring, 2).into_iter().map(|x| [[x[0]; 9], [x[1]; 9]].concat()).collect();
+        let column = (Shape::new(9, 1), 0);
+        let seed = 951_000 + 100 * i as u64;
+        for party in EVALUATORS {
+            solve_views(seed, ring, party, &[column, column], &secrets, &[], case.program).unwrap();
+        }
+        // The same from 3 of 4 bits.
+        let ring = four;
+        let secrets: Vec<Vec<u64>> =
+            (0..16).map(|i| [[i; 9], [ring.reduce(7 * i + 3); 9]].concat()).collect();
+        for party in EVALUATORS {
+            solve_views(seed + 1000, ring, party, &[column, column], &secrets, &[], &|cx, x| {
+                let table = table.clone();
+                Box::pin(async move { Ok(vec![glu::gated(&cx, &x[0], &x[1], &*table, 3, 0).await?]) })
+            })
+            .unwrap();
+        }
     }
 }
 

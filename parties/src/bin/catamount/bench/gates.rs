@@ -201,10 +201,9 @@ impl Inputs {
         let sized = |shape: Shape| format!("{} × {}", shape.rows, shape.cols);
         let mut gates = vec![self.truncated_product(activations)];
 
-        // As in models: inputs in ±16, products of the gated activation in ±2^11.
-        let table = |product_log2, f| TablePlan::covering(4, Step::Activation, product_log2).table(device, f);
+        // As in models: inputs in ±16, or in ±32 for quadratics, and products of gated activations in ±2^11.
         let x = self.share(Shape::new(inner, 1), SCALE, 8.0);
-        let gelu = table(None, gelu).alone().clone();
+        let gelu = TablePlan::covering(4, Step::Activation, None).table(device, gelu).alone().clone();
         gates.push(Made {
             name: "activation (GELU)",
             size: format!("{inner} elements, {} entries", gelu.spec.entries),
@@ -215,17 +214,19 @@ impl Inputs {
                 Box::pin(async move { quadratic::lookup(&cx, &x, &table, SCALE).await })
             }),
         });
-        let silu = table(Some(11), silu).gated().clone();
-        gates.push(Made {
-            name: "gated activation (SiLU)",
-            size: format!("{inner} elements, {} entries", silu.table.spec.entries),
-            declared: glu::cost(inner, &silu.table.spec, SCALE, silu.bits, SCALE, RING),
-            local: Default::default(),
-            programs: programs(x.clone(), move |cx, x| {
-                let silu = silu.clone();
-                Box::pin(async move { glu::gated(&cx, &x, &x, &silu.table, silu.bits, SCALE).await })
-            }),
-        });
+        for (name, range) in [("gated activation (SiLU)", 4), ("gated activation, quadratics (SiLU)", 5)] {
+            let silu = TablePlan::gated(range, 11).table(device, silu).gated().clone();
+            gates.push(Made {
+                name,
+                size: format!("{inner} elements, {} entries", silu.table.spec().entries),
+                declared: glu::cost(inner, &*silu.table, SCALE, silu.bits, SCALE, RING),
+                local: Default::default(),
+                programs: programs(x.clone(), move |cx, x| {
+                    let silu = silu.clone();
+                    Box::pin(async move { glu::gated(&cx, &x, &x, &*silu.table, silu.bits, SCALE).await })
+                }),
+            });
+        }
         gates.push(Made {
             name: "comparison",
             size: format!("{inner} elements with one threshold"),
