@@ -87,11 +87,17 @@ impl PublicModel {
 
     /// Reads and checks bytes that travelled.
     pub fn from_bytes(bytes: &[u8]) -> Result<PublicModel, SharedModelError> {
-        let m: PublicModel =
-            serde_json::from_slice(bytes).map_err(|e| SharedModelError::Damaged(e.to_string()))?;
-        if m.program != PROGRAM_VERSION {
-            return Err(SharedModelError::Version { found: m.program });
+        /// Of a description of any version: another one may have other fields.
+        #[derive(Deserialize)]
+        struct Program {
+            program: u32,
         }
+        let damaged = |e: serde_json::Error| SharedModelError::Damaged(e.to_string());
+        let Program { program } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if program != PROGRAM_VERSION {
+            return Err(SharedModelError::Version { found: program });
+        }
+        let m: PublicModel = serde_json::from_slice(bytes).map_err(damaged)?;
         m.config.validate().map_err(|e| SharedModelError::Damaged(e.to_string()))?;
         m.plan.validate(&m.config).map_err(SharedModelError::Damaged)?;
         if m.benchmark.is_some() && m.tokenizer.is_some() {
