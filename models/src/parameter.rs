@@ -196,3 +196,41 @@ impl Parameter {
         words
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::benchmark::BenchmarkWeights;
+    use crate::folded::ParameterSource;
+    use kernels::Words;
+
+    /// In pieces of any length or at once, of a table of an odd or even number of outputs, and as a device makes them.
+    #[test]
+    fn words_of_a_table_are_pairs_of_numbers() {
+        let device = kernels::cpu::Cpu::best();
+        for d_model in [32, 7] {
+            let c = ModelConfig { d_model, vocab: 61, ..ModelConfig::toy() };
+            let p = Parameter::Embedding;
+            let source = BenchmarkWeights::new([3; 32]);
+            let numbers = source.parameters(&device, &c).numbers(p).unwrap();
+            let (whole, rows) = (p.shared(&c), d_model.div_ceil(2));
+            assert_eq!(whole, Shape::new(rows, 61));
+            let entry = |output: usize, token: usize| match output < d_model {
+                true => p.encode(&numbers[output * 61 + token..][..1])[0],
+                false => 0,
+            };
+            let expected: Vec<u64> = (0..whole.len())
+                .map(|i| entry(i / 61, i % 61).wrapping_add(entry(i / 61 + rows, i % 61) << 32))
+                .collect();
+            for piece in [whole.len(), 100, 61, 1] {
+                let starts = (0..whole.len()).step_by(piece);
+                let pieces = starts.map(|i| p.words(&c, &numbers, i..whole.len().min(i + piece)));
+                assert_eq!(pieces.flatten().collect::<Vec<_>>(), expected, "{piece} at a time");
+            }
+            assert_eq!(source.words(&device, &c, p).to_vec(), expected);
+            let all = Words::upload(&device, p.encode(&numbers));
+            let halves = [all.slice(0..whole.len()), all.slice(whole.len()..p.len(&c))];
+            assert_eq!(embedding::pack(&halves[0], &halves[1]).to_vec(), expected);
+        }
+    }
+}

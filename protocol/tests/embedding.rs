@@ -31,11 +31,10 @@ fn share_table(w: &World, values: &[u64], shape: Shape) -> [SharedTable; 3] {
 /// Any numbers that entries may be, the first and the last of which are the largest and the smallest.
 fn values(shape: Shape) -> Vec<u64> {
     let range = 1i64 << (embedding::ENTRY_BITS - 1);
-    let mut values: Vec<u64> = (0..shape.len() as u64)
-        .map(|i| ((hash(&[i, 5]) as i64).rem_euclid(2 * range) - range) as u64)
-        .collect();
+    let number = |i: u64| (hash(&[i, 5]) as i64).rem_euclid(2 * range - 1) - (range - 1);
+    let mut values: Vec<u64> = (0..shape.len() as u64).map(|i| number(i) as u64).collect();
     values[0] = (range - 1) as u64;
-    *values.last_mut().unwrap() = -range as u64;
+    *values.last_mut().unwrap() = (1 - range) as u64;
     values
 }
 
@@ -125,15 +124,20 @@ fn entries_of_one_number_and_no_tokens() {
 #[test]
 fn high_numbers_are_rounded() {
     let (w, n) = (World::new(12), 4096);
-    let quarter = 1u64 << (embedding::ENTRY_BITS - 1);
-    for (low, apart) in [(quarter - 1, 1), (quarter.wrapping_neg(), -1i64)] {
-        let shape = Shape::new(2, 2);
-        let o = embed(&w, keys(&w, &vec![1; n], 2, 4), share_table(&w, &[0, low, 0, 77], shape));
-        let seen = w.open(&o.results).values;
-        let off = seen.chunks_exact(2).filter(|row| row[1] != 77).count();
-        assert!(seen.chunks_exact(2).all(|row| row[0] == low && [0, apart].contains(&(row[1] as i64 - 77))));
-        // A quarter of them: six standard deviations.
-        assert!((off as f64 - n as f64 / 4.0).abs() < 6.0 * (n as f64 * 3.0 / 16.0).sqrt(), "{off} of {n}");
+    let largest = (1i64 << (embedding::ENTRY_BITS - 1)) - 1;
+    for (low, apart) in [(largest, 1), (-largest, -1)] {
+        for high in [77, largest, -largest] {
+            let shape = Shape::new(2, 2);
+            let table = [0, low as u64, 0, high as u64];
+            let o = embed(&w, keys(&w, &vec![1; n], 2, 4), share_table(&w, &table, shape));
+            let seen = w.open(&o.results).values;
+            let off = |row: &[u64]| (row[1] as i64).wrapping_sub(high);
+            assert!(seen.chunks_exact(2).all(|row| row[0] as i64 == low && [0, apart].contains(&off(row))));
+            let count = seen.chunks_exact(2).filter(|row| off(row) != 0).count() as f64;
+            // A quarter of them: six standard deviations.
+            let (n, limit) = (n as f64, 6.0 * (n as f64 * 3.0 / 16.0).sqrt());
+            assert!((count - n / 4.0).abs() < limit, "{count} of {n}");
+        }
     }
 }
 
@@ -552,6 +556,7 @@ fn received(world: World, to: Role) -> Vec<Vec<u8>> {
     let o = embed(&w, keys(&w, &tokens, vocab, 80), tables);
     let sent: Vec<Sent> = o.sent.into_iter().flatten().collect();
     assert!(sent.iter().all(|s| s.to != Role::Dealer), "the dealer received something");
+    // The truncation's bits and halves of words are left to the views below.
     let whole = sent.iter().filter(|s| s.to == to && s.bits == 64);
     whole.flat_map(|s| &s.values).map(|v| v.to_le_bytes().to_vec()).collect()
 }

@@ -58,7 +58,7 @@ const PAIRS: [[Role; 2]; 3] = [[Role::Dealer, Role::P1], [Role::Dealer, Role::P2
 /// Bits of a word, and of a number in it.
 const RING: u32 = 64;
 const HALF: u32 = RING / 2;
-/// Entries are signed numbers of so many bits, |e| < 2^30: truncation wants a bit to spare.
+/// |e| < 2^30 for all entries e, signed numbers of so many bits without the least: truncation wants a bit to spare.
 pub const ENTRY_BITS: u32 = HALF - 1;
 
 /// The shape of the words that hold the numbers of a table: ⌈d/2⌉ outputs.
@@ -396,7 +396,9 @@ async fn take_apart(cx: &Cx<'_>, words: Option<Words>, shape: Shape, scale: u32)
         let raised = Words::formula([&words], |[z]| (z << HALF) - u64::from(cx.is_p1()));
         let both = Words::concat(&[&raised, &words]);
         let place = |t: usize, j: usize| if j < row { t * row + j } else { words.len() + t * row + j - row };
-        both.gather(&(0..shape.len()).map(|i| place(i / shape.cols, i % shape.cols) as u32).collect())
+        let place =
+            |i: usize| u32::try_from(place(i / shape.cols, i % shape.cols)).expect("words that fit memory");
+        both.gather(&(0..shape.len()).map(place).collect())
     });
     truncate(cx, Product { shape, scale: scale + HALF, bits: ring, half }, HALF).await
 }

@@ -1,6 +1,6 @@
 //! Gated activation f(g)·u in one gate, f from a table of lines or of quadratics (SwiGLU with SiLU, GeGLU with GeLU).
 //!
-//! [`lut`](super::lut) with one more factor u = Δu + λu takes its constants once more, times λu, and still one exchange before
+//! [`lut`] with one more factor u = Δu + λu takes its constants once more, times λu, and still one exchange before
 //! truncation:
 //! ```text
 //! f(g)·u = (Σ Dᵢ·[σ·lⁱ] + [σ·Σ λᵢ·lⁱ])·Δu + Σ Dᵢ·[σ·lⁱ·λu] + [σ·Σ λᵢ·lⁱ·λu]

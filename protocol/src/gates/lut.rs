@@ -108,11 +108,13 @@ pub(crate) async fn select(
     assert!(bits <= cx.ring().bits(), "table for a larger ring");
     let Read { sums, local, sigma } = read(cx, op, x, table.spec(), table.tables())?;
     let mut halves = sums.map(|sums| {
-        let expanded = Words::formulas_of(&inputs(sums.iter().chain([&local])), |terms| match terms {
-            [c @ .., x] => expand(c, *x).into_iter().map(|c| half(cx, c)).collect(),
+        let lower = Words::formulas_of(&inputs(sums.iter().chain([&local])), |terms| match terms {
+            [c @ .., x] => expand(c, *x).into_iter().skip(1).map(|c| half(cx, c)).collect(),
             [] => unreachable!("the coordinate"),
         });
-        expanded.into_iter()
+        // The highest coefficient is the same about any point: what was selected is sent as it is.
+        let highest = sums.into_iter().next().map(|sum| half(cx, sum));
+        highest.into_iter().chain(lower)
     });
     let purposes = [Purpose::Square, Purpose::Slope, Purpose::Value];
     let opened = purposes[purposes.len() - table.coefficients()..].iter().map(|&purpose| {
