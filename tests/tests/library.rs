@@ -142,7 +142,7 @@ fn uploads_that_do_not_fit_leave_nothing() {
     cluster().run(async |client, cluster| {
         let public = &cluster.owned.public;
         let sizes: Vec<usize> =
-            Parameter::all(&public.config).into_iter().map(|p| 8 * p.len(&public.config)).collect();
+            Parameter::all(&public.config).into_iter().map(|p| 8 * p.shared(&public.config).len()).collect();
         let share = 32 + sizes.iter().sum::<usize>() as u64;
         let mut whole: Vec<Piece> =
             vec![(Party::Zero, 0, 0, 64), (Party::One, 0, 0, 32), (Party::Two, 0, 0, 32)];
