@@ -71,7 +71,7 @@ fn gates_are_measured_and_the_page_opens() {
     let arguments = ["bench", "gates", "--tokens", "2", "--runs", "2", "--json", "-", "--html"];
     let report = run(catamount().args(arguments).arg(&page)).fine().json();
     let lines = report["sections"][0]["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 11);
+    assert_eq!(lines.len(), 12);
     for line in lines {
         assert_adds_up(line);
         assert_eq!(line["as_declared"], true);

@@ -130,7 +130,7 @@ fn a_device_is_measured_beside_what_it_could() {
     assert!(figures[1..3].iter().all(|f| f["attainable"].as_f64() > Some(0.0)), "{report}");
     assert!(figures[0]["attainable"].is_null() && figures[0]["source"] == "unknown", "{report}");
     let gates = report["gates"].as_array().unwrap();
-    assert_eq!(gates.len(), 11);
+    assert_eq!(gates.len(), 12);
     for gate in gates {
         let times = gate["local_ms"].as_array().unwrap();
         assert!(times.iter().all(|t| t.as_f64() > Some(0.0)), "{gate}");
