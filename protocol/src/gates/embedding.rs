@@ -16,17 +16,17 @@
 //! The sign must not become known: who knows it and one of the keys knows in which half of the positions the token is. The
 //! same difference of a column of ones is σ itself, that is, of the *numbers* of bits: it is shared as X is, and σ·X = C_j.
 //!
-//! **Two numbers a word.** Entries are numbers of 31 bits, so a word of the table holds those of two outputs ([`pack`]), and half
-//! of the table is read and added up. What comes out of steps 1 to 3 is a word, z = low + 2^32·high, whose numbers two
-//! truncations in one gate take apart: of 2^32·z, which is 2^32·low, and of z. The first is exact; the second rounds
-//! high + low/2^32, so that it is off by a unit with the probability |low|/2^32.
-//!
 //! So with the rows and, behind them, their signs as one vector X, of each component:
 //!
 //! 1. X of Δ is opened under masks of both evaluators. Of λ1 and λ0, the one evaluator that has a key masks its summand with
 //!    a stream that P0 knows and shows it to the other: X = λ + Δ with λ = P0's summand + the mask, and Δ what was shown.
 //! 2. P0 deals its two summands, and Σ λσ·λX of all three components.
 //! 3. Σ σ·X over the three components, a sum of products of such shares, is taken apart and truncated, which reshares it.
+//!
+//! **Two numbers a word.** Entries are numbers of 31 bits, so a word of the table holds those of two outputs ([`pack`]), and half
+//! of the table is read and added up. What these steps make is a word, z = low + 2^32·high, whose numbers two
+//! truncations in one gate take apart: of 2^32·z, which is 2^32·low, and of z. The first is exact; the second rounds
+//! high + low/2^32, so that it is off by a unit with the probability |low|/2^32.
 //!
 //! **Who learns what.** Besides its keys, two of different pairs and roots, a party sees words that are masked as all others
 //! are: towards P2 by streams of k01, towards P1 by streams of k02, each used once ([decision
