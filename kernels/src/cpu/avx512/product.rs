@@ -46,8 +46,10 @@ impl Fetch {
 /// `t.in_bounds()` and `t.rows == R`.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
 pub(super) unsafe fn tile<const R: usize, const STRIP: bool>(t: Tile<'_>) {
-    // The hardware stops prefetching at each 4 KiB page; the distances were found by measuring.
-    const AHEAD: usize = 512;
+    // The hardware stops prefetching at each 4 KiB page; the distances were found by measuring. With few rows a tile waits for
+    // memory alone, and one fetch is enough. With more it computes for so long that what is fetched into the first level far enough
+    // ahead is more than a core may wait for at once: far ahead B goes to the second level.
+    let (far, near) = if R < 5 { (0, 512) } else { (2048, 256) };
     let mut acc = [[_mm512_setzero_si512(); 2]; R];
     // Scratch: an operand without a value has no type, and would be a shorter register.
     let mut product = [_mm512_setzero_si512(); 2];
@@ -63,12 +65,14 @@ pub(super) unsafe fn tile<const R: usize, const STRIP: bool>(t: Tile<'_>) {
         unsafe {
             let b0 = _mm512_loadu_si512(b.cast());
             let b1 = _mm512_loadu_si512(b.add(8).cast());
-            {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 8).cast());
-                if STRIP {
-                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(l * R + 128).cast());
+            for line in [0, 8] {
+                if far > 0 {
+                    _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(far + line).cast());
                 }
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(near + line).cast());
+            }
+            if STRIP {
+                _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(l * R + 128).cast());
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let a = if STRIP { a.add(l * R + r) } else { a.add(r * t.a_row + l * t.a_col) };
@@ -125,7 +129,7 @@ macro_rules! paired {
         $(#[$doc])*
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize, const STRIP: bool>(t: Tile<'_>) {
-            const AHEAD: usize = 512; // as above
+            const AHEAD: usize = 512;
             let mut acc = [[_mm512_setzero_si512(); 2]; R];
             let (a, mut b) = (t.a.as_ptr(), t.b.as_ptr());
             let mut fetch = Fetch::new(&t, t.k / 2);
