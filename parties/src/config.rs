@@ -131,7 +131,7 @@ pub struct TransportSettings {
     pub keep_alive_milliseconds: u64,
     /// A peer that is silent for so long is lost.
     pub idle_timeout_milliseconds: u64,
-    /// How long a thread that waits for a message spins before it sleeps.
+    /// How long a worker that waits for a message stays awake before it sleeps.
     pub spin_microseconds: u64,
 }
 
@@ -144,7 +144,7 @@ impl Default for TransportSettings {
             link_queue_bytes: 32 << 20,
             keep_alive_milliseconds: 1000,
             idle_timeout_milliseconds: 4000,
-            spin_microseconds: 0,
+            spin_microseconds: 300,
         }
     }
 }

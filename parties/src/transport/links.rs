@@ -4,7 +4,7 @@ use super::{
     Inner,
     queue::{End, Queue},
     session::Shared,
-    spin::Spinner,
+    spin,
 };
 use crate::ids::SessionId;
 use bytes::Bytes;
@@ -16,7 +16,6 @@ use std::{fmt, sync::Arc};
 pub struct SessionLinks {
     shared: Arc<Shared>,
     inner: Arc<Inner>,
-    spinner: Arc<Spinner>,
     max_message: usize,
 }
 
@@ -50,9 +49,8 @@ fn abort(shared: &Arc<Shared>, reason: &str) {
 
 impl SessionLinks {
     pub(crate) fn new(shared: Arc<Shared>, inner: Arc<Inner>) -> Self {
-        let spinner = inner.spinner.clone();
         let max_message = inner.max_message;
-        Self { shared, inner, spinner, max_message }
+        Self { shared, inner, max_message }
     }
 
     /// The session.
@@ -108,7 +106,6 @@ impl SessionLinks {
             );
             return Err(NetError::Bad { direction: "to", peer: to, reason });
         }
-        self.spinner.heat();
         let message = Bytes::from(message);
         let driven = match &self.inner.reactor {
             Some(reactor) if !queue.takes(message.len()) => reactor.drive(queue.push(message.clone())),
@@ -119,10 +116,11 @@ impl SessionLinks {
 
     fn pop(&self, from: Party) -> Result<Vec<u8>, NetError<Party>> {
         let queue = self.shared.incoming[from.index()].as_ref().ok_or_else(|| self.no_link("from", from))?;
-        self.spinner.heat();
-        let drive = || self.inner.reactor.as_ref().and_then(|reactor| reactor.drive(queue.pop()));
+        let spin = self.inner.spin;
+        let drive =
+            || self.inner.reactor.as_ref().and_then(|reactor| reactor.drive(spin::awake(spin, queue.pop())));
         let popped = queue.pop_now().or_else(drive);
-        popped.unwrap_or_else(|| queue.pop_blocking(self.spinner.spin)).map_err(|end| self.ended(from, end))
+        popped.unwrap_or_else(|| queue.pop_blocking(spin)).map_err(|end| self.ended(from, end))
     }
 
     /// The worker sends nothing for a while and expects nothing: the transport's own thread takes over.

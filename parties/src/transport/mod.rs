@@ -35,7 +35,6 @@ use quinn::{
 };
 use rendezvous::Rendezvous;
 use session::notify;
-use spin::Spinner;
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -166,7 +165,8 @@ pub(crate) struct Inner {
     pub(crate) directory: Arc<Directory>,
     pub(crate) links: [Option<watch::Sender<Option<Connection>>>; 3],
     pub(crate) rendezvous: Rendezvous,
-    pub(crate) spinner: Arc<Spinner>,
+    /// How long a worker that waits stays awake.
+    pub(crate) spin: Duration,
     /// Workers may drive it.
     pub(crate) reactor: Option<Arc<Reactor>>,
     pub(crate) max_message: usize,
@@ -236,7 +236,7 @@ impl Transport {
             directory,
             links: Party::ALL.map(|peer| (peer != party).then(|| watch::channel(None).0)),
             rendezvous: Rendezvous::new(2 * config.limits.max_sessions + 8),
-            spinner: Spinner::new(Duration::from_micros(settings.spin_microseconds)),
+            spin: Duration::from_micros(settings.spin_microseconds),
             reactor,
             max_message: config.limits.max_message_bytes,
             secret: config.secret.clone(),
@@ -248,11 +248,8 @@ impl Transport {
             drained: Notify::new(),
         });
         let (clients, waiting) = mpsc::channel(CLIENT_BACKLOG);
-        let mut tasks = vec![
-            tokio::spawn(peers::accept(inner.clone(), clients)),
-            tokio::spawn(inner.spinner.clone().run()),
-            tokio::spawn(expire(inner.clone())),
-        ];
+        let mut tasks =
+            vec![tokio::spawn(peers::accept(inner.clone(), clients)), tokio::spawn(expire(inner.clone()))];
         for peer in config.peers.iter().filter(|peer| peers::dials(party, peer.party)) {
             let client = client_config(&config.identity, peer, settings, streams)?;
             tasks.push(tokio::spawn(peers::dial(inner.clone(), peer.clone(), client)));

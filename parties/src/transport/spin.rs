@@ -1,56 +1,78 @@
-//! Keeps whoever drives the transport awake while a session is in an exchange.
+//! Keeps a worker that waits for a message awake for a while.
 //!
-//! Waking a sleeping thread costs 20 to 40 µs, which is most of an exchange of small messages. While a worker has sent
-//! or waited within the last `spin` microseconds whoever drives polls the sockets instead of sleeping. It lets every
-//! other thread that is ready have its core meanwhile.
+//! Waking a sleeping thread costs 20 to 40 µs, which is most of an exchange of small messages. So a worker that drives the
+//! transport while it waits looks at the sockets again and again before it sleeps. In between it lets every other thread that is
+//! ready have its core.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    future::poll_fn,
+    pin::pin,
+    task::Poll,
+    thread,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
 
-#[derive(Debug)]
-pub(crate) struct Spinner {
-    base: Instant,
-    /// Microseconds after `base`.
-    until: AtomicU64,
-    hot: Notify,
-    pub(crate) spin: Duration,
+/// Waits on the runtime that the calling thread drives, without sleeping in the first `spin` of it.
+pub(crate) async fn awake<T>(spin: Duration, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let start = Instant::now();
+    while start.elapsed() < spin {
+        if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+            return output;
+        }
+        // The transport's tasks, and what the sockets have.
+        tokio::task::yield_now().await;
+        thread::yield_now();
+    }
+    future.await
 }
 
-impl Spinner {
-    pub(crate) fn new(spin: Duration) -> Arc<Self> {
-        Arc::new(Self { base: Instant::now(), until: AtomicU64::new(0), hot: Notify::new(), spin })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+    use tokio::{runtime::Builder, sync::oneshot};
+
+    /// What a wait with this `spin` returns, and whether the thread slept in it, when what it waits for comes after `delay`.
+    fn wait(spin: Duration, delay: Duration) -> (u32, bool) {
+        let slept = Arc::new(AtomicBool::new(false));
+        let sleeps = slept.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || sleeps.store(true, Ordering::Relaxed))
+            .build()
+            .unwrap();
+        let (send, sent) = oneshot::channel();
+        let sender = thread::spawn(move || {
+            thread::sleep(delay);
+            send.send(7).unwrap();
+        });
+        let output = runtime.block_on(awake(spin, sent)).unwrap();
+        sender.join().unwrap();
+        (output, slept.load(Ordering::Relaxed))
     }
 
-    fn now(&self) -> u64 {
-        self.base.elapsed().as_micros() as u64
+    #[test]
+    fn it_sleeps_only_after_the_time() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        assert_eq!(wait(long, short), (7, false));
+        assert_eq!(wait(Duration::from_millis(1), short), (7, true));
+        assert_eq!(wait(Duration::ZERO, short), (7, true));
     }
 
-    /// Somebody exchanges messages just now.
-    pub(crate) fn heat(&self) {
-        if self.spin.is_zero() {
-            return;
-        }
-        let now = self.now();
-        let before = self.until.swap(now + self.spin.as_micros() as u64, Ordering::Relaxed);
-        if before <= now {
-            self.hot.notify_one();
-        }
-    }
-
-    /// The task that spins, for ever.
-    pub(crate) async fn run(self: Arc<Self>) {
-        loop {
-            self.hot.notified().await;
-            while self.now() < self.until.load(Ordering::Relaxed) {
-                tokio::task::yield_now().await;
-                std::thread::yield_now();
-            }
-        }
+    #[test]
+    fn tasks_and_timers_go_on_meanwhile() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let output = runtime.block_on(async {
+            let task = tokio::spawn(async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                7
+            });
+            awake(Duration::from_secs(60), task).await
+        });
+        assert_eq!(output.unwrap(), 7);
     }
 }
