@@ -8,7 +8,7 @@ mod ends;
 mod quic;
 
 use crate::{
-    config::{ConfigError, PartyConfig},
+    config::{ConfigError, PartyConfig, TransportSettings},
     relay::{LOCAL, Measured, NetworkModel, Port, RelayError, flood},
     transport::TransportError,
 };
@@ -99,13 +99,12 @@ pub fn run(
     seconds: f64,
 ) -> Result<Vec<Row>, NetbenchError> {
     let model = network.map(|measured| measured.asked);
-    let mut rows = vec![];
-    let mut configs = configs;
-    // Longer than an exchange over a local network.
-    for (name, spin) in [("QUIC (ours)", 0), ("QUIC (ours), spinning 300 µs", 300)] {
-        configs.iter_mut().for_each(|config| config.transport.spin_microseconds = spin);
-        rows.push(Row { transport: name, ..quic(&configs, model, seconds)? });
-    }
+    let mut rows = vec![quic(&configs, model, seconds)?];
+    let configs = configs.map(|config| {
+        let transport = TransportSettings { spin_microseconds: 0, ..config.transport };
+        PartyConfig { transport, ..config }
+    });
+    rows.push(Row { transport: "QUIC (ours), asleep while it waits", ..quic(&configs, model, seconds)? });
     let none = || Duration::ZERO;
     if network.is_none() {
         let [_, one, two] = &configs;

@@ -30,49 +30,58 @@ pub(crate) async fn awake<T>(spin: Duration, future: impl Future<Output = T>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::{Arc, OnceLock};
     use tokio::{runtime::Builder, sync::oneshot};
 
-    /// What a wait with this `spin` returns, and whether the thread slept in it, when what it waits for comes after `delay`.
-    fn wait(spin: Duration, delay: Duration) -> (u32, bool) {
-        let slept = Arc::new(AtomicBool::new(false));
-        let sleeps = slept.clone();
+    /// Longer than any test takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// When a wait with this `spin` first sleeps, if it does; what it waits for comes then, or after `most`.
+    fn sleeps(spin: Duration, most: Duration) -> Option<Duration> {
+        let (start, slept) = (Instant::now(), Arc::new(OnceLock::new()));
+        let asleep = slept.clone();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(move || sleeps.store(true, Ordering::Relaxed))
+            .on_thread_park(move || {
+                let _ = asleep.set(start.elapsed());
+            })
             .build()
             .unwrap();
         let (send, sent) = oneshot::channel();
+        let seen = slept.clone();
         let sender = thread::spawn(move || {
-            thread::sleep(delay);
+            while seen.get().is_none() && start.elapsed() < most {
+                thread::sleep(Duration::from_millis(1));
+            }
             send.send(7).unwrap();
         });
-        let output = runtime.block_on(awake(spin, sent)).unwrap();
+        assert_eq!(runtime.block_on(awake(spin, sent)), Ok(7));
         sender.join().unwrap();
-        (output, slept.load(Ordering::Relaxed))
+        slept.get().copied()
     }
 
     #[test]
     fn it_sleeps_only_after_the_time() {
-        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
-        assert_eq!(wait(long, short), (7, false));
-        assert_eq!(wait(Duration::from_millis(1), short), (7, true));
-        assert_eq!(wait(Duration::ZERO, short), (7, true));
+        assert_eq!(sleeps(LONG, Duration::from_millis(20)), None);
+        for spin in [Duration::from_millis(5), Duration::ZERO] {
+            let slept = sleeps(spin, LONG).expect("asleep some time");
+            assert!(slept >= spin && slept < LONG, "{slept:?} for {spin:?}");
+        }
     }
 
     #[test]
     fn tasks_and_timers_go_on_meanwhile() {
+        let start = Instant::now();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let output = runtime.block_on(async {
             let task = tokio::spawn(async {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 7
             });
-            awake(Duration::from_secs(60), task).await
+            awake(LONG, task).await
         });
         assert_eq!(output.unwrap(), 7);
+        // Not only when it has given up.
+        assert!(start.elapsed() < LONG);
     }
 }
